@@ -1,0 +1,61 @@
+"""Who is tried first. A load balancer only orders candidates, and cannot break a promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from wool.discovery.base import WorkerMetadata
+from wool.task import Task
+
+
+class WorkerStatus:
+    """One candidate, as a caller knows it. Read it; the proxy keeps it up to date."""
+
+    __slots__ = ("in_flight", "metadata", "suspect")
+
+    def __init__(self, metadata: WorkerMetadata) -> None:
+        self.metadata = metadata
+        """The worker, as discovery announced it."""
+        self.in_flight = 0
+        """Tasks of this caller that are bound to the worker and have not ended."""
+        self.suspect = False
+        """It did not answer in time, or its session broke: it is tried last, whatever the order."""
+
+    def __repr__(self) -> str:
+        uid = self.metadata.uid[:8]
+        return f"<WorkerStatus {uid} in_flight={self.in_flight}{' suspect' if self.suspect else ''}>"
+
+
+@runtime_checkable
+class LoadBalancerLike(Protocol):
+    """Orders the candidates for a task. Called on the I/O thread: synchronous, no lock, no I/O."""
+
+    def order(self, task: Task, workers: Sequence[WorkerStatus], /) -> Iterable[WorkerStatus]:
+        """Return the candidates to try, best first. What is left out is not tried."""
+        ...
+
+
+class RoundRobinLoadBalancer:
+    """Each call starts with the worker after the one that the last call started with."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def order(self, task: Task, workers: Sequence[WorkerStatus], /) -> Iterable[WorkerStatus]:
+        """Return all workers, rotated by one more than for the call before."""
+        first = self._next % len(workers) if workers else 0
+        self._next = first + 1
+        return _rotated(workers, first)
+
+    def __reduce__(self) -> tuple[type[RoundRobinLoadBalancer], tuple[()]]:
+        # A copy in another process starts a round of its own.
+        return (RoundRobinLoadBalancer, ())
+
+
+def _rotated(workers: Sequence[WorkerStatus], first: int) -> Iterator[WorkerStatus]:
+    # Lazy: nearly always the first is taken and the rest is never looked at.
+    for index in range(first, len(workers)):
+        yield workers[index]
+    for index in range(first):
+        yield workers[index]

@@ -1,0 +1,202 @@
+"""Where threads meet: user loops on one side, the one I/O loop of the process on the other.
+
+Everything that crosses is a callback in a `Mailbox`: in order, and with one wake-up for all that is
+posted while the other side has not looked yet. Nothing else in wool touches another thread's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar, TypeVarTuple
+
+_log = logging.getLogger("wool.bridge")
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+
+class MailboxLike(Protocol):
+    """Runs callbacks on one loop, in the order in which they were posted, from any thread."""
+
+    def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
+        """Run ``callback(*args)`` on the mailbox's loop, soon; never here."""
+        ...
+
+
+class Mailbox:
+    """The mailbox between real threads. What is posted to a closed loop is dropped: nobody is there."""
+
+    __slots__ = ("_loop", "_queue", "_woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._woken = False
+
+    def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
+        """Run ``callback(*args)`` on the loop."""
+        self._queue.append((callback, args))
+        # Appending comes before the look at the flag here, and clearing it before the look at the
+        # queue in `_deliver`: so either this post wakes the loop, or the delivery under way sees it.
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:
+                if not self._loop.is_closed():
+                    raise
+                self._queue.clear()
+
+    def _deliver(self) -> None:
+        self._woken = False
+        queue = self._queue
+        # Only what is there now: what these callbacks post comes after what else the loop has to do.
+        for _ in range(len(queue)):
+            callback, args = queue.popleft()
+            try:
+                callback(*args)
+            except Exception as error:
+                self._loop.call_exception_handler(
+                    {"message": f"a callback across the bridge failed: {callback!r}", "exception": error}
+                )
+        if queue and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._deliver)
+
+
+class IoHost(Protocol):
+    """Lends the I/O loop. The first to acquire starts it, the last to release ends it."""
+
+    def acquire(self) -> asyncio.AbstractEventLoop:
+        """Return the running I/O loop, starting it if need be."""
+        ...
+
+    async def release(self) -> None:
+        """Give it back. Returns when the loop has ended, if this was the last."""
+        ...
+
+
+class IoThread:
+    """The one I/O thread of a process: shared by all pools, started with the first, joined with the last.
+
+    ``on_death`` is called, in the I/O thread, if the loop ends by itself: a worker then exits, since
+    gRPC's own threads would go on to answer pings for a dead process.
+    """
+
+    def __init__(self, on_death: Callable[[BaseException | None], None] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._on_death = on_death
+
+    def acquire(self) -> asyncio.AbstractEventLoop:
+        """Return the I/O loop, starting its thread if need be. Raises `RuntimeError` after a fork."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"process {os.getpid()} was forked from {self._pid}, which had wool running: start worker "
+                "processes by spawn or exec, not by fork"
+            )
+        with self._lock:
+            if self._users == 0:
+                started: threading.Event = threading.Event()
+                self._loop = loop = asyncio.new_event_loop()
+                loop.call_soon(started.set)
+                self._thread = threading.Thread(target=self._run, args=(loop,), name="wool-io", daemon=True)
+                self._thread.start()
+                started.wait()
+            self._users += 1
+            assert self._loop is not None
+            return self._loop
+
+    async def release(self) -> None:
+        """Give the loop back; the last one waits, off its own loop, for the thread to end."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        assert loop is not None and thread is not None
+        loop.call_soon_threadsafe(loop.stop)
+        # The thread has nothing left to do but to close its loop: this is a matter of a millisecond.
+        thread.join()
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        error: BaseException | None = None
+        try:
+            loop.run_forever()
+        except BaseException as caught:
+            error = caught
+            _log.critical("the I/O loop died", exc_info=True)
+        asked = self._loop is not loop
+        if not asked and self._on_death is not None:
+            self._on_death(error)
+        try:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+async def run_on(
+    there: MailboxLike,
+    here: MailboxLike,
+    work: Callable[[], Awaitable[_T]],
+    name: str,
+) -> _T:
+    """Run ``await work()`` as a task on another loop and return its result here.
+
+    Cancelling cancels the work and waits for its end, so that what it cleans up is clean.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    task: asyncio.Task[_T] | None = None
+    outcome: list[_T] = []
+    failure: list[BaseException] = []
+
+    def finish() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def finished(task: asyncio.Task[_T]) -> None:
+        if task.cancelled():
+            failure.append(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            failure.append(error)
+        else:
+            outcome.append(task.result())
+        here.post(finish)
+
+    async def run() -> _T:
+        return await work()
+
+    def begin() -> None:
+        nonlocal task
+        task = asyncio.get_running_loop().create_task(run(), name=name)
+        task.add_done_callback(finished)
+
+    def cancel() -> None:
+        if task is not None:
+            task.cancel()
+
+    there.post(begin)
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            there.post(cancel)
+    if cancelled is not None:
+        # What came of it does not matter to a caller that was cancelled, but it was waited for.
+        raise cancelled
+    if failure:
+        raise failure[0]
+    return outcome[0]

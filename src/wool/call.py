@@ -1,0 +1,167 @@
+"""One call of a routine, from the user's loop to the I/O loop and back.
+
+A call has two sides that share nothing but what crosses the bridge. `Call` is the user's: it posts
+what the consumer asks, waits for answers, and passes every cancellation on. `PlacedCall` is the I/O
+side's: the state machine and where the task is. Only the proxy touches the latter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from wool.bridge import MailboxLike
+from wool.connection import Connection
+from wool.errors import RpcError
+from wool.protocol.caller import CallerTask
+from wool.protocol.frames import ResultKind, StepKind
+from wool.serialization import Definition, Payload
+from wool.task import Task
+
+
+class Answer:
+    """What came of a step: a frame's kind and payload, or an error that was made on this side."""
+
+    __slots__ = ("echo", "error", "kind", "payload")
+
+    def __init__(
+        self,
+        kind: ResultKind | None,
+        payload: Payload | None = None,
+        echo: bool = False,
+        error: BaseException | None = None,
+    ) -> None:
+        self.kind = kind
+        self.payload = payload
+        self.echo = echo
+        self.error = error
+
+
+class Placer(Protocol):
+    """The proxy, as a call's user side knows it. Each is run on the I/O loop."""
+
+    def place(self, call: PlacedCall) -> None: ...
+
+    def cancel(self, call: PlacedCall, message: str | None) -> None: ...
+
+    def step(self, call: PlacedCall, kind: StepKind, payload: Payload | None) -> None: ...
+
+
+class PlacedCall:
+    """The I/O side of a call."""
+
+    __slots__ = (
+        "arguments",
+        "connection",
+        "definition",
+        "deliver",
+        "dispatch_timeout",
+        "link",
+        "machine",
+        "number",
+        "task",
+        "step",
+        "tried",
+        "uploaded",
+        "user",
+    )
+
+    def __init__(
+        self,
+        task: Task,
+        definition: Definition,
+        arguments: Payload,
+        dispatch_timeout: float | None,
+        user: MailboxLike,
+        deliver: Callable[[Answer], None],
+    ) -> None:
+        self.task = task
+        self.definition = definition
+        self.arguments = arguments
+        self.dispatch_timeout = dispatch_timeout
+        self.user = user
+        self.deliver = deliver
+        self.machine = CallerTask()
+        self.link: object | None = None
+        self.connection: Connection | None = None
+        self.number = 0
+        self.tried: dict[str, RpcError] | None = None
+        """Why each worker that was tried did not take it; None until the first."""
+        self.uploaded = 0
+        """How far uploads on the connection were when patience was last looked at."""
+        self.step: tuple[StepKind, Payload | None] | None = None
+        """The step at hand, for the machine to say."""
+
+    def respond(self, answer: Answer) -> None:
+        """Send ``answer`` to the user's side."""
+        self.user.post(self.deliver, answer)
+
+
+class Call:
+    """The user side of a call. Lives on the loop on which it was made."""
+
+    __slots__ = ("_answer", "_io", "_loop", "_placed", "_placer", "unseen")
+
+    def __init__(self, placer: Placer, io: MailboxLike, loop: asyncio.AbstractEventLoop) -> None:
+        self._placer = placer
+        self._io = io
+        self._loop = loop
+        self._placed: PlacedCall | None = None
+        self._answer: asyncio.Future[Answer] = loop.create_future()
+        self.unseen: Answer | None = None
+        """An answer that had come when a cancellation overtook it on the last stretch."""
+
+    def deliver(self, answer: Answer) -> None:
+        """Take the answer to the step at hand. Run on the user's loop."""
+        if not self._answer.done():
+            self._answer.set_result(answer)
+
+    async def first(
+        self,
+        task: Task,
+        definition: Definition,
+        arguments: Payload,
+        dispatch_timeout: float | None,
+        user: MailboxLike,
+    ) -> Answer:
+        """Dispatch the task, once, and return the answer to its first step (or its result)."""
+        assert self._placed is None, "a task is dispatched once"
+        self._placed = PlacedCall(task, definition, arguments, dispatch_timeout, user, self.deliver)
+        self._io.post(self._placer.place, self._placed)
+        return await self._wait()
+
+    async def step(self, kind: StepKind, payload: Payload | None) -> Answer:
+        """Ask for the next step of a generator and return the answer."""
+        assert self._placed is not None
+        self._answer = self._loop.create_future()
+        self._io.post(self._placer.step, self._placed, kind, payload)
+        return await self._wait()
+
+    async def _wait(self) -> Answer:
+        self.unseen = None
+        last: asyncio.CancelledError | None = None
+        while True:
+            future = self._answer
+            try:
+                answer = await future
+            except asyncio.CancelledError as cancelled:
+                if future.done() and not future.cancelled():
+                    # The answer was here, and the cancellation came before we looked: it wins, as it
+                    # does for any future that is awaited.
+                    self.unseen = future.result()
+                    raise
+                # The answer may come meanwhile; what counts is what the remote end makes of it.
+                self._answer = self._loop.create_future()
+                last = cancelled
+                assert self._placed is not None
+                message = cancelled.args[0] if cancelled.args and isinstance(cancelled.args[0], str) else None
+                self._io.post(self._placer.cancel, self._placed, message)
+                continue
+            if last is not None and (answer.kind is ResultKind.CANCELLED or _was_cancelled(answer)):
+                raise last
+            return answer
+
+
+def _was_cancelled(answer: Answer) -> bool:
+    return answer.kind is None and isinstance(answer.error, asyncio.CancelledError)

@@ -1,0 +1,316 @@
+"""A caller's live session with one worker: offers go out, answers come in, the window is kept.
+
+It knows which of its offers are unstarted and tells the proxy what the worker says; which task goes
+where, and what an answer means for a task, is not decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from wool.discovery.base import WorkerMetadata
+from wool.errors import RpcError, TransientRpcError, UnexpectedResponse
+from wool.limits import Limits
+from wool.protocol import frames
+from wool.protocol.caller import Event
+from wool.protocol.flow import body_of
+from wool.protocol.frames import Frame, ProtocolError, RejectCode, ResultKind, StepKind
+from wool.protocol.handshake import NONCE_BYTES, CallerHandshake, CallerWords, HandshakeFailed, WorkerWords
+from wool.serialization import Definition, Payload
+from wool.session import Session
+from wool.task import Task
+from wool.transport.base import ConnectFailed, Stream, StreamLost, Transport
+
+_EVENTS: dict[ResultKind, Event] = {
+    ResultKind.YIELD: Event.YIELD,
+    ResultKind.RETURN: Event.RETURN,
+    ResultKind.RAISE: Event.RAISE,
+    ResultKind.CANCELLED: Event.RAISE,
+    ResultKind.UNLOADABLE: Event.RAISE,
+    ResultKind.UNSENDABLE: Event.RAISE,
+    ResultKind.INTERRUPTED: Event.INTERRUPTED,
+}
+
+
+class OfferedCall(Protocol):
+    """What a connection has to know of a call."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def definition(self) -> Definition: ...
+
+    @property
+    def arguments(self) -> Payload: ...
+
+    @property
+    def dispatch_timeout(self) -> float | None: ...
+
+
+class ConnectionOwner(Protocol):
+    """Hears what the worker says. Called synchronously, on the connection's loop."""
+
+    def accepted(self, connection: Connection, call: Any, number: int) -> None: ...
+
+    def rejected(self, connection: Connection, call: Any, number: int, code: RejectCode, reason: str) -> None: ...
+
+    def answered(
+        self, connection: Connection, call: Any, number: int, event: Event, result: frames.Result, payload: Payload
+    ) -> None: ...
+
+    def draining(self, connection: Connection) -> None: ...
+
+    def heard(self, connection: Connection) -> None: ...
+
+    def has_room(self, connection: Connection) -> None: ...
+
+    def lost(self, connection: Connection, reason: RpcError) -> None: ...
+
+
+class Connection:
+    """One open session. Numbers are given here, and never twice."""
+
+    def __init__(self, *, stream: Stream, peer: WorkerWords, metadata: WorkerMetadata, limits: Limits) -> None:
+        self.peer = peer
+        self.metadata = metadata
+        self._limits = limits
+        self._owner: ConnectionOwner | None = None
+        self._calls: dict[int, Any] = {}
+        self._unstarted: dict[int, int] = {}
+        self._unstarted_bytes = 0
+        self._number = 0
+        # Digests that the worker has, oldest first; bounded, since what falls out is just sent again.
+        self._defined: dict[bytes, None] = {}
+        self.session = Session(
+            stream=stream,
+            owner=self,
+            limits=limits,
+            peer_credit_bytes=peer.credit_bytes,
+            name=f"wool session with worker {metadata.uid[:8]}",
+        )
+        self.ended = False
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        transport: Transport,
+        address: str,
+        expects: str,
+        secret: bytes,
+        caller: str,
+        pool: bytes,
+        limits: Limits,
+        random_bytes: Callable[[int], bytes],
+    ) -> Connection:
+        """Connect and shake hands. Raises `RpcError` or `TransientRpcError`; bounded by ``handshake_seconds``."""
+        words = CallerWords(
+            uid=caller,
+            pool=pool,
+            payload_bytes=limits.payload_bytes,
+            credit_bytes=limits.credit_bytes,
+            expects=expects,
+        )
+        handshake = CallerHandshake(secret=secret, nonce=random_bytes(NONCE_BYTES), words=words)
+        stream: Stream | None = None
+        try:
+            async with asyncio.timeout(limits.handshake_seconds):
+                stream = await transport.connect(address)
+                await stream.write(handshake.hello())
+                while not handshake.done:
+                    answer = handshake.receive(await stream.read())
+                    if answer is not None:
+                        await stream.write(answer)
+            assert handshake.peer is not None
+            metadata = _checked_metadata(handshake.peer, expects)
+        except BaseException as error:
+            if stream is not None:
+                stream.abort("handshake failed")
+                await stream.close()
+            if (mapped := _as_rpc_error(error, address, limits)) is not None:
+                raise mapped from error
+            raise
+        return cls(stream=stream, peer=handshake.peer, metadata=metadata, limits=limits)
+
+    async def run(self, owner: ConnectionOwner) -> None:
+        """Drive the session until it ends, then tell ``owner`` that it is lost, once."""
+        self._owner = owner
+        reason = "the session was closed"
+        try:
+            reason = await self.session.run()
+        finally:
+            self.ended = True
+            kind = UnexpectedResponse if self.session.violated else TransientRpcError
+            owner.lost(self, kind(f"the session with {self._who} ended: {reason}"))
+
+    @property
+    def _who(self) -> str:
+        return f"worker {self.metadata.uid[:8]} at {self.metadata.address}"
+
+    # ---- what the caller says ----
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether the window has room for an offer of ``size`` payload bytes; one alone always fits."""
+        if not self._unstarted:
+            return not self.ended
+        return (
+            not self.ended
+            and len(self._unstarted) < self.peer.window_tasks
+            and self._unstarted_bytes + size <= self.peer.window_bytes
+        )
+
+    def next_number(self) -> int:
+        """Mint the number of the next offer."""
+        self._number += 1
+        return self._number
+
+    def offer(self, number: int, call: OfferedCall) -> None:
+        """Say offer ``number`` for ``call``."""
+        payload = call.arguments
+        digest = call.definition.digest
+        defines = digest not in self._defined
+        if defines:
+            payload = Payload((call.definition.blob, *payload.parts))
+        body = body_of(payload, self._limits)
+        if defines and not body.chunked:
+            # A definition that goes in chunks may be overtaken by the next offer, so it is sent with
+            # each offer until one of them has been accepted.
+            self._remember(digest)
+        self._calls[number] = call
+        size = body.total
+        self._unstarted[number] = size
+        self._unstarted_bytes += size
+        timeout = call.dispatch_timeout
+        if timeout == self._limits.dispatch_timeout_seconds:
+            timeout = None
+        elif timeout is None:
+            timeout = frames.FOR_EVER
+        task = call.task
+        self.session.say(frames.Offer(number, task.key, digest, defines, body, task.parent, timeout), payload)
+
+    def start(self, number: int) -> None:
+        """Say start."""
+        self._settle(number)
+        self.session.say(frames.Start(number))
+
+    def withdraw(self, number: int) -> None:
+        """Take an offer back."""
+        if self._calls.pop(number, None) is None:
+            return
+        self._settle(number)
+        self.session.forget(number)
+        self.session.say(frames.Withdraw(number))
+
+    def cancel(self, number: int, message: str | None) -> None:
+        """Pass a cancellation on."""
+        self.session.say(frames.Cancel(number, message))
+
+    def step(self, number: int, kind: StepKind, payload: Payload | None) -> None:
+        """Say the next step of a generator."""
+        body = frames.EMPTY if payload is None else body_of(payload, self._limits)
+        self.session.say(frames.Step(number, kind, body), payload)
+
+    def forget(self, number: int) -> None:
+        """The call has ended; what still comes for it has crossed."""
+        if self._calls.pop(number, None) is not None:
+            self._settle(number)
+            self.session.forget(number)
+
+    def calls(self) -> list[Any]:
+        """Return the calls that are offered or started here, oldest first."""
+        return list(self._calls.values())
+
+    def uploading(self, number: int) -> bool:
+        """Whether part of the offer has still to leave."""
+        return self.session.outbox.sending(number)
+
+    def _remember(self, digest: bytes) -> None:
+        self._defined[digest] = None
+        if len(self._defined) > self._limits.definitions:
+            del self._defined[next(iter(self._defined))]
+
+    def _settle(self, number: int) -> None:
+        size = self._unstarted.pop(number, None)
+        if size is not None:
+            self._unstarted_bytes -= size
+            if self._owner is not None:
+                self._owner.has_room(self)
+
+    # ---- what the worker says ----
+
+    def on_head(self, frame: frames.Offer | frames.Step | frames.Result) -> bool:
+        """Take the announcement of a large answer."""
+        if not isinstance(frame, frames.Result):
+            raise ProtocolError(f"a worker does not say {type(frame).__name__}")
+        self._check_number(frame.number)
+        if frame.body.total > self._limits.payload_bytes:
+            raise ProtocolError(f"an answer of {frame.body.total} bytes, over the limit that was agreed on")
+        return frame.number in self._calls or frame.kind is ResultKind.YIELD
+
+    def on_frame(self, frame: Frame, payload: Payload | None) -> None:
+        """Take one frame."""
+        owner = self._owner
+        assert owner is not None
+        owner.heard(self)
+        if isinstance(frame, frames.Accept):
+            self._check_number(frame.number)
+            call = self._calls.get(frame.number)
+            if call is not None:
+                self._remember(call.definition.digest)
+                owner.accepted(self, call, frame.number)
+        elif isinstance(frame, frames.Result):
+            self._result(owner, frame, payload)
+        elif isinstance(frame, frames.Reject):
+            self._check_number(frame.number)
+            self._reject(owner, frame)
+        elif isinstance(frame, frames.Draining):
+            owner.draining(self)
+        else:
+            raise ProtocolError(f"a worker does not say {type(frame).__name__}")
+
+    def _result(self, owner: ConnectionOwner, frame: frames.Result, payload: Payload | None) -> None:
+        self._check_number(frame.number)
+        assert payload is not None
+        call = self._calls.get(frame.number)
+        if call is None:
+            if frame.kind is ResultKind.YIELD:
+                # The consumer has gone (its cancel grace was over): nobody will ask for the next item.
+                self.session.say(frames.Step(frame.number, StepKind.CLOSE))
+            return
+        owner.answered(self, call, frame.number, _EVENTS[frame.kind], frame, payload)
+
+    def _reject(self, owner: ConnectionOwner, frame: frames.Reject) -> None:
+        call = self._calls.get(frame.number)
+        if call is None:
+            return
+        if frame.code is RejectCode.UNKNOWN_DEFINITION:
+            self._defined.pop(call.definition.digest, None)
+        self.forget(frame.number)
+        owner.rejected(self, call, frame.number, frame.code, frame.reason[: self._limits.text_characters])
+
+    def _check_number(self, number: int) -> None:
+        if not 0 < number <= self._number:
+            raise ProtocolError(f"number {number} was never offered")
+
+
+def _checked_metadata(peer: WorkerWords, expects: str) -> WorkerMetadata:
+    try:
+        metadata = WorkerMetadata.from_bytes(peer.metadata)
+    except ValueError as error:
+        raise HandshakeFailed(f"the worker describes itself wrongly: {error}", permanent=True) from error
+    if expects and metadata.uid != expects:
+        raise HandshakeFailed(f"worker {metadata.uid[:8]} answers where {expects[:8]} was expected", permanent=True)
+    return metadata
+
+
+def _as_rpc_error(error: BaseException, address: str, limits: Limits) -> RpcError | None:
+    if isinstance(error, HandshakeFailed):
+        return (RpcError if error.permanent else TransientRpcError)(f"{address}: {error}")
+    if isinstance(error, TimeoutError):
+        return TransientRpcError(f"{address}: no session within {limits.handshake_seconds} s (handshake_seconds)")
+    if isinstance(error, (ConnectFailed, StreamLost)):
+        return TransientRpcError(f"{address}: {error}")
+    return None

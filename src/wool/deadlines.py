@@ -1,0 +1,75 @@
+"""Many deadlines of the same length behind one timer of the event loop.
+
+Calls outnumber everything else, and each has a deadline that nearly never fires: adding and removing
+one must cost next to nothing. After a stall of our own process, what has arrived meanwhile is read
+before anything fires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from wool.limits import Limits
+
+_Key = TypeVar("_Key")
+
+
+class Deadlines(Generic[_Key]):
+    """``fire(key)`` is called ``seconds`` after ``add(key)``, unless `remove` came first."""
+
+    __slots__ = ("_due", "_fire", "_limits", "_loop", "_seconds", "_settled", "_timer")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, limits: Limits, fire: Callable[[_Key], None]
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._limits = limits
+        self._fire = fire
+        # Equal lengths: the order of insertion is the order of time.
+        self._due: OrderedDict[_Key, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self._settled = False
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def add(self, key: _Key) -> None:
+        """Start (again) to count for ``key``."""
+        due = self._loop.time() + self._seconds
+        self._due[key] = due
+        self._due.move_to_end(key)
+        if self._timer is None:
+            self._timer = self._loop.call_at(due, self._look)
+
+    def remove(self, key: _Key) -> None:
+        """Stop counting for ``key``; no harm if it is not counted."""
+        self._due.pop(key, None)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        timer, self._timer = self._timer, None
+        now = self._loop.time()
+        if timer is not None and now - timer.when() > self._limits.stall_seconds and not self._settled:
+            # We stood still: answers may be waiting to be read. Look again after they have been.
+            self._settled = True
+            self._timer = self._loop.call_at(now + self._limits.stall_settle_seconds, self._look)
+            return
+        self._settled = False
+        while self._due:
+            key, due = next(iter(self._due.items()))
+            if due > now:
+                break
+            del self._due[key]
+            self._fire(key)
+        if self._due and self._timer is None:
+            self._timer = self._loop.call_at(next(iter(self._due.values())), self._look)

@@ -1,0 +1,1 @@
+"""How callers find workers: the shapes in `base`, shared memory in `local`."""

@@ -1,0 +1,153 @@
+"""What callers know of workers, and the shapes that every discovery has.
+
+A discovery record is a hint: bounded, strictly parsed, never unpickled. Trust comes from the handshake
+alone. Anything with the right methods is a discovery; nothing here needs to be inherited from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+
+from wool.limits import DEFAULT_LIMITS
+
+DiscoveryEventType: TypeAlias = Literal["worker-added", "worker-updated", "worker-dropped"]
+DISCOVERY_EVENT_TYPES: tuple[str, ...] = get_args(DiscoveryEventType)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerMetadata:
+    """One worker, as discovery announces it and the handshake confirms it.
+
+    ``uid`` is minted by the worker process: another uid at the same address is another worker.
+    ``address`` is ``unix:/path`` or ``host:port`` with a literal host. ``secure`` says that the worker
+    speaks TLS. ``extra`` is the application's own, strings to strings.
+    """
+
+    uid: str
+    address: str
+    pid: int
+    version: str
+    tags: frozenset[str] = frozenset()
+    extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    secure: bool = False
+
+    def __post_init__(self) -> None:
+        _check(isinstance(self.uid, str) and 0 < len(self.uid) <= 64, "uid", self.uid, "1 to 64 characters")
+        _check(isinstance(self.address, str) and 0 < len(self.address) <= 512, "address", self.address, "an address")
+        _check(type(self.pid) is int and self.pid >= 0, "pid", self.pid, "a process id")
+        _check(isinstance(self.version, str) and len(self.version) <= 64, "version", self.version, "a version")
+        _check(type(self.secure) is bool, "secure", self.secure, "True or False")
+        object.__setattr__(self, "tags", check_tags(self.tags))
+        _check(
+            isinstance(self.extra, Mapping)
+            and all(isinstance(key, str) and isinstance(value, str) for key, value in self.extra.items()),
+            "extra",
+            self.extra,
+            "a mapping of strings to strings",
+        )
+        object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
+
+    def __hash__(self) -> int:
+        return hash((self.uid, self.address, self.pid))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_metadata_from_bytes, (self.to_bytes(),))
+
+    def to_bytes(self) -> bytes:
+        """Encode as a discovery record. Raises `ValueError` if it is larger than ``record_bytes``."""
+        record = {slot.name: getattr(self, slot.name) for slot in dataclasses.fields(self)}
+        record["tags"] = sorted(self.tags)
+        record["extra"] = dict(sorted(self.extra.items()))
+        data = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(data) > DEFAULT_LIMITS.record_bytes:
+            raise ValueError(
+                f"metadata of worker {self.uid} takes {len(data)} bytes, the limit is "
+                f"{DEFAULT_LIMITS.record_bytes} (record_bytes): use fewer or shorter tags and extra"
+            )
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> WorkerMetadata:
+        """Parse a discovery record strictly. Raises `ValueError` for anything else."""
+        if len(data) > DEFAULT_LIMITS.record_bytes:
+            raise ValueError(f"a discovery record of {len(data)} bytes is over {DEFAULT_LIMITS.record_bytes}")
+        try:
+            record = json.loads(data.decode())
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"a discovery record is not JSON: {error}") from None
+        names = {slot.name for slot in dataclasses.fields(cls)}
+        if not isinstance(record, dict) or set(record) != names:
+            raise ValueError(f"a discovery record has not exactly the fields {sorted(names)}")
+        if not isinstance(record["tags"], list) or not isinstance(record["extra"], dict):
+            raise ValueError("a discovery record's tags or extra have the wrong shape")
+        return cls(**record)
+
+
+_metadata_from_bytes = WorkerMetadata.from_bytes
+
+
+def _check(good: bool, name: str, value: object, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"WorkerMetadata.{name} must be {wanted}, got {value!r:.100}")
+
+
+def check_tags(tags: Iterable[object]) -> frozenset[str]:
+    """Return ``tags`` as a set, or raise `ValueError` naming the one that is no non-empty string."""
+    found: set[str] = set()
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise ValueError(f"a worker tag must be a non-empty string, got {tag!r:.100}")
+        found.add(tag)
+    return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryEvent:
+    """A worker came, changed or went. Per worker: (added updated* dropped)*."""
+
+    type: DiscoveryEventType
+    metadata: WorkerMetadata
+
+    def __post_init__(self) -> None:
+        if self.type not in DISCOVERY_EVENT_TYPES:
+            raise ValueError(f"unknown discovery event {self.type!r}, expected one of {DISCOVERY_EVENT_TYPES}")
+
+
+WorkerFilter: TypeAlias = Callable[[WorkerMetadata], bool]
+"""A predicate over `WorkerMetadata`: true for the workers that a subscriber wants to see."""
+
+
+@runtime_checkable
+class DiscoveryPublisherLike(Protocol):
+    """Announces workers. May also be an async context manager, entered before the first publish."""
+
+    async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata, /) -> None:
+        """Announce that ``metadata``'s worker came, changed or went."""
+        ...
+
+
+@runtime_checkable
+class DiscoverySubscriberLike(Protocol):
+    """Sees workers. Each iteration is a subscription of its own: first what is there, then changes."""
+
+    def __aiter__(self) -> AsyncIterator[DiscoveryEvent]: ...
+
+
+@runtime_checkable
+class DiscoveryLike(Protocol):
+    """Both sides of one way of finding workers."""
+
+    @property
+    def publisher(self) -> DiscoveryPublisherLike: ...
+
+    @property
+    def subscriber(self) -> DiscoverySubscriberLike: ...
+
+    def subscribe(self, filter: WorkerFilter | None = None, /) -> DiscoverySubscriberLike:
+        """Return a subscriber that sees only the workers for which ``filter`` is true."""
+        ...

@@ -1,0 +1,284 @@
+"""A pool as routines see it: the user's side of a proxy, and the pool that is current in a context.
+
+A `Dispatcher` belongs to the process that opened it and may be used from any of its event loops. It
+keeps the proxy on the I/O loop supplied with what discovery says, wherever that discovery lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, Protocol
+
+from wool.balancer import LoadBalancerLike
+from wool.bridge import MailboxLike, run_on
+from wool.call import Answer, Call
+from wool.context import dispatch_timeout_seconds
+from wool.definition import define
+from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerMetadata
+from wool.discovery.local import LocalSubscriber
+from wool.errors import RpcError
+from wool.proxy import Proxy
+from wool.runtime import Runtime
+from wool.serialization import Payload, culprit, dumps, loads
+from wool.task import RoutineKind, Task, current_task
+
+_log = logging.getLogger("wool.proxy")
+
+TASK_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxySpec:
+    """What a proxy is made from, and what travels so that nested calls find the same workers.
+
+    It holds no secret: a worker uses its own.
+    """
+
+    balancer: Callable[[], LoadBalancerLike] | LoadBalancerLike
+    subscriber: DiscoverySubscriberLike | None = None
+    workers: tuple[WorkerMetadata, ...] = ()
+    what: str = "this pool"
+
+    def make_balancer(self) -> LoadBalancerLike:
+        """Return the load balancer, made anew if a factory was given. Raises `TypeError` if it is none."""
+        balancer = self.balancer() if isinstance(self.balancer, type) else self.balancer
+        if not isinstance(balancer, LoadBalancerLike):
+            raise TypeError(
+                f"a load balancer needs order(task, workers), {balancer!r} has none: see wool.LoadBalancerLike"
+            )
+        return balancer
+
+    def describe(self) -> bytes:
+        """Return what a worker needs to know; the reason why not, if this cannot be pickled."""
+        try:
+            return _one_part(dumps(self))
+        except Exception as error:
+            return _one_part(dumps(f"the pool cannot be described to workers: {type(error).__name__}: {error}"))
+
+
+def _one_part(payload: Payload) -> bytes:
+    return b"".join(part if isinstance(part, bytes) else bytes(part) for part in payload.parts if part)  # type: ignore[arg-type]
+
+
+def load_description(description: bytes) -> ProxySpec:
+    """Return the spec that `ProxySpec.describe` described. Raises `RuntimeError` if it could not be."""
+    spec = loads(Payload((description,)))
+    if not isinstance(spec, ProxySpec):
+        raise RuntimeError(f"nested routines cannot be called here: {spec}")
+    return spec
+
+
+class Dispatcher:
+    """Dispatches the calls of one pool."""
+
+    def __init__(self, *, runtime: Runtime, proxy: Proxy, io: MailboxLike, what: str) -> None:
+        self._runtime = runtime
+        self._proxy = proxy
+        self._io = io
+        self._what = what
+        self._feed: asyncio.Task[None] | None = None
+        self._feed_on_io = False
+        self._closed = False
+
+    @classmethod
+    async def open(cls, spec: ProxySpec, *, runtime: Runtime, secret: bytes) -> Dispatcher:
+        """Open a proxy for ``spec``; run on the user's loop. Pair with `close`.
+
+        A built-in discovery is followed on the I/O loop, one of the user's own on this loop. Cancelling
+        leaves nothing open.
+        """
+        runtime.check_process()
+        balancer = spec.make_balancer()
+        description = spec.describe()
+        if len(description) > runtime.limits.pool_description_bytes:
+            raise ValueError(
+                f"the description of {spec.what} takes {len(description)} bytes pickled, the limit is "
+                f"{runtime.limits.pool_description_bytes} (pool_description_bytes): a load balancer or discovery "
+                "holds too much data"
+            )
+        io_loop = runtime.io.acquire()
+        try:
+            io, here = runtime.mailbox(io_loop), runtime.mailbox(asyncio.get_running_loop())
+
+            async def make() -> Proxy:
+                return Proxy(
+                    transport=runtime.transport(runtime.limits),
+                    balancer=balancer,
+                    secret=secret,
+                    caller_uid=runtime.uid,
+                    pool=description,
+                    limits=runtime.limits,
+                    random_bytes=runtime.random_bytes,
+                    what=spec.what,
+                )
+
+            proxy = await run_on(io, here, make, "wool opening a proxy")
+            self = cls(runtime=runtime, proxy=proxy, io=io, what=spec.what)
+            for metadata in spec.workers:
+                self.announce(metadata)
+            await self._follow(spec.subscriber)
+            return self
+        except BaseException:
+            await runtime.io.release()
+            raise
+
+    async def _follow(self, subscriber: DiscoverySubscriberLike | None) -> None:
+        if subscriber is None:
+            return
+        loop = asyncio.get_running_loop()
+        if isinstance(subscriber, LocalSubscriber):
+            proxy = self._proxy
+
+            async def begin() -> asyncio.Task[None]:
+                work = _feed(subscriber, proxy.discovered, proxy.discovery_ended)
+                return asyncio.get_running_loop().create_task(work, name="wool discovery")
+
+            self._feed_on_io = True
+            self._feed = await run_on(self._io, self._runtime.mailbox(loop), begin, "wool following discovery")
+            return
+
+        def post_event(event: DiscoveryEvent) -> None:
+            self._io.post(self._proxy.discovered, event)
+
+        def post_end(error: Exception | None) -> None:
+            self._io.post(self._proxy.discovery_ended, error)
+
+        self._feed = loop.create_task(_feed(subscriber, post_event, post_end), name="wool discovery")
+
+    def announce(self, metadata: WorkerMetadata) -> None:
+        """Tell the proxy of a worker, ahead of what discovery will say."""
+        self._io.post(self._proxy.discovered, DiscoveryEvent("worker-added", metadata))
+
+    def departed(self, uid: str, reason: RpcError) -> None:
+        """Tell the proxy that a worker has ended, and why."""
+        self._io.post(self._proxy.departed, uid, reason)
+
+    async def run_on_io(self, work: Callable[[], Awaitable[Any]], name: str) -> Any:
+        """Run ``work`` on the I/O loop and wait for it here."""
+        here = self._runtime.mailbox(asyncio.get_running_loop())
+        return await run_on(self._io, here, work, name)
+
+    def stop_placing(self, why: str) -> None:
+        """Refuse new calls and end those that no worker has started."""
+        self._io.post(self._proxy.stop_placing, why)
+
+    async def close(self, why: str) -> None:
+        """End the sessions, stop following discovery, give the I/O loop back; idempotent; bounded."""
+        if self._closed:
+            return
+        self._closed = True
+        feed, self._feed = self._feed, None
+        try:
+            if feed is not None and not self._feed_on_io:
+                await _end(feed)
+
+            async def close() -> None:
+                if feed is not None and self._feed_on_io:
+                    await _end(feed)
+                await self._proxy.close(why)
+
+            await self.run_on_io(close, "wool closing a proxy")
+        finally:
+            await self._runtime.io.release()
+
+    # ---- calls ----
+
+    def new_call(
+        self, function: FunctionType, kind: RoutineKind, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Call, Callable[[], Awaitable[Answer]]]:
+        """Pickle a call here and now; return it with what dispatches it, once.
+
+        Raises the original error, with a note, if the definition or an argument cannot be pickled.
+        """
+        runtime = self._runtime
+        runtime.check_process()
+        loop = asyncio.get_running_loop()
+        try:
+            definition = define(function)
+        except Exception as error:
+            error.add_note(f"wool cannot pickle routine {function.__module__}:{function.__qualname__} by value")
+            raise
+        try:
+            arguments = dumps((args, kwargs))
+        except Exception as error:
+            error.add_note(
+                f"wool cannot pickle the arguments of routine {definition.name}: "
+                f"{culprit(args, kwargs) or 'all of them together'}; no worker was contacted"
+            )
+            raise
+        parent = current_task()
+        task = Task(
+            key=runtime.random_bytes(TASK_BYTES),
+            routine=definition.name,
+            kind=kind,
+            caller=runtime.uid,
+            parent=parent.key if parent is not None else b"",
+        )
+        call = Call(self._proxy, self._io, loop)
+        timeout = dispatch_timeout_seconds()
+        user = runtime.mailbox(loop)
+        return call, lambda: call.first(task, definition, arguments, timeout, user)
+
+
+async def _feed(
+    subscriber: DiscoverySubscriberLike,
+    tell: Callable[[DiscoveryEvent], None],
+    ended: Callable[[Exception | None], None],
+) -> None:
+    events = subscriber.__aiter__()
+    try:
+        async for event in events:
+            tell(event)
+        ended(None)
+    except Exception as error:
+        _log.exception("discovery %r failed; the workers known so far stay in use", subscriber)
+        ended(error)
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+class DispatcherSource(Protocol):
+    """What is current in a context: an open pool, or on a worker the way to open the caller's."""
+
+    async def dispatcher(self) -> Dispatcher:
+        """Return the dispatcher, opening it first if need be."""
+        ...
+
+    @property
+    def open_dispatcher(self) -> Dispatcher | None:
+        """The dispatcher, if it is open already."""
+        ...
+
+
+_current: ContextVar[DispatcherSource | None] = ContextVar("wool.pool", default=None)
+
+
+def current_source() -> DispatcherSource | None:
+    """Return the pool of this context, if any."""
+    return _current.get()
+
+
+def enter_source(source: DispatcherSource | None) -> Token[DispatcherSource | None]:
+    """Make ``source`` current."""
+    return _current.set(source)
+
+
+def leave_source(token: Token[DispatcherSource | None]) -> None:
+    """Undo `enter_source`, also where a pool is left in another context than it was entered in."""
+    try:
+        _current.reset(token)
+    except ValueError:
+        # A fixture, or a REPL, that enters in one task and leaves in another: contexts are copies there.
+        _current.set(None)

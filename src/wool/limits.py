@@ -1,0 +1,117 @@
+"""Every limit that wool imposes, named, with unit and reason.
+
+One frozen record, so that the engine takes it by injection: the simulator makes the numbers small on
+purpose, and a worker gets its owner's. Nothing here is read from a module global by the engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Numbers that bound queues, buffers, waits and retries. All are checked to be positive."""
+
+    # Waits of the caller.
+    dispatch_timeout_seconds: float = 60.0
+    """Until some worker accepts; ``RuntimeContext(dispatch_timeout=…)`` overrides it per call."""
+    patience_seconds: float = 1.0
+    """An offer unanswered for so long is withdrawn, if another candidate exists."""
+    cancel_grace_seconds: float = 5.0
+    """A cancelled caller waits so long for the remote ``finally``."""
+    stall_seconds: float = 0.25
+    """A timer that fires later than this means that our own process stood still."""
+    stall_settle_seconds: float = 0.1
+    """After such a stall, what has arrived meanwhile is read for so long before a deadline fires."""
+
+    # Sessions.
+    handshake_seconds: float = 5.0
+    """From connect to welcome, on both sides; slow peers and slow-loris alike end here."""
+    close_seconds: float = 2.0
+    """A closed stream waits so long for the other end to take what was written; a closed listener for its
+    handlers, once before and once after it cancels them."""
+    reconnect_first_seconds: float = 0.1
+    reconnect_most_seconds: float = 5.0
+    """Backoff of the probe that re-admits an unreachable worker: it doubles from first to most."""
+    window_tasks: int = 1024
+    """Unstarted offers per session: two round trips' worth at the highest rate measured."""
+    window_bytes: int = 16 * MIB
+    """Payload bytes of unstarted offers per session; a single larger payload goes alone."""
+    definitions: int = 1024
+    """Routine definitions that a worker keeps per session before it forgets the oldest."""
+    definition_bytes: int = 64 * MIB
+    """Bytes of routine definitions that a worker keeps per session."""
+    pool_description_bytes: int = 1 * MIB
+    """What a caller may send, once per session, to describe its pool to nested calls."""
+
+    # The wire.
+    payload_bytes: int = 1 * GIB
+    """Arguments, result or item of one task, pickled. Its own limit, not gRPC's."""
+    inline_bytes: int = 32 * KIB
+    """A payload up to this size travels inside its frame; a larger one in chunks."""
+    chunk_bytes: int = 128 * KIB
+    """What a large payload is cut into, so that small frames pass between."""
+    credit_bytes: int = 4 * MIB
+    """Unacknowledged chunk bytes per session and direction: at 1 MB/s four seconds, below any ping timeout."""
+    packet_bytes: int = 256 * KIB
+    """Frames are packed into one message up to about this size."""
+    message_bytes: int = 8 * MIB
+    """A message larger than this is not read: no honest packet comes near."""
+    text_characters: int = 16 * KIB
+    """Any reason or message that a peer sends as text is cut here."""
+    traceback_bytes: int = 64 * KIB
+    """Pickled remote traceback of one exception; beyond it the oldest frames are dropped."""
+    exceptions: int = 256
+    """Exceptions in one chain of causes, contexts and groups that travel; beyond it the tail is text."""
+
+    # gRPC keepalive: section 4 of the design. The receiving side must tolerate the sending side.
+    unix_keepalive_seconds: float = 2.0
+    unix_ping_timeout_seconds: float = 3.0
+    tcp_keepalive_seconds: float = 10.0
+    tcp_ping_timeout_seconds: float = 20.0
+    unix_lookahead_bytes: int = 192 * KIB
+    """HTTP/2 window on a Unix socket: at 256 KiB a ping is never written while bulk data waits."""
+
+    # Processes.
+    worker_start_seconds: float = 60.0
+    """From spawn to ready; imports on a cold disk take long."""
+    drain_seconds: float = 30.0
+    """What runs when a worker is told to stop may go on for so long."""
+    stop_seconds: float = 5.0
+    """After drain and interruption, until SIGKILL."""
+    output_tail_bytes: int = 16 * KIB
+    """Of a worker's output, kept to explain a failed start."""
+    output_line_bytes: int = 16 * KIB
+    """A longer line of a worker's output is forwarded in pieces: nobody's memory pays for a missing newline."""
+    control_message_bytes: int = 4 * MIB
+    """One message between owner and worker. The longest, ``sys.path``, takes some kilobytes as a rule."""
+    exit_poll_first_seconds: float = 0.001
+    exit_poll_most_seconds: float = 0.5
+    """Where the kernel does not announce a worker's end it is looked for: soon after a sign of it, then more rarely."""
+
+    # Discovery.
+    local_workers: int = 1024
+    """Slots of a LocalDiscovery namespace."""
+    record_bytes: int = 2 * KIB
+    """One worker's metadata in a discovery record."""
+    discovery_poll_seconds: float = 0.05
+    """How often a LocalDiscovery subscriber looks at the shared table's generation."""
+    discovery_lease_seconds: float = 0.5
+    """How often it looks for publishers that died without a word."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ValueError(f"Limits.{field.name} must be positive, got {value!r}")
+        if self.message_bytes < self.packet_bytes + self.inline_bytes + self.chunk_bytes:
+            raise ValueError("Limits.message_bytes must hold a packet, an inline payload and a chunk")
+
+
+DEFAULT_LIMITS = Limits()

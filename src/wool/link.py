@@ -1,0 +1,165 @@
+"""One worker, as a proxy knows it: its connection, and the calls that wait for room on it.
+
+A link opens its connection when the first call needs it, probes an unreachable worker with a bounded
+backoff, and says what is ready; where calls go is the proxy's business. States are few:
+
+=============  ====================================================================================
+CLOSED         no connection; opened by the first call, or by the probe if the worker is suspect
+CONNECTING     the handshake is under way
+OPEN           a session is up
+REFUSED        a permanent refusal: out of rotation until discovery announces the worker anew
+=============  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Protocol
+
+from wool.balancer import WorkerStatus
+from wool.call import PlacedCall
+from wool.connection import Connection, ConnectionOwner
+from wool.discovery.base import WorkerMetadata
+from wool.errors import RpcError, TransientRpcError
+from wool.limits import Limits
+
+
+class LinkState(Enum):
+    """Where the connection stands."""
+
+    CLOSED = "closed"
+    CONNECTING = "connecting"
+    OPEN = "open"
+    REFUSED = "refused"
+
+
+class LinkOwner(ConnectionOwner, Protocol):
+    """The proxy, as a link knows it."""
+
+    def opened(self, link: Link) -> None: ...
+
+    def unreachable(self, link: Link, reason: RpcError) -> None: ...
+
+    def slow_to_connect(self, link: Link) -> None: ...
+
+
+class Link:
+    """A worker in the view of a proxy."""
+
+    __slots__ = (
+        "_connect",
+        "_limits",
+        "_loop",
+        "_owner",
+        "_probe",
+        "_task",
+        "backoff",
+        "connection",
+        "draining",
+        "dropped",
+        "reason",
+        "state",
+        "status",
+        "uid",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        *,
+        metadata: WorkerMetadata,
+        owner: LinkOwner,
+        connect: Callable[[WorkerMetadata], Awaitable[Connection]],
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+    ) -> None:
+        self.uid = metadata.uid
+        self.status = WorkerStatus(metadata)
+        self.state = LinkState.CLOSED
+        self.connection: Connection | None = None
+        self.waiting: OrderedDict[PlacedCall, None] = OrderedDict()
+        """Calls bound to this worker that wait for the session or for room in its window."""
+        self.draining = False
+        self.dropped = False
+        """Discovery has withdrawn it: no new call, but what was started goes on."""
+        self.reason: RpcError | None = None
+        """Why it could not be used, the last time that it could not."""
+        self.backoff = 0.0
+        self._owner = owner
+        self._connect = connect
+        self._loop = loop
+        self._limits = limits
+        self._task: asyncio.Task[None] | None = None
+        self._probe: asyncio.TimerHandle | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether new calls may be bound to it."""
+        return not (self.dropped or self.draining or self.state is LinkState.REFUSED)
+
+    def ensure_connecting(self) -> None:
+        """Open the connection, if there is none and none is being opened."""
+        if self.state is LinkState.CLOSED and not self.dropped:
+            self.state = LinkState.CONNECTING
+            if self._probe is not None:
+                self._probe.cancel()
+                self._probe = None
+            self._task = self._loop.create_task(self._run(), name=f"wool link to worker {self.uid[:8]}")
+
+    async def _run(self) -> None:
+        patience = self._loop.call_later(self._limits.patience_seconds, self._owner.slow_to_connect, self)
+        try:
+            connection = await self._connect(self.status.metadata)
+        except RpcError as reason:
+            self._failed(reason)
+            return
+        finally:
+            patience.cancel()
+        self.state = LinkState.OPEN
+        self.connection = connection
+        self.backoff = 0.0
+        self.status.suspect = False
+        self._owner.opened(self)
+        # Its end comes as `lost`, where the proxy sets the state: calls may be bound again at once.
+        await connection.run(self._owner)
+
+    def _failed(self, reason: RpcError) -> None:
+        self.reason = reason
+        self._task = None
+        if isinstance(reason, TransientRpcError):
+            self.state = LinkState.CLOSED
+            self.probe_later()
+        else:
+            self.state = LinkState.REFUSED
+        self._owner.unreachable(self, reason)
+
+    def probe_later(self) -> None:
+        """Mark the worker suspect and try it again, by itself, after the backoff."""
+        self.status.suspect = True
+        if self.state is LinkState.CLOSED and self._probe is None and not self.dropped:
+            limits = self._limits
+            self.backoff = min(max(2 * self.backoff, limits.reconnect_first_seconds), limits.reconnect_most_seconds)
+            self._probe = self._loop.call_later(self.backoff, self._probe_now)
+
+    def _probe_now(self) -> None:
+        self._probe = None
+        self.ensure_connecting()
+
+    async def close(self, reason: str) -> None:
+        """End the session after what is queued, bounded; give up what is being opened."""
+        self.dropped = True
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        task = self._task
+        if task is None:
+            return
+        if self.connection is not None:
+            self.connection.session.finish(reason)
+            await asyncio.wait([task], timeout=self._limits.handshake_seconds)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])

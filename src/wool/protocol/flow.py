@@ -1,0 +1,187 @@
+"""What goes onto a session and in which order; what comes off it and how it is put together again.
+
+Control frames overtake payload chunks, large payloads take turns, and the chunk bytes that the peer
+has not acknowledged are bounded by its credit. Nothing here awaits: `Outbox.take` says what to write
+next, and the driver writes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import accumulate
+
+from wool.limits import Limits
+from wool.protocol.frames import EMPTY, Body, Chunk, Credit, Frame, Offer, ProtocolError, Result, Step
+from wool.serialization import Payload
+
+FRAME_OVERHEAD_BYTES = 64
+"""What a frame takes besides its inline payload, roughly; for packing only."""
+
+
+def body_of(payload: Payload, limits: Limits) -> Body:
+    """Return how ``payload`` travels in a frame: inline, or announced for chunks."""
+    parts = payload.parts
+    if len(parts) == 1:
+        part = parts[0]
+        if type(part) is bytes:
+            if len(part) <= limits.inline_bytes:
+                return Body((), part) if part else EMPTY
+            return Body((len(part),), b"", True)
+    sizes = payload.sizes
+    if sum(sizes) <= limits.inline_bytes:
+        return Body(tuple(sizes), b"".join(_flat(payload)))
+    return Body(tuple(sizes), b"", True)
+
+
+def _flat(payload: Payload) -> Iterator[bytes | memoryview]:
+    for part in payload.parts:
+        if isinstance(part, list):
+            yield from part
+        else:
+            yield part
+
+
+def _chunks(payload: Payload, size: int) -> Iterator[memoryview]:
+    # No chunk spans two parts, so that the receiver need not copy to split them.
+    for part in _flat(payload):
+        view = memoryview(part).cast("B")
+        for offset in range(0, len(view), size):
+            yield view[offset : offset + size]
+
+
+class Outbox:
+    """Frames that wait to be written, in the order in which they may leave."""
+
+    def __init__(self, limits: Limits, credit_bytes: int) -> None:
+        self._limits = limits
+        self._credit = credit_bytes
+        self._control: deque[tuple[Frame, Payload | None]] = deque()
+        self._transfers: deque[tuple[int, Iterator[memoryview]]] = deque()
+        self._next_chunk: tuple[int, memoryview] | None = None
+        self.progress = 0
+        """Chunk bytes that have left, ever: an upload that moves is not a worker that is silent."""
+
+    def say(self, frame: Frame, payload: Payload | None = None) -> None:
+        """Queue a control frame; ``payload`` follows in chunks if the frame's body announces them."""
+        self._control.append((frame, payload))
+
+    def drop(self, number: int) -> None:
+        """Send no more of the payload of ``number``."""
+        self._transfers = deque(transfer for transfer in self._transfers if transfer[0] != number)
+        if self._next_chunk is not None and self._next_chunk[0] == number:
+            self._next_chunk = None
+        # A head that has not left yet keeps its place, but its chunks will not follow.
+        for index, (frame, payload) in enumerate(self._control):
+            if payload is not None and getattr(frame, "number", None) == number:
+                self._control[index] = (frame, None)
+
+    def acknowledge(self, size: int) -> None:
+        """The peer has taken in ``size`` chunk bytes."""
+        self._credit += size
+
+    def __bool__(self) -> bool:
+        return bool(self._control) or self._chunk_ready()
+
+    def sending(self, number: int) -> bool:
+        """Whether chunks of ``number`` have still to leave."""
+        return any(transfer[0] == number for transfer in self._transfers) or (
+            self._next_chunk is not None and self._next_chunk[0] == number
+        )
+
+    def take(self) -> list[Frame]:
+        """Return the frames of the next packet: waiting control frames, then at most one chunk."""
+        frames: list[Frame] = []
+        room = self._limits.packet_bytes
+        control = self._control
+        while control and room > 0:
+            frame, payload = control.popleft()
+            frames.append(frame)
+            room -= FRAME_OVERHEAD_BYTES
+            if isinstance(frame, (Offer, Result, Step)):
+                room -= len(frame.body.inline)
+                if payload is not None and frame.body.chunked:
+                    self._transfers.append((frame.number, _chunks(payload, self._limits.chunk_bytes)))
+        if self._chunk_ready():
+            assert self._next_chunk is not None
+            number, view = self._next_chunk
+            self._next_chunk = None
+            self._credit -= len(view)
+            self.progress += len(view)
+            frames.append(Chunk(number, view))
+        return frames
+
+    def _chunk_ready(self) -> bool:
+        while self._next_chunk is None and self._transfers:
+            number, chunks = self._transfers.popleft()
+            view = next(chunks, None)
+            if view is not None:
+                self._next_chunk = (number, view)
+                self._transfers.append((number, chunks))
+        return self._next_chunk is not None and self._credit >= len(self._next_chunk[1])
+
+
+class _Arriving:
+    __slots__ = ("chunks", "ends", "missing", "part", "received")
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self.ends = list(accumulate(sizes))
+        self.missing = self.ends[-1]
+        self.received = 0
+        self.chunks: list[list[bytes]] = [[] for _ in sizes]
+        self.part = 0
+
+
+class Inbox:
+    """Payloads that arrive: whole ones at once, chunked ones when their last chunk has come."""
+
+    def __init__(self) -> None:
+        self._arriving: dict[int, _Arriving] = {}
+        self._owed = 0
+
+    def open(self, number: int, body: Body) -> Payload | None:
+        """Take the head of a payload; return it if it is complete."""
+        if not body.chunked:
+            if not body.sizes:
+                return Payload((body.inline,))
+            ends = list(accumulate(body.sizes))
+            view = body.inline
+            return Payload(tuple(view[end - size : end] for end, size in zip(ends, body.sizes, strict=True)))
+        if number in self._arriving:
+            raise ProtocolError(f"a second payload for number {number} while the first is under way")
+        if not sum(body.sizes):
+            raise ProtocolError(f"a chunked payload of no bytes for number {number}")
+        self._arriving[number] = _Arriving(body.sizes)
+        return None
+
+    def chunk(self, frame: Chunk) -> Payload | None:
+        """Take one chunk; return the payload if it was the last. A number nobody waits for is dropped."""
+        data = bytes(frame.data)
+        self._owed += len(data)
+        arriving = self._arriving.get(frame.number)
+        if arriving is None:
+            return None
+        if not data or len(data) > arriving.missing:
+            raise ProtocolError(f"number {frame.number} announced {arriving.ends[-1]} bytes and sends others")
+        while arriving.received >= arriving.ends[arriving.part]:
+            arriving.part += 1
+        if arriving.received + len(data) > arriving.ends[arriving.part]:
+            raise ProtocolError(f"a chunk of number {frame.number} spans two parts")
+        arriving.chunks[arriving.part].append(data)
+        arriving.received += len(data)
+        arriving.missing -= len(data)
+        if arriving.missing:
+            return None
+        del self._arriving[frame.number]
+        return Payload(tuple(chunks[0] if len(chunks) == 1 else chunks for chunks in arriving.chunks))
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for ``number`` any more; its chunks are dropped as they come."""
+        self._arriving.pop(number, None)
+
+    def credit(self) -> Credit | None:
+        """Return the acknowledgement that is owed for chunks taken in, if any."""
+        if not self._owed:
+            return None
+        owed, self._owed = self._owed, 0
+        return Credit(owed)

@@ -1,0 +1,260 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Handshake(_message.Message):
+    __slots__ = ("hello", "challenge", "response", "welcome", "refusal")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    challenge: Challenge
+    response: Response
+    welcome: Welcome
+    refusal: Refusal
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., response: _Optional[_Union[Response, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("nonce",)
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    def __init__(self, nonce: _Optional[bytes] = ...) -> None: ...
+
+class Challenge(_message.Message):
+    __slots__ = ("nonce", "body", "proof")
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    body: bytes
+    proof: bytes
+    def __init__(self, nonce: _Optional[bytes] = ..., body: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
+
+class Response(_message.Message):
+    __slots__ = ("body", "proof")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    proof: bytes
+    def __init__(self, body: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("reason", "permanent")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PERMANENT_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    permanent: bool
+    def __init__(self, reason: _Optional[str] = ..., permanent: bool = ...) -> None: ...
+
+class WorkerInfo(_message.Message):
+    __slots__ = ("protocol", "python", "session", "metadata", "window_tasks", "window_bytes", "payload_bytes", "credit_bytes")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TASKS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    python: str
+    session: bytes
+    metadata: bytes
+    window_tasks: int
+    window_bytes: int
+    payload_bytes: int
+    credit_bytes: int
+    def __init__(self, protocol: _Optional[int] = ..., python: _Optional[str] = ..., session: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., window_tasks: _Optional[int] = ..., window_bytes: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., credit_bytes: _Optional[int] = ...) -> None: ...
+
+class CallerInfo(_message.Message):
+    __slots__ = ("protocol", "python", "uid", "pool", "payload_bytes", "credit_bytes", "expects")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPECTS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    python: str
+    uid: str
+    pool: bytes
+    payload_bytes: int
+    credit_bytes: int
+    expects: str
+    def __init__(self, protocol: _Optional[int] = ..., python: _Optional[str] = ..., uid: _Optional[str] = ..., pool: _Optional[bytes] = ..., payload_bytes: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., expects: _Optional[str] = ...) -> None: ...
+
+class Packet(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: _containers.RepeatedCompositeFieldContainer[Frame]
+    def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ...) -> None: ...
+
+class Frame(_message.Message):
+    __slots__ = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "chunk", "credit", "goodbye")
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAW_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_FIELD_NUMBER: _ClassVar[int]
+    REJECT_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    offer: Offer
+    start: int
+    withdraw: int
+    cancel: Cancel
+    step: Step
+    accept: int
+    reject: Reject
+    result: Result
+    draining: Draining
+    chunk: Chunk
+    credit: int
+    goodbye: Goodbye
+    def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., start: _Optional[int] = ..., withdraw: _Optional[int] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., accept: _Optional[int] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., credit: _Optional[int] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+
+class Offer(_message.Message):
+    __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    DEFINES_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKED_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    DISPATCH_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    task: bytes
+    definition: bytes
+    defines: bool
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    inline: bytes
+    chunked: bool
+    parent: bytes
+    dispatch_timeout: float
+    def __init__(self, number: _Optional[int] = ..., task: _Optional[bytes] = ..., definition: _Optional[bytes] = ..., defines: bool = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., parent: _Optional[bytes] = ..., dispatch_timeout: _Optional[float] = ...) -> None: ...
+
+class Cancel(_message.Message):
+    __slots__ = ("number", "message")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    message: str
+    def __init__(self, number: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("number", "kind", "sizes", "inline", "chunked")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNSPECIFIED: _ClassVar[Step.Kind]
+        NEXT: _ClassVar[Step.Kind]
+        SEND: _ClassVar[Step.Kind]
+        THROW: _ClassVar[Step.Kind]
+        CLOSE: _ClassVar[Step.Kind]
+    UNSPECIFIED: Step.Kind
+    NEXT: Step.Kind
+    SEND: Step.Kind
+    THROW: Step.Kind
+    CLOSE: Step.Kind
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: Step.Kind
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    inline: bytes
+    chunked: bool
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Step.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ...) -> None: ...
+
+class Reject(_message.Message):
+    __slots__ = ("number", "code", "reason")
+    class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNSPECIFIED: _ClassVar[Reject.Code]
+        DRAINING: _ClassVar[Reject.Code]
+        ADMISSION: _ClassVar[Reject.Code]
+        TOO_LARGE: _ClassVar[Reject.Code]
+        UNKNOWN_DEFINITION: _ClassVar[Reject.Code]
+    UNSPECIFIED: Reject.Code
+    DRAINING: Reject.Code
+    ADMISSION: Reject.Code
+    TOO_LARGE: Reject.Code
+    UNKNOWN_DEFINITION: Reject.Code
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    code: Reject.Code
+    reason: str
+    def __init__(self, number: _Optional[int] = ..., code: _Optional[_Union[Reject.Code, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Result(_message.Message):
+    __slots__ = ("number", "kind", "sizes", "inline", "chunked", "echo")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNSPECIFIED: _ClassVar[Result.Kind]
+        YIELD: _ClassVar[Result.Kind]
+        RETURN: _ClassVar[Result.Kind]
+        RAISE: _ClassVar[Result.Kind]
+        INTERRUPTED: _ClassVar[Result.Kind]
+        CANCELLED: _ClassVar[Result.Kind]
+        UNLOADABLE: _ClassVar[Result.Kind]
+        UNSENDABLE: _ClassVar[Result.Kind]
+    UNSPECIFIED: Result.Kind
+    YIELD: Result.Kind
+    RETURN: Result.Kind
+    RAISE: Result.Kind
+    INTERRUPTED: Result.Kind
+    CANCELLED: Result.Kind
+    UNLOADABLE: Result.Kind
+    UNSENDABLE: Result.Kind
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKED_FIELD_NUMBER: _ClassVar[int]
+    ECHO_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: Result.Kind
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    inline: bytes
+    chunked: bool
+    echo: bool
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Result.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., echo: bool = ...) -> None: ...
+
+class Draining(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("number", "data")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    data: bytes
+    def __init__(self, number: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,154 @@
+"""The worker's side of one task: it never begins before it has read *start*.
+
+It owns when the body may begin, what is said of it, and who is told to end it. It must never await,
+log, read a clock or draw a random number.
+
+==============  ===============================  =================================================
+state           event                            next state, and what is said or done
+==============  ===============================  =================================================
+RECEIVING       complete                         ACCEPTED: accept
+..              refuse                           ENDED (rejected): reject; the rest is dropped
+..              withdraw, session lost           ENDED (dropped)
+ACCEPTED        start                            RUNNING: begin
+..              withdraw, session lost           ENDED (dropped)
+RUNNING         body yields / ends               SUSPENDED: yield / ENDED: its result
+..              cancel                           deliver it
+..              drain over                       INTERRUPTING: deliver cancel
+..              session lost                     ENDED: abandon the body, say nothing
+SUSPENDED       step                             RUNNING: deliver it
+..              drain over                       INTERRUPTING: close the generator
+..              session lost                     ENDED: abandon the generator, say nothing
+INTERRUPTING    body ends                        ENDED: interrupted
+..              body yields                      close the generator
+..              cancel                           deliver it
+..              session lost                     ENDED: abandon
+ENDED           withdraw, cancel, step, chunk    nothing: they crossed
+any             anything else                    `IllegalEvent`: close the session
+==============  ===============================  =================================================
+
+Accept binds: nothing but a withdrawal or the end of the session undoes it, not even drain. The session
+forgets a task that has ended; what still comes for its number has crossed.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from wool.protocol.caller import IllegalEvent
+
+
+class State(IntEnum):
+    """Where a task stands, as its worker knows it."""
+
+    RECEIVING = 0
+    ACCEPTED = 1
+    RUNNING = 2
+    SUSPENDED = 3
+    INTERRUPTING = 4
+    ENDED = 5
+
+
+class Event(IntEnum):
+    """What can happen to a task at its worker."""
+
+    COMPLETE = 0
+    REFUSE = 1
+    WITHDRAW = 2
+    LOST = 3
+    START = 4
+    CANCEL = 5
+    STEP = 6
+    YIELDED = 7
+    FINISHED = 8
+    DRAIN_OVER = 9
+
+
+class Do(IntEnum):
+    """What a transition asks for."""
+
+    NOTHING = 0
+    SAY_ACCEPT = 1
+    SAY_REJECT = 2
+    FORGET = 3
+    BEGIN = 4
+    SAY_YIELD = 5
+    SAY_RESULT = 6
+    SAY_INTERRUPTED = 7
+    DELIVER_CANCEL = 8
+    DELIVER_STEP = 9
+    CLOSE_GENERATOR = 10
+    ABANDON = 11
+
+
+TABLE: dict[State, dict[Event, tuple[State, Do]]] = {
+    State.RECEIVING: {
+        Event.COMPLETE: (State.ACCEPTED, Do.SAY_ACCEPT),
+        Event.REFUSE: (State.ENDED, Do.SAY_REJECT),
+        Event.WITHDRAW: (State.ENDED, Do.FORGET),
+        Event.LOST: (State.ENDED, Do.FORGET),
+    },
+    State.ACCEPTED: {
+        Event.START: (State.RUNNING, Do.BEGIN),
+        Event.WITHDRAW: (State.ENDED, Do.FORGET),
+        Event.LOST: (State.ENDED, Do.FORGET),
+    },
+    State.RUNNING: {
+        Event.YIELDED: (State.SUSPENDED, Do.SAY_YIELD),
+        Event.FINISHED: (State.ENDED, Do.SAY_RESULT),
+        Event.CANCEL: (State.RUNNING, Do.DELIVER_CANCEL),
+        Event.DRAIN_OVER: (State.INTERRUPTING, Do.DELIVER_CANCEL),
+        Event.LOST: (State.ENDED, Do.ABANDON),
+    },
+    State.SUSPENDED: {
+        Event.STEP: (State.RUNNING, Do.DELIVER_STEP),
+        Event.DRAIN_OVER: (State.INTERRUPTING, Do.CLOSE_GENERATOR),
+        Event.LOST: (State.ENDED, Do.ABANDON),
+        # A cancel crosses the yield that is on its way to the caller.
+        Event.CANCEL: (State.SUSPENDED, Do.NOTHING),
+    },
+    State.INTERRUPTING: {
+        Event.FINISHED: (State.ENDED, Do.SAY_INTERRUPTED),
+        Event.YIELDED: (State.INTERRUPTING, Do.CLOSE_GENERATOR),
+        Event.CANCEL: (State.INTERRUPTING, Do.DELIVER_CANCEL),
+        # A step crosses the interruption of a suspended generator.
+        Event.STEP: (State.INTERRUPTING, Do.NOTHING),
+        Event.DRAIN_OVER: (State.INTERRUPTING, Do.NOTHING),
+        Event.LOST: (State.ENDED, Do.ABANDON),
+    },
+    State.ENDED: {
+        event: (State.ENDED, Do.NOTHING)
+        for event in (
+            Event.WITHDRAW,
+            Event.CANCEL,
+            Event.STEP,
+            Event.LOST,
+            Event.YIELDED,
+            Event.FINISHED,
+            Event.DRAIN_OVER,
+        )
+    },
+}
+
+_ROWS = tuple(TABLE[state] for state in State)
+
+
+class WorkerTask:
+    """The worker's machine for one offer."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state = State.RECEIVING
+
+    def handle(self, event: Event) -> Do:
+        """Take ``event``; return what is to be done. Raises `IllegalEvent`, then nothing has changed."""
+        row = _ROWS[self.state].get(event)
+        if row is None:
+            raise IllegalEvent(f"{event.name} in state {self.state.name}")
+        self.state = row[0]
+        return row[1]
+
+    @property
+    def started(self) -> bool:
+        """Whether the body was handed to the routine loop and has not ended."""
+        return State.RUNNING <= self.state <= State.INTERRUPTING

@@ -1,0 +1,115 @@
+"""What the other side can import, and so need not be sent.
+
+Why it exists: arguments, definitions and exceptions must agree on which classes and functions travel as their
+name. The answer is looked up in ``sys.modules``, as pickle does, with three differences: ``__main__`` is
+another module elsewhere, the user may ask that a module goes by value, and a raw function is found through the
+wrappers that decorators put around it.
+
+It must never import anything in order to answer, nor invoke a descriptor to look through a wrapper.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from types import FunctionType
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+if TYPE_CHECKING:
+
+    def list_registry_pickle_by_value() -> set[str]: ...
+else:
+    from cloudpickle import list_registry_pickle_by_value
+
+ROUTINE_ATTRIBUTE = "__wool_routine__"
+"""Where a routine's wrapper keeps its record; the record's ``function`` is the raw function."""
+
+MAIN_MODULES = frozenset({"__main__", "__mp_main__"})
+"""Modules that are another module in another process (the second: multiprocessing's copy of the first)."""
+
+UNWRAP_STEPS = 32
+"""Wrappers taken off on the way to a raw function: more is a cycle, or nothing that anybody wrote."""
+
+
+class Reference(NamedTuple):
+    """Where an importable raw function is found, and how many wrappers are around it there."""
+
+    module: str
+    qualname: str
+    steps: int
+
+
+def registered_by_value(module: str) -> bool:
+    """Tell whether the user asked (``cloudpickle.register_pickle_by_value``) that ``module`` goes by value."""
+    registered = list_registry_pickle_by_value()
+    if not registered:
+        return False
+    while module not in registered:
+        module, dot, _ = module.rpartition(".")
+        if not dot:
+            return False
+    return True
+
+
+def importable(thing: type | FunctionType) -> bool:
+    """Tell whether the other side gets ``thing``, a class or function, by importing it."""
+    module_name: object = thing.__module__
+    if type(module_name) is not str or module_name in MAIN_MODULES:
+        return False
+    found: object = sys.modules.get(module_name)
+    try:
+        for name in thing.__qualname__.split("."):
+            found = getattr(found, name)
+    except AttributeError:
+        return False
+    return found is thing and not registered_by_value(module_name)
+
+
+def unwrap(thing: object) -> object:
+    """Take one wrapper off: a static or class method, a routine's wrapper, a ``functools.wraps``. Else None."""
+    if isinstance(thing, staticmethod | classmethod):
+        return cast("staticmethod[..., object]", thing).__func__
+    attributes: Mapping[str, object] = getattr(thing, "__dict__", {})
+    routine = attributes.get(ROUTINE_ATTRIBUTE)
+    if routine is not None:
+        return cast("object", getattr(routine, "function", None))
+    return attributes.get("__wrapped__")
+
+
+def look_up(module: object, qualname: str) -> object:
+    """Return what stands at ``qualname`` below ``module``, without invoking descriptors; None if nothing."""
+    found = module
+    for name in qualname.split("."):
+        found = getattr(found, "__dict__", {}).get(name)
+    return found
+
+
+def find_reference(function: FunctionType) -> Reference | None:
+    """Return how the other side finds this very function by importing, through its wrappers; or None."""
+    module_name: object = function.__module__
+    qualname = function.__qualname__
+    if type(module_name) is not str or module_name in MAIN_MODULES or "<locals>" in qualname:
+        return None
+    found = look_up(sys.modules.get(module_name), qualname)
+    for steps in range(UNWRAP_STEPS):
+        if found is function:
+            return None if registered_by_value(module_name) else Reference(module_name, qualname, steps)
+        if found is None:
+            return None
+        found = unwrap(found)
+    return None
+
+
+def follow_reference(module: str, qualname: str, steps: int) -> FunctionType:
+    """Import what `find_reference` described.
+
+    Raises whatever the import raises, and `AttributeError` if the module holds something else there.
+    """
+    importlib.import_module(module)
+    found = look_up(sys.modules[module], qualname)
+    for _ in range(steps):
+        found = unwrap(found)
+    if not isinstance(found, FunctionType):
+        raise AttributeError(f"module {module!r} has no function {qualname!r} like the caller's", name=qualname)
+    return found

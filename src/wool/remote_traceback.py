@@ -1,0 +1,260 @@
+"""Tracebacks that cross processes, the place that they name, and the text of an exception.
+
+Why it exists: an exception that comes back should show where it was raised, and say on which worker. Both are
+kept in the traceback itself, whose frames are made here to carry a file, a line and a name but no code and no
+variables; so nothing is added to the exception, and ``raise``, ``traceback`` and debuggers need no help.
+
+It owns `Origin` and the form of a recorded frame. It must never run user code other than ``__str__`` and
+``__repr__`` of an exception and of its arguments, and never let these raise into its caller.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import NamedTuple, cast
+
+FRAME_BYTES = 24
+"""What a recorded frame is reckoned to take beyond its texts."""
+
+FRAMES_SHOWN = 50
+"""Innermost frames in the text of one traceback: what a person reads."""
+
+LINKS_SHOWN = 8
+"""Exceptions of a chain of causes and contexts, and of a group, in the text of one exception."""
+
+LABEL_CHARACTERS = 1024
+"""Where a file, a function or a type is named, by a peer or by a strange user, the name is cut here."""
+
+_ORIGIN = "__wool_origin__"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an exception came from: the worker, and the task that it ran."""
+
+    worker: str
+    """The worker's uid."""
+    host: str
+    pid: int
+    task: str
+    """The task's id."""
+
+
+class FrameRecord(NamedTuple):
+    """One frame on its way. ``origin`` is set on the frame that stands for the border of a worker."""
+
+    filename: str
+    name: str
+    line: int
+    module: str
+    origin: tuple[str, str, int, str] | None = None
+
+
+def origin(exc: BaseException) -> Origin | None:
+    """Return where ``exc`` was raised, if that was on a worker; across several hops, the innermost."""
+    found: Origin | None = None
+    tb = exc.__traceback__
+    while tb is not None:
+        found = _origin_of(tb.tb_frame) or found
+        tb = tb.tb_next
+    return found
+
+
+def _origin_of(frame: FrameType) -> Origin | None:
+    marker = frame.f_globals.get(_ORIGIN)
+    return marker if type(marker) is Origin else None
+
+
+def border(here: Origin) -> FrameRecord:
+    """Return the frame that stands for the border of the worker ``here``."""
+    worker, host, task = cut(here.worker, LABEL_CHARACTERS), cut(here.host, LABEL_CHARACTERS), cut(here.task)
+    filename = f"<worker {worker} on {host}, pid {here.pid}>"
+    return FrameRecord(filename, f"task {task}", 1, "", (worker, host, here.pid, task))
+
+
+def record_traceback(tb: TracebackType | None, *, here: Origin | None, limit_bytes: int) -> list[FrameRecord]:
+    """Return the frames of ``tb``, outermost first, below the border of ``here``.
+
+    Beyond ``limit_bytes`` the outermost are left out, but never the innermost border.
+    """
+    links: list[TracebackType] = []
+    while tb is not None:
+        links.append(tb)
+        tb = tb.tb_next
+    texts: dict[str, str] = {}
+    kept: list[FrameRecord] = []
+    left, size = len(links), 0
+    for link in reversed(links):
+        record = _record(link, texts)
+        size += FRAME_BYTES + sum(len(texts.setdefault(text, text)) for text in record[:2] if text not in texts)
+        if size > limit_bytes and kept:
+            break
+        kept.append(FrameRecord(texts[record.filename], texts[record.name], *record[2:]))
+        left -= 1
+    if left:
+        kept.append(FrameRecord(f"<{left} older frames left out>", "...", 1, ""))
+        if not any(record.origin for record in kept):
+            marked = next((link for link in links[left - 1 :: -1] if _origin_of(link.tb_frame)), None)
+            kept += [_record(marked, texts)] if marked else []
+    if here is not None:
+        kept.append(border(here))
+    kept.reverse()
+    return kept
+
+
+def _record(link: TracebackType, texts: dict[str, str]) -> FrameRecord:
+    code = link.tb_frame.f_code
+    module = link.tb_frame.f_globals.get("__name__")
+    marker = _origin_of(link.tb_frame)
+    return FrameRecord(
+        cut(code.co_filename, LABEL_CHARACTERS),
+        cut(code.co_name, LABEL_CHARACTERS),
+        link.tb_lineno or 1,
+        cut(module, LABEL_CHARACTERS) if type(module) is str else "",
+        (marker.worker, marker.host, marker.pid, marker.task) if marker else None,
+    )
+
+
+class _Unwound(Exception):
+    """Raised to get hold of a frame."""
+
+
+_STUB = compile("raise _Unwound", "<remote>", "exec")
+_NO_INSTRUCTION = -1
+"""So that nothing is underlined: the columns would be those of the stub."""
+
+
+def build_traceback(records: Sequence[FrameRecord]) -> TracebackType | None:
+    """Return a traceback with these frames, outermost first; None if there are none."""
+    built: TracebackType | None = None
+    for record in reversed(records):
+        line = max(int(record.line), 1)
+        built = TracebackType(built, _frame(record, line), _NO_INSTRUCTION, line)
+    return built
+
+
+def _frame(record: FrameRecord, line: int) -> FrameType:
+    code = _STUB.replace(co_filename=record.filename, co_name=record.name, co_qualname=record.name, co_firstlineno=line)
+    scope: dict[str, object] = {"__name__": record.module, "_Unwound": _Unwound}
+    if record.origin is not None:
+        scope[_ORIGIN] = Origin(*record.origin)
+    try:
+        exec(code, scope)
+    except _Unwound as unwound:
+        scope.pop("_Unwound")
+        *_, (frame, _) = traceback.walk_tb(unwound.__traceback__)
+        return frame
+    raise AssertionError("the stub did not raise")
+
+
+def format_records(records: Iterable[FrameRecord]) -> str:
+    """Return recorded frames as a traceback's text."""
+    summaries = [traceback.FrameSummary(record.filename, record.line, record.name) for record in records]
+    return "".join(traceback.format_list(summaries[-FRAMES_SHOWN:]))
+
+
+# --- Texts ---------------------------------------------------------------------------------------------
+
+
+def cut(text: str, limit: int = LABEL_CHARACTERS) -> str:
+    """Return ``text`` in at most ``limit`` characters, and a few that say how many there were."""
+    if type(text) is not str:
+        text = str.__str__(text)  # A subclass may lie about its length.
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+class _BoundedRepr(reprlib.Repr):
+    """``repr`` that neither walks large containers nor copies large strings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxtuple = self.maxlist = self.maxarray = self.maxdict = 32
+        self.maxset = self.maxfrozenset = self.maxdeque = 32
+        self.maxstring = self.maxother = LABEL_CHARACTERS
+        self.maxlong = 400
+
+
+_repr = _BoundedRepr()
+
+
+def bounded_repr(value: object) -> str:
+    """Return ``repr(value)``, bounded, or that there is none. Never raises."""
+    try:
+        return cut(_repr.repr(value))
+    except BaseException as error:  # Whatever the user's __repr__ raises: it must not hide the exception.
+        return f"<{type_name(type(value))} whose repr() raised {type_name(type(error))}>"
+
+
+def type_name(cls: type) -> str:
+    """Return ``module.qualname``. Never raises."""
+    try:
+        return cut(f"{cls.__module__}.{cls.__qualname__}")
+    except BaseException:  # A metaclass may do anything.
+        return cut(type.__dict__["__name__"].__get__(cls))
+
+
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+
+def message_of(exc: BaseException, limit: int) -> str:
+    """Return ``str(exc)`` in at most about ``limit`` characters, or that there is none. Never raises."""
+    try:
+        args = exc.args
+        if type(exc).__str__ is BaseException.__str__ and not _ATOMS.issuperset(map(type, args)):
+            return cut(bounded_repr(args[0] if len(args) == 1 else args), limit)
+        return cut(str(exc), limit)
+    except BaseException as error:  # Whatever the user's __str__ raises: it must not hide the exception.
+        return f"<str() raised {type_name(type(error))}>"
+
+
+def format_exception(exc: BaseException, limit: int) -> str:
+    """Return what Python would print for ``exc``, bounded: the end of it if it is longer. Never raises.
+
+    A few links of the chain of causes and contexts are shown, and a few exceptions of a group.
+    """
+    sections: list[str] = []
+    current = exc
+    while len(sections) < LINKS_SHOWN:
+        cause, context = current.__cause__, current.__context__
+        sections.append(_format_one(current, limit))
+        if cause is not None:
+            current, connection = cause, "The above exception was the direct cause of the following exception:"
+        elif context is not None and not current.__suppress_context__:
+            current, connection = context, "During handling of the above exception, another exception occurred:"
+        else:
+            break
+        sections[-1] = f"\n{connection}\n\n{sections[-1]}"
+    text = "".join(reversed(sections)).lstrip("\n")
+    return text if len(text) <= limit else f"... ({len(text)} characters)\n{text[-limit:]}"
+
+
+def _format_one(exc: BaseException, limit: int) -> str:
+    lines: list[str] = []
+    tb = exc.__traceback__
+    if tb is not None:
+        try:
+            lines = ["Traceback (most recent call last):\n", *traceback.format_tb(tb, limit=-FRAMES_SHOWN)]
+        except Exception:  # The loader of some module may fail to give its source.
+            lines = ["Traceback (not readable)\n"]
+    lines.append(_headline(exc, limit))
+    if isinstance(exc, BaseExceptionGroup):
+        members = cast("BaseExceptionGroup[BaseException]", exc).exceptions
+        lines += [f"  | {_headline(member, limit)}" for member in members[:LINKS_SHOWN]]
+        if len(members) > LINKS_SHOWN:
+            lines.append(f"  | ... and {len(members) - LINKS_SHOWN} more\n")
+    return "".join(lines)
+
+
+def _headline(exc: BaseException, limit: int) -> str:
+    name, message = type_name(type(exc)).removeprefix("builtins."), message_of(exc, limit)
+    lines = [f"{name}: {message}\n" if message else f"{name}\n"]
+    notes: object = getattr(exc, "__notes__", None)
+    if isinstance(notes, list):
+        shown = cast("list[object]", notes)[:LINKS_SHOWN]
+        lines += [f"{cut(note, limit)}\n" for note in shown if type(note) is str]
+    return "".join(lines)

@@ -1,0 +1,287 @@
+"""``@wool.routine``: an async function or async generator that runs on a worker when it is called.
+
+The wrapper is a native coroutine or async generator function, so that everything which inspects or
+drives it sees what it knows. It turns a worker's answers back into what a local body would have done;
+whether and where the body runs is decided below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from types import FunctionType
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from wool.call import Answer, Call
+from wool.dispatch import Dispatcher, current_source
+from wool.errors import SerializationError
+from wool.failure import as_outcome, capture, rebuild
+from wool.limits import DEFAULT_LIMITS
+from wool.protocol.frames import ResultKind, StepKind
+from wool.serialization import ROUTINE_ATTRIBUTE, Payload, culprit, dumps, loads, set_routine_rebuilder
+from wool.task import RoutineKind
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Y = TypeVar("_Y")
+_S = TypeVar("_S")
+_Owner = TypeVar("_Owner")
+
+
+class RoutineInfo:
+    """What a wrapper knows of its routine."""
+
+    __slots__ = ("function", "kind", "name")
+
+    def __init__(self, function: FunctionType, kind: RoutineKind) -> None:
+        self.function = function
+        self.kind = kind
+        self.name = f"{function.__module__}:{function.__qualname__}"
+
+    def __repr__(self) -> str:
+        return f"<routine {self.name}>"
+
+
+@overload
+def routine(function: staticmethod[_P, _T], /) -> staticmethod[_P, _T]: ...
+@overload
+def routine(function: classmethod[_Owner, _P, _T], /) -> classmethod[_Owner, _P, _T]: ...
+@overload
+def routine(function: Callable[_P, AsyncGenerator[_Y, _S]], /) -> Callable[_P, AsyncGenerator[_Y, _S]]: ...
+@overload
+def routine(function: Callable[_P, Coroutine[Any, Any, _T]], /) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
+
+
+def routine(function: Any, /) -> Any:
+    """Mark an async function or async generator function as a routine.
+
+    Called inside an open pool it runs on one of the pool's workers, and looks to its caller like the
+    function it was: result, exception with traceback, streaming and cancellation. Works on module-level
+    and local functions, closures, and instance, class and static methods, with the decorators in either
+    order. Arguments and results are pickled; see `wool.errors` for what a call may raise on top of what
+    the body raises.
+
+    Cancelling the call cancels the body; the caller goes on when the body's ``finally`` has run, at most
+    ``cancel_grace_seconds`` later.
+
+    Raises `TypeError` if ``function`` is neither, and `ValueError` if it is a routine already.
+    """
+    if isinstance(function, staticmethod):
+        return staticmethod(routine(function.__func__))
+    if isinstance(function, classmethod):
+        return classmethod(routine(function.__func__))
+    if getattr(function, ROUTINE_ATTRIBUTE, None) is not None:
+        raise ValueError(f"{function.__qualname__} is a routine already: apply @wool.routine once")
+    if not isinstance(function, FunctionType):
+        raise TypeError(
+            f"@wool.routine takes a function defined with 'async def', got {type(function).__qualname__}: {function!r:.100}"
+        )
+    if inspect.isasyncgenfunction(function):
+        return _wrap(function, "generator")
+    if inspect.iscoroutinefunction(function):
+        return _wrap(function, "coroutine")
+    kind = "a generator" if inspect.isgeneratorfunction(function) else "a plain function"
+    raise TypeError(
+        f"@wool.routine takes a function defined with 'async def', {function.__qualname__} is {kind}: "
+        "define it with 'async def', and run blocking code in it as it is, or in asyncio.to_thread"
+    )
+
+
+def _wrap(function: FunctionType, kind: RoutineKind) -> Callable[..., Any]:
+    info = RoutineInfo(function, kind)
+    wrapper = _wrap_generator(info) if kind == "generator" else _wrap_coroutine(info)
+    setattr(wrapper, ROUTINE_ATTRIBUTE, info)
+    return wrapper
+
+
+def _rebuild(function: FunctionType) -> Callable[..., Any]:
+    """Return the wrapper of a raw function that travelled by value: one per function."""
+    wrapper = _rebuilt.get(function)
+    if wrapper is None:
+        kind: RoutineKind = "generator" if inspect.isasyncgenfunction(function) else "coroutine"
+        wrapper = _rebuilt[function] = _wrap(function, kind)
+    return wrapper
+
+
+# Weak on both sides: a wrapper holds its function.
+_rebuilt: weakref.WeakValueDictionary[FunctionType, Any] = weakref.WeakValueDictionary()
+
+
+async def _dispatcher(info: RoutineInfo) -> Dispatcher:
+    source = current_source()
+    if source is None:
+        raise RuntimeError(
+            f"routine {info.name} was called outside a pool: call it inside 'async with wool.WorkerPool():', "
+            f"or run its body here with {info.function.__qualname__}.__wrapped__(…)"
+        )
+    return source.open_dispatcher or await source.dispatcher()
+
+
+def _wrap_coroutine(info: RoutineInfo) -> Callable[..., Any]:
+    function = info.function
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        # Binds the arguments natively, so that a wrong call is the caller's own TypeError; runs nothing.
+        function(*args, **kwargs).close()
+        _, first = (await _dispatcher(info)).new_call(function, "coroutine", args, kwargs)
+        return _value(info, await first())
+
+    return wrapper
+
+
+def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
+    function = info.function
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        function(*args, **kwargs)
+        call, first = (await _dispatcher(info)).new_call(function, "generator", args, kwargs)
+        stream = _Stream(info, call)
+        thrown: BaseException | None = None
+        try:
+            await stream.take(first(), None)
+            while not stream.ended:
+                kind, payload = StepKind.NEXT, None
+                thrown = None
+                try:
+                    sent = yield stream.item()
+                except BaseException as error:
+                    thrown = error
+                    if type(error) is GeneratorExit and not error.args:
+                        kind = StepKind.CLOSE
+                    else:
+                        kind, payload = StepKind.THROW, capture(error, here=None, limits=DEFAULT_LIMITS)
+                else:
+                    if sent is not None:
+                        kind, payload = StepKind.SEND, stream.pickled(sent)
+                    del sent
+                await stream.take(call.step(kind, payload), thrown)
+        finally:
+            del thrown
+            if stream.suspended:
+                # Left in a way that the body has not heard of: what was sent in could not be pickled,
+                # or an item could not be loaded.
+                await call.step(StepKind.CLOSE, None)
+
+    return wrapper
+
+
+class _Stream:
+    """What a generator's wrapper knows of the remote one."""
+
+    __slots__ = ("_answer", "_call", "_info", "ended", "suspended")
+
+    def __init__(self, info: RoutineInfo, call: Call) -> None:
+        self._info = info
+        self._call = call
+        self._answer: Answer | None = None
+        self.ended = False
+        self.suspended = False
+        """The remote body stands at a yield, and somebody has to tell it how to go on."""
+
+    async def take(self, step: Coroutine[Any, Any, Answer] | Any, thrown: BaseException | None) -> None:
+        """Wait for the answer to a step; raise what it raises. ``thrown`` is what was thrown in."""
+        self.suspended = False
+        while True:
+            try:
+                answer = await step
+            except asyncio.CancelledError as cancelled:
+                unseen = self._call.unseen
+                if unseen is None or unseen.kind is not ResultKind.YIELD:
+                    raise
+                # An item had come, unseen, when we were cancelled: the body hears of it where it stands.
+                thrown = cancelled
+                step = self._call.step(StepKind.THROW, capture(cancelled, here=None, limits=DEFAULT_LIMITS))
+                continue
+            break
+        if answer.kind is ResultKind.YIELD:
+            self._answer = answer
+            self.suspended = True
+            return
+        self.ended = True
+        if answer.kind is ResultKind.RETURN:
+            return
+        if answer.kind is None and isinstance(answer.error, SerializationError):
+            # Decided on this side, before the body heard of the step.
+            self.suspended = True
+        if answer.echo and thrown is not None:
+            assert answer.payload is not None
+            raise _echoed(thrown, answer.payload)
+        _value(self._info, answer)
+
+    def item(self) -> Any:
+        """Return the item that has come."""
+        answer, self._answer = self._answer, None
+        assert answer is not None and answer.payload is not None
+        return _load(self._info, answer.payload)
+
+    def pickled(self, sent: Any) -> Payload:
+        """Pickle what the consumer sends in."""
+        try:
+            return dumps(sent)
+        except Exception as error:
+            error.add_note(
+                f"wool cannot pickle what was sent into routine {self._info.name}: {culprit((sent,), {})}; "
+                "the routine has been closed"
+            )
+            raise
+
+
+def _echoed(thrown: BaseException, payload: Payload) -> BaseException:
+    """Return the very exception that was thrown in, with what the body's handling has added to it."""
+    if isinstance(thrown, GeneratorExit):
+        return thrown
+    remote = rebuild(payload)
+    if type(remote) is type(thrown):
+        thrown.__dict__.update(remote.__dict__)
+        thrown.__cause__ = remote.__cause__
+        thrown.__suppress_context__ = remote.__suppress_context__
+        return thrown.with_traceback(remote.__traceback__)
+    return thrown
+
+
+def _load(info: RoutineInfo, payload: Payload) -> Any:
+    try:
+        return loads(payload)
+    except Exception as error:
+        raise SerializationError(
+            f"the result or an item of routine {info.name} cannot be loaded here: {type(error).__name__}: {error}",
+            executed="yes",
+        ) from error
+
+
+def _value(info: RoutineInfo, answer: Answer) -> Any:
+    """Return what the body returned, or raise what came instead."""
+    kind = answer.kind
+    if kind is ResultKind.RETURN:
+        assert answer.payload is not None
+        return _load(info, answer.payload)
+    error = answer.error
+    try:
+        if error is None:
+            assert answer.payload is not None
+            if kind is ResultKind.CANCELLED:
+                error = asyncio.CancelledError()
+            elif kind is ResultKind.UNLOADABLE:
+                cause = rebuild(answer.payload)
+                error = SerializationError(
+                    f"the worker cannot load the definition or the arguments of routine {info.name}: "
+                    f"{type(cause).__name__}: {cause}",
+                    executed="no",
+                )
+                error.__cause__ = cause
+            elif kind is ResultKind.UNSENDABLE:
+                error = rebuild(answer.payload)
+            else:
+                error = as_outcome(rebuild(answer.payload))
+        raise error
+    finally:
+        # The traceback holds this frame, and this frame must not hold the exception.
+        del error
+
+
+set_routine_rebuilder(cast("Callable[[FunctionType], Callable[..., object]]", _rebuild))

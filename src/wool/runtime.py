@@ -1,0 +1,124 @@
+"""What the engine gets from outside: the seams, in one record.
+
+Production has one `Runtime`; a simulated node has one of its own, set in its context. The engine never
+reaches for a transport, a process, a thread or randomness by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import weakref
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from wool.bridge import IoHost, IoThread, Mailbox, MailboxLike
+from wool.discovery.base import DiscoveryLike
+from wool.limits import DEFAULT_LIMITS, Limits
+from wool.transport.base import Transport
+from wool.worker.launch import Launcher
+
+
+class Home(Protocol):
+    """Where the workers that one owner starts live: their addresses, and how they are found."""
+
+    @property
+    def discovery(self) -> DiscoveryLike:
+        """Tells the pool's callers, nested ones included, of its workers."""
+        ...
+
+    def address(self, uid: str) -> str:
+        """Return an address for the worker ``uid`` to bind."""
+        ...
+
+    def close(self) -> None:
+        """Remove it, with all that is in it; idempotent."""
+        ...
+
+
+def _uid() -> str:
+    return os.urandom(16).hex()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runtime:
+    """One process's surroundings, real or simulated."""
+
+    io: IoHost
+    transport: Callable[[Limits], Transport]
+    launcher: Callable[[], Launcher]
+    home: Callable[[], Home]
+    user_key: Callable[[], bytes]
+    """The key that processes of one user share."""
+    new_mailbox: Callable[[asyncio.AbstractEventLoop], MailboxLike] = Mailbox
+    random_bytes: Callable[[int], bytes] = os.urandom
+    limits: Limits = DEFAULT_LIMITS
+    uid: str = field(default_factory=_uid)
+    """Of this process as a caller."""
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, MailboxLike] = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+
+    def mailbox(self, loop: asyncio.AbstractEventLoop) -> MailboxLike:
+        """Return the one mailbox of ``loop``."""
+        mailbox = self._mailboxes.get(loop)
+        if mailbox is None:
+            mailbox = self._mailboxes[loop] = self.new_mailbox(loop)
+        return mailbox
+
+    def new_uid(self) -> str:
+        """Mint the uid of a worker."""
+        return self.random_bytes(16).hex()
+
+    def check_process(self) -> None:
+        """Raise `RuntimeError` in a process that was forked from the one this belongs to."""
+        if os.getpid() != self.pid:
+            raise RuntimeError(
+                f"process {os.getpid()} was forked from {self.pid}, where this pool was opened: a pool belongs to "
+                "the process that opened it; open one here, and start processes by spawn or exec"
+            )
+
+
+_runtime: ContextVar[Runtime | None] = ContextVar("wool.runtime", default=None)
+_process: Runtime | None = None
+
+
+def current_runtime() -> Runtime:
+    """Return the runtime of this context: a simulated node's, else the process's own."""
+    runtime = _runtime.get()
+    return runtime if runtime is not None else _process_runtime()
+
+
+def set_runtime(runtime: Runtime) -> None:
+    """Let everything that starts in this context live in ``runtime``."""
+    _runtime.set(runtime)
+
+
+def _process_runtime() -> Runtime:
+    global _process
+    if _process is None or _process.pid != os.getpid():
+        _process = real_runtime()
+    return _process
+
+
+def real_runtime(*, limits: Limits = DEFAULT_LIMITS, io: IoHost | None = None) -> Runtime:
+    """Return a runtime of real threads, sockets and processes."""
+    # Imported late: gRPC takes most of the time of `import wool`, and a child that fails should say so fast.
+    from wool.home import LocalHome
+    from wool.runtime_directory import user_key
+    from wool.transport.grpc import GrpcTransport
+    from wool.worker.launch import ProcessLauncher
+
+    return Runtime(
+        io=io if io is not None else IoThread(),
+        transport=GrpcTransport,
+        launcher=ProcessLauncher,
+        home=lambda: LocalHome(limits),
+        user_key=user_key,
+        limits=limits,
+    )

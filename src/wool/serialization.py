@@ -1,0 +1,406 @@
+"""Turn values into bytes that may travel, and back.
+
+Why it exists: wool pickles arguments, results, definitions and exceptions, and all of them must agree on
+what travels by reference (what the other side can import) and what by value (the rest). That decision is
+made here, once, by looking at each class and function on its way, and not by trying: ``pickle`` happily
+writes an instance of a class of ``__main__`` by reference, and the other side cannot load it.
+
+It owns the two picklers, the layout of a `Payload`, and the hook by which a routine's wrapper travels.
+
+It must never write to a class of this process because an instance of it came back from elsewhere, copy a
+large buffer that could be passed on as it is, or read a byte of a payload before `loads` is called.
+
+How things travel:
+
+====================================  ==============================================================
+value                                 by
+====================================  ==============================================================
+class or function that is importable  reference, plain ``pickle``
+any other class or function           value, ``cloudpickle``; then the whole value is pickled so
+raw function behind its wrapper       reference, with the number of wrappers to take off
+routine (wrapper) not importable      its raw function, wrapped again on arrival
+large bytes, bytearray, memoryview    its own part of the payload, out of band
+small memoryview                      in band, and stays a memoryview
+====================================  ==============================================================
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from pickle import PickleBuffer
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
+
+from wool.references import MAIN_MODULES, ROUTINE_ATTRIBUTE, find_reference, follow_reference, importable
+
+if TYPE_CHECKING:
+
+    class CloudPickler(pickle.Pickler):
+        """What is used of cloudpickle's pickler, which carries no types."""
+
+        def reducer_override(self, obj: Any) -> Any: ...
+
+    def register_pickle_by_value(module: object) -> None: ...
+else:
+    from cloudpickle import Pickler as CloudPickler
+    from cloudpickle import register_pickle_by_value
+
+__all__ = [
+    "LARGE_BYTES",
+    "PROTOCOL",
+    "ROUTINE_ATTRIBUTE",
+    "Definition",
+    "Part",
+    "Payload",
+    "culprit",
+    "dumps",
+    "dumps_by_value",
+    "dumps_inline",
+    "loads",
+    "loads_inline",
+    "raw_function",
+    "set_routine_rebuilder",
+]
+
+PROTOCOL = 5
+"""Of pickle: the first with out-of-band buffers. Both sides run the same Python, so no newer is needed."""
+
+LARGE_BYTES = 64 * 1024
+"""From this size a buffer gets its own part: below, one more part costs more than one more copy."""
+
+Part: TypeAlias = bytes | memoryview | list[bytes]
+
+
+class Payload(NamedTuple):
+    """A pickled value: the pickle stream, then the buffers that travel beside it, in order.
+
+    A part is ``bytes`` or ``memoryview`` (flat, of bytes), or the list of chunks in which it was received,
+    which only `loads` joins. A ``memoryview`` looks into the live object: a large ``bytearray`` or array
+    must not be changed before its call has ended.
+    """
+
+    parts: tuple[Part, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each part."""
+        return tuple(sum(map(len, part)) if type(part) is list else len(part) for part in self.parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(self.sizes)
+
+    def __repr__(self) -> str:
+        return f"Payload(sizes={self.sizes})"
+
+
+class Definition(NamedTuple):
+    """A raw function on its way: ``digest`` names ``blob``; ``name`` is ``module:qualname``, for people."""
+
+    digest: bytes
+    blob: bytes
+    name: str
+    by_value: bool
+
+
+# --- Routines ------------------------------------------------------------------------------------------
+
+
+def _no_rebuilder(function: FunctionType) -> Callable[..., object]:
+    raise RuntimeError(f"cannot make {function.__qualname__!r} a routine: wool.routine was never imported")
+
+
+_routine_rebuilder: Callable[[FunctionType], Callable[..., object]] = _no_rebuilder
+
+
+def set_routine_rebuilder(rebuilder: Callable[[FunctionType], Callable[..., object]]) -> None:
+    """Say how a raw function becomes its wrapper: the same one for the same function, every time.
+
+    ``rebuilder`` may be given a function whose globals, defaults and closure are still to be filled, when
+    a routine refers to itself: it may look at ``__code__`` and nothing else that it wants to remember.
+    """
+    global _routine_rebuilder
+    _routine_rebuilder = rebuilder
+
+
+def _rebuild_routine(function: FunctionType) -> Callable[..., object]:
+    return _routine_rebuilder(function)
+
+
+def _name_routine(wrapper: object, names: dict[str, object]) -> None:
+    # The wrapper of a self-recursive routine is made before its raw function knows its names.
+    for name, value in names.items():
+        setattr(wrapper, name, value)
+
+
+_ROUTINE_NAMES = ("__module__", "__name__", "__qualname__", "__doc__")
+
+
+def raw_function(wrapper: FunctionType) -> FunctionType | None:
+    """Return the raw function of a routine's wrapper; None if ``wrapper`` is something else.
+
+    A decorator around a routine copies the attribute by ``functools.wraps``, and is not the routine.
+    """
+    function = getattr(wrapper.__dict__.get(ROUTINE_ATTRIBUTE), "function", None)
+    if not isinstance(function, FunctionType) or _rebuild_routine(function) is not wrapper:
+        return None
+    return function
+
+
+def _reduce_routine(function: FunctionType) -> tuple[Any, ...]:
+    names = {name: getattr(function, name) for name in _ROUTINE_NAMES}
+    return _rebuild_routine, (function,), names, None, None, _name_routine
+
+
+# --- Views ---------------------------------------------------------------------------------------------
+
+
+def _reduce_view(view: memoryview) -> tuple[Any, ...]:
+    layout = view.format, view.shape
+    try:
+        memoryview(b"").cast(cast("Any", view.format))
+    except ValueError:
+        raise TypeError(f"cannot pickle a memoryview of format {view.format!r}") from None
+    if view.c_contiguous:
+        return _load_view, (PickleBuffer(view), *layout)
+    return _load_view, (view.tobytes() if view.readonly else bytearray(view.tobytes()), *layout)
+
+
+def _load_view(buffer: bytes | bytearray, format: str, shape: tuple[int, ...]) -> memoryview:
+    view = memoryview(buffer)
+    if format == view.format and len(shape) == 1:
+        return view
+    if 0 in shape:
+        return cast("memoryview", view.cast(cast("Any", format)))
+    return cast("memoryview", view.cast("B").cast(cast("Any", format), cast("Any", shape)))
+
+
+# --- Classes by value ----------------------------------------------------------------------------------
+
+# cloudpickle gives every class that it pickles an identity, so that the process which defined the class
+# gets its own one back. But it then writes the class's travelled state onto it: methods of the caller would
+# be replaced by copies that see copies of its globals. So a class that was born here is left alone, and one
+# that came from elsewhere takes the newest state.
+_born_here: weakref.WeakSet[type] = weakref.WeakSet()
+_from_elsewhere: weakref.WeakSet[type] = weakref.WeakSet()
+
+
+def _make_class(make: Callable[..., type], arguments: tuple[object, ...]) -> type:
+    made = make(*arguments)
+    if made not in _born_here:
+        _from_elsewhere.add(made)
+    return made
+
+
+def _set_class_state(cls: type, state: tuple[Callable[[type, object], object], object]) -> None:
+    set_state, travelled = state
+    if cls in _from_elsewhere:
+        set_state(cls, travelled)
+
+
+# --- The picklers --------------------------------------------------------------------------------------
+
+
+class _TravelsByValue(Exception):
+    """Something was met that only cloudpickle can take along."""
+
+
+class _ReferencePickler(pickle.Pickler):
+    """Plain pickle, which stops at the first thing that the other side could not import."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = cast("type[object]", type(obj))
+        if kind is FunctionType:
+            if not importable(obj):
+                reference = find_reference(obj)
+                if reference is None:
+                    raise _TravelsByValue
+                return follow_reference, tuple(reference)
+        elif issubclass(kind, type):
+            if not importable(obj):
+                raise _TravelsByValue
+        elif kind is memoryview:
+            return _reduce_view(obj)
+        elif kind is TypeVar and obj.__module__ in MAIN_MODULES:
+            raise _TravelsByValue
+        return NotImplemented
+
+
+class _ValuePickler(CloudPickler):
+    """cloudpickle, which knows routines, and which leaves the classes of the receiver alone."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = cast("type[object]", type(obj))
+        if kind is FunctionType:
+            return self._reduce_function(obj)
+        if kind is memoryview:
+            return _reduce_view(obj)
+        reduced = super().reducer_override(obj)
+        if issubclass(kind, type) and _is_class_by_value(reduced):
+            make, arguments, state, _, _, set_state = reduced
+            if obj not in _from_elsewhere:
+                _born_here.add(obj)
+            return _make_class, (make, arguments), (set_state, state), None, None, _set_class_state
+        return reduced
+
+    def _reduce_function(self, function: FunctionType) -> Any:
+        if importable(function):
+            return NotImplemented
+        reference = find_reference(function)
+        if reference is not None:
+            return follow_reference, tuple(reference)
+        if ROUTINE_ATTRIBUTE not in function.__dict__:
+            return super().reducer_override(function)
+        raw = raw_function(function)
+        if raw is not None:
+            return _reduce_routine(raw)
+        make, arguments, (attributes, slots), *rest = super().reducer_override(function)
+        kept = {name: value for name, value in attributes.items() if name != ROUTINE_ATTRIBUTE}
+        return make, arguments, (kept, slots), *rest
+
+
+def _is_class_by_value(reduced: Any) -> bool:
+    """Tell a class that is built up from the few odd ones (``type(None)``), and from those by reference."""
+    return isinstance(reduced, tuple) and len(cast("tuple[object, ...]", reduced)) == 6
+
+
+_KeepBuffer: TypeAlias = Callable[[PickleBuffer], Any]
+
+
+def _run_reference_pickler(value: object, file: io.BytesIO, keep: _KeepBuffer | None) -> None:
+    _ReferencePickler(file, PROTOCOL, buffer_callback=keep).dump(value)
+
+
+def _run_value_pickler(value: object, file: io.BytesIO, keep: _KeepBuffer | None) -> None:
+    mp_main = sys.modules.get("__mp_main__")
+    if mp_main is not None:
+        register_pickle_by_value(mp_main)
+    _ValuePickler(file, PROTOCOL, buffer_callback=keep).dump(value)
+
+
+def _pickle(value: object, run: Callable[[object, io.BytesIO, _KeepBuffer | None], None], *, aside: bool) -> Payload:
+    views: list[memoryview] = []
+
+    def keep(buffer: PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < LARGE_BYTES:
+            return True  # In band.
+        views.append(view)
+        return False
+
+    file = io.BytesIO()
+    run(value, file, keep if aside else None)
+    if not views:
+        return Payload((file.getvalue(),))
+    # pickle.loads ignores what follows the stream: there it is said which buffers were read-only.
+    file.write(bytes([view.readonly for view in views]))
+    buffers = [view.obj if type(view.obj) is bytes and len(view.obj) == view.nbytes else view for view in views]
+    return Payload((file.getvalue(), *buffers))
+
+
+def _by_reference_or_value(value: object, *, aside: bool) -> Payload:
+    original: Exception | None = None
+    try:
+        return _pickle(value, _run_reference_pickler, aside=aside)
+    except _TravelsByValue:
+        pass
+    except Exception as error:  # Whatever the user's own code raises: cloudpickle knows more types.
+        original = error
+    try:
+        return _pickle(value, _run_value_pickler, aside=aside)
+    except Exception:
+        if original is None:
+            raise
+    # The first error names what could not be pickled; the second is mostly its echo.
+    try:
+        raise original
+    finally:
+        del original  # It refers to this frame.
+
+
+# --- The door ------------------------------------------------------------------------------------------
+
+_ATOMS = frozenset({type(None), bool, int, float, complex, str})
+_BUFFERS = frozenset({bytes, bytearray})
+_only_atoms = _ATOMS.issuperset
+_stdlib_dumps = pickle.dumps
+_stdlib_loads = pickle.loads
+
+
+def _aside(value: Any) -> Any:
+    return PickleBuffer(value) if type(value) in _BUFFERS and len(value) >= LARGE_BYTES else value
+
+
+def dumps(value: object) -> Payload:
+    """Pickle a value, or an ``(args, kwargs)`` pair.
+
+    Large bytes-like values (the value itself, or one of the arguments) are not copied. Raises what pickle or
+    the value's own ``__reduce__`` or ``__getstate__`` raises; these may run twice.
+    """
+    if type(value) in _ATOMS:
+        return Payload((_stdlib_dumps(value, PROTOCOL),))
+    if type(value) is tuple and len(cast("tuple[object, ...]", value)) == 2:
+        args, kwargs = cast("tuple[object, object]", value)
+        if type(args) is tuple and type(kwargs) is dict:
+            args = cast("tuple[object, ...]", args)
+            kwargs = cast("dict[object, object]", kwargs)
+            if _only_atoms(map(type, args)) and (
+                not kwargs or (_only_atoms(map(type, kwargs)) and _only_atoms(map(type, kwargs.values())))
+            ):
+                return Payload((_stdlib_dumps(value, PROTOCOL),))
+            value = tuple(map(_aside, args)), {name: _aside(item) for name, item in kwargs.items()}
+    return _by_reference_or_value(_aside(value), aside=True)
+
+
+def _join(part: Part, *, readonly: bool) -> bytes | bytearray:
+    if readonly:
+        return b"".join(part) if type(part) is list else bytes(cast("bytes | memoryview", part))
+    return bytearray().join(part) if type(part) is list else bytearray(cast("bytes | memoryview", part))
+
+
+def loads(payload: Payload) -> object:
+    """Load what `dumps` made. Raises whatever unpickling raises, imports and user code included."""
+    parts = payload.parts
+    stream = parts[0]
+    if type(stream) is list:
+        stream = b"".join(stream)
+    if len(parts) == 1:
+        return _stdlib_loads(cast("bytes", stream))
+    buffers = parts[1:]
+    flags = cast("bytes", stream[-len(buffers) :])
+    if len(flags) != len(buffers):
+        raise pickle.UnpicklingError(f"{len(buffers)} buffers came with a stream of {len(stream)} bytes")
+    joined = [_join(part, readonly=bool(flag)) for part, flag in zip(buffers, flags, strict=True)]
+    return _stdlib_loads(cast("bytes", stream), buffers=joined)
+
+
+def dumps_inline(value: object) -> bytes:
+    """Pickle a value into one stream, without out-of-band buffers. Raises like `dumps`."""
+    return cast("bytes", _by_reference_or_value(value, aside=False).parts[0])
+
+
+def dumps_by_value(function: FunctionType) -> bytes:
+    """Pickle a function with cloudpickle into one stream. Raises like `dumps`."""
+    return cast("bytes", _pickle(function, _run_value_pickler, aside=False).parts[0])
+
+
+def loads_inline(stream: bytes) -> object:
+    """Load what `dumps_inline` or `dumps_by_value` made. Raises like `loads`."""
+    return _stdlib_loads(stream)
+
+
+def culprit(args: tuple[object, ...], kwargs: Mapping[str, object]) -> str | None:
+    """Name the first argument that cannot be pickled by itself, to note it on the error; None if each can."""
+    named: list[tuple[str, object]] = [(f"argument {index}", value) for index, value in enumerate(args)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for name, value in named:
+        try:
+            dumps(value)
+        except Exception:  # The user's own code may raise anything: that is what is looked for.
+            return f"{name}, of type {type(value).__module__}.{type(value).__qualname__}"
+    return None

@@ -1,0 +1,199 @@
+"""One end of a session after the handshake: frames in, frames out, over one stream.
+
+Both roles drive the same thing: one reader task, one writer task, an `Outbox` and an `Inbox`. A session
+ends once, for one reason, which everybody hears. It knows nothing of tasks, and never times a read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from wool.limits import Limits
+from wool.protocol.caller import IllegalEvent
+from wool.protocol.flow import Inbox, Outbox, body_of
+from wool.protocol.frames import (
+    Chunk,
+    Credit,
+    Frame,
+    Goodbye,
+    Offer,
+    ProtocolError,
+    Result,
+    Step,
+    decode,
+    encode,
+)
+from wool.serialization import Payload
+from wool.transport.base import Stream, StreamLost
+
+_log = logging.getLogger("wool.session")
+
+
+class SessionOwner(Protocol):
+    """What a session tells its role. Called synchronously, on the session's loop."""
+
+    def on_head(self, frame: Offer | Step | Result) -> bool:
+        """A payload is announced and will come in chunks. False: nobody wants it, drop it."""
+        ...
+
+    def on_frame(self, frame: Frame, payload: Payload | None) -> None:
+        """A frame has arrived, with its payload complete. May raise `ProtocolError` or `IllegalEvent`."""
+        ...
+
+
+class Session:
+    """Drives one stream until it breaks, is finished, or the peer breaks the protocol."""
+
+    def __init__(
+        self, *, stream: Stream, owner: SessionOwner, limits: Limits, peer_credit_bytes: int, name: str
+    ) -> None:
+        self._stream = stream
+        self._owner = owner
+        self.limits = limits
+        self.name = name
+        self.outbox = Outbox(limits, peer_credit_bytes)
+        self.inbox = Inbox()
+        self._heads: dict[int, Offer | Step | Result] = {}
+        self._wake: asyncio.Future[None] | None = None
+        self._finishing = False
+        self._reason: str | None = None
+        self.violated = False
+        """Whether it ended because the peer broke the protocol."""
+        self.last_heard = 0.0
+        """When the last message came, on the loop's clock, in seconds."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing that is said any more will leave."""
+        return self._reason is not None
+
+    def say(self, frame: Frame, payload: Payload | None = None) -> None:
+        """Queue ``frame``; never waits. After the end it is dropped."""
+        if self._reason is not None:
+            return
+        self.outbox.say(frame, payload)
+        if self._wake is not None:
+            self._awake()
+
+    def forget(self, number: int) -> None:
+        """Neither send nor collect more of any payload of ``number``."""
+        self.outbox.drop(number)
+        self.inbox.forget(number)
+        self._heads.pop(number, None)
+
+    def finish(self, reason: str) -> None:
+        """Say goodbye after all that is queued, then end."""
+        if not self._finishing:
+            self.say(Goodbye(reason))
+            self._finishing = True
+            self._awake()
+
+    def abort(self, reason: str) -> None:
+        """End at once; what is queued is lost."""
+        if self._reason is None:
+            self._reason = reason
+            self._stream.abort(reason)
+            self._awake()
+
+    def violation(self, reason: str) -> None:
+        """The peer broke the protocol: end at once."""
+        if self._reason is None:
+            self.violated = True
+            _log.warning("%s: protocol error: %s", self.name, reason)
+            self.abort(f"protocol error: {reason}")
+
+    async def run(self) -> str:
+        """Read and write until the session ends; return why. Cancelling ends the session."""
+        loop = asyncio.get_running_loop()
+        self.last_heard = loop.time()
+        writer = loop.create_task(self._write(), name=f"{self.name} writer")
+        try:
+            await self._read()
+        finally:
+            if self._reason is None:
+                self._reason = "cancelled"
+                self._stream.abort(self._reason)
+            self._awake()
+            await writer
+            await self._stream.close()
+        return self._reason
+
+    # ---- reading ----
+
+    async def _read(self) -> None:
+        stream, clock = self._stream, asyncio.get_running_loop().time
+        try:
+            while self._reason is None:
+                message = await stream.read()
+                if self._reason is not None:
+                    break
+                self.last_heard = clock()
+                self._take(message)
+        except StreamLost as lost:
+            if self._reason is None:
+                self._reason = str(lost) or "the stream broke"
+
+    def _take(self, message: bytes) -> None:
+        try:
+            if len(message) > self.limits.message_bytes:
+                raise ProtocolError(f"a message of {len(message)} bytes")
+            for frame in decode(message):
+                self._dispatch(frame)
+                if self._reason is not None:
+                    return
+        except (ProtocolError, IllegalEvent) as error:
+            self.violation(str(error))
+            return
+        if (credit := self.inbox.credit()) is not None:
+            self.say(credit)
+
+    def _dispatch(self, frame: Frame) -> None:
+        owner = self._owner
+        if isinstance(frame, (Offer, Result, Step)):
+            if not frame.body.chunked:
+                owner.on_frame(frame, self.inbox.open(frame.number, frame.body))
+            elif owner.on_head(frame):
+                self.inbox.open(frame.number, frame.body)
+                self._heads[frame.number] = frame
+        elif isinstance(frame, Chunk):
+            payload = self.inbox.chunk(frame)
+            if payload is not None:
+                owner.on_frame(self._heads.pop(frame.number), payload)
+        elif isinstance(frame, Credit):
+            self.outbox.acknowledge(frame.size)
+            if self._wake is not None:
+                self._awake()
+        elif isinstance(frame, Goodbye):
+            self.abort(f"the other side said goodbye: {frame.reason[: self.limits.text_characters]}")
+        else:
+            owner.on_frame(frame, None)
+
+    # ---- writing ----
+
+    def _awake(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    async def _write(self) -> None:
+        loop, stream, outbox = asyncio.get_running_loop(), self._stream, self.outbox
+        try:
+            while self._reason is None:
+                if outbox:
+                    await stream.write(encode(outbox.take()))
+                elif self._finishing:
+                    # Closing ends the peer's reads after what was written, and our own reader with them.
+                    await stream.close()
+                    return
+                else:
+                    self._wake = loop.create_future()
+                    await self._wake
+        except StreamLost as lost:
+            if self._reason is None:
+                self._reason = str(lost) or "the stream broke"
+                stream.abort(self._reason)
+
+
+__all__ = ["Session", "SessionOwner", "body_of"]

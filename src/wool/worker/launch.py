@@ -1,0 +1,674 @@
+"""Starting worker processes, and being sure that they end.
+
+A worker is a plain ``python -m wool.worker`` with the owner's import path and directory; nothing of the owner's
+``__main__`` is run again. Three things join the two: a socket pair to talk (`wool.worker.channel`), a pipe that
+brings the worker's output, and the lifeline, a pipe on which nobody ever writes: while this process holds its
+write end the worker lives, and when it is closed, by us or by the kernel, the worker dies
+(`wool.worker.lifeline`).
+
+This module owns the process, its descriptors and its exit status. It must never leave a process, a zombie or
+a descriptor behind, whatever is raised or cancelled, and must never have a second holder of a lifeline's write
+end. It uses none of asyncio's child watchers, since its loop does not run in the main thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar, Final, Protocol, TextIO
+
+from wool.discovery.base import WorkerMetadata
+from wool.limits import DEFAULT_LIMITS, Limits
+from wool.worker.channel import (
+    ChannelError,
+    Configure,
+    Draining,
+    Failed,
+    Lines,
+    Ready,
+    Stop,
+    Stopped,
+    WorkerMessage,
+    decode_from_worker,
+    encode,
+)
+
+_READ_BYTES: Final = 64 * 1024
+"""Asked of a descriptor at once: what a pipe holds on Linux, so that one worker cannot keep the loop busy."""
+
+_DRAIN_READS: Final = 16
+"""After the worker's end, to empty its pipe and its socket; then somebody else is writing, and never stops."""
+
+
+class WorkerStartError(RuntimeError):
+    """A worker process did not become ready. It is gone, and nothing of it is left.
+
+    The message says how it ended, and ends with what it printed last.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """The worker that is wanted; see `Configure` for the fields. ``limits`` are for both sides."""
+
+    address: str
+    secret: bytes | None = field(repr=False)
+    uid: str | None = None
+    tags: frozenset[str] = frozenset()
+    extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    limits: Limits = DEFAULT_LIMITS
+
+
+class WorkerHandle(Protocol):
+    """A worker that became ready. To be used on the event loop that launched it."""
+
+    @property
+    def metadata(self) -> WorkerMetadata:
+        """What the worker said of itself when it was ready."""
+        ...
+
+    @property
+    def exit_reason(self) -> str | None:
+        """How it ended, in words, such as "killed by SIGKILL"; `None` while it lives."""
+        ...
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no more tasks, or lives no more."""
+        ...
+
+    async def wait_draining(self) -> None:
+        """Return when the worker takes no more tasks, asked to or not, or is gone. May be cancelled."""
+        ...
+
+    async def wait_closed(self) -> str:
+        """Return `exit_reason` when the worker is gone and nothing of it is left. May be cancelled."""
+        ...
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Let the worker finish what it has for at most ``drain_seconds``; return when it is gone.
+
+        A worker that has not ended ``stop_seconds`` after that is killed; one whose `stop` is cancelled is
+        killed at once, and is gone when `asyncio.CancelledError` comes out. May be called again, also while
+        it is under way, to allow less time. Raises `ValueError` if the time is negative or not finite, and
+        `RuntimeError` if the process survives even SIGKILL (the kernel is stuck with it).
+        """
+        ...
+
+    def close(self) -> None:
+        """Kill the worker now. `wait_closed` returns when it is gone. May be called again."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts workers."""
+
+    async def launch(self, spec: WorkerSpec) -> WorkerHandle:
+        """Return a worker that is ready.
+
+        Raises `WorkerStartError`. Whatever is raised, cancellation included, no worker is left.
+        """
+        ...
+
+
+class ProcessLauncher:
+    """Starts workers as processes of this machine.
+
+    ``module`` is what ``python -m`` runs in them; it hands its arguments to `wool.worker.process.main`.
+    """
+
+    def __init__(self, *, module: str = "wool.worker") -> None:
+        self._module = module
+
+    async def launch(self, spec: WorkerSpec) -> WorkerHandle:
+        """See `Launcher`. The loop stands still for the moment (1 to 3 ms) that creating a process takes.
+
+        Raises `ChannelError`, a `ValueError`, if ``spec`` is wrong or too large to be sent.
+        """
+        configuration = encode(_configure(spec))
+        try:
+            child = _Child(self._module)
+        except OSError as error:
+            raise WorkerStartError(f"no worker process could be created: {error}") from error
+        try:
+            worker = WorkerProcess(child, spec)
+        except BaseException:
+            child.process.kill()
+            child.process.wait()
+            child.close_descriptors()
+            raise
+        try:
+            await worker.start(configuration)
+        except BaseException:
+            worker.close()
+            await worker.reap()
+            raise
+        return worker
+
+
+def _configure(spec: WorkerSpec) -> Configure:
+    try:
+        return Configure(
+            # The import system ignores what is not a string.
+            sys_path=tuple(entry for entry in sys.path if type(entry) is str),
+            python_path=os.environ.get("PYTHONPATH"),
+            address=spec.address,
+            secret=spec.secret,
+            uid=spec.uid,
+            tags=spec.tags,
+            extra=spec.extra,
+            limits=spec.limits,
+        )
+    except ValueError as error:
+        raise ChannelError(f"no worker can be configured so: {error}") from error
+
+
+def _command(module: str) -> list[str]:
+    if not sys.executable:
+        raise WorkerStartError("sys.executable is empty: this interpreter cannot be started a second time")
+    # Not public, but what `multiprocessing` starts its processes with.
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    if not sys.flags.ignore_environment:
+        return [sys.executable, "-P", *flags, "-m", module]
+    # With -E or -I the variable PYTHONPATH has no effect, so the path goes into the program.
+    program = (
+        f"import sys; sys.path[:] = {[entry for entry in sys.path if type(entry) is str]!r}; "
+        f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-P", *flags, "-c", program]
+
+
+def _environment() -> dict[str, str]:
+    entries: list[str] = []
+    for entry in sys.path:
+        if type(entry) is not str or os.pathsep in entry:
+            continue  # cannot be said in PYTHONPATH; `Configure` can
+        try:
+            entries.append(os.path.abspath(entry))
+        except FileNotFoundError:
+            continue  # relative to a working directory that was removed: imports nothing here either
+    # The worker never forks without executing a program, and the handlers cost gRPC time at each start.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entries), "GRPC_ENABLE_FORK_SUPPORT": "0"}
+
+
+class _Lifeline:
+    """The write end of the pipe that keeps one worker alive.
+
+    It is closed on exec, and here also in every child that this process forks: such a child, say of
+    `multiprocessing`, may live on when this process is gone, and the workers must not.
+    """
+
+    _lock: ClassVar = threading.RLock()  # re-entrant, since a signal handler may fork
+    _open: ClassVar[set[int]] = set()
+
+    def __init__(self) -> None:
+        with self._lock:
+            self.reader, self._writer = os.pipe()  # the reader is the caller's, who gives it to the worker
+            self._open.add(self._writer)
+
+    def close(self) -> None:
+        """Let the worker die, if it still lives. May be called again."""
+        with self._lock:
+            if self._writer in self._open:
+                self._open.remove(self._writer)
+                os.close(self._writer)
+                self._writer = -1
+
+    @classmethod
+    def close_in_forked_child(cls) -> None:
+        try:
+            while cls._open:
+                os.close(cls._open.pop())
+        finally:
+            cls._lock.release()
+
+    @classmethod
+    def install(cls) -> None:
+        os.register_at_fork(
+            before=cls._lock.acquire, after_in_parent=cls._lock.release, after_in_child=cls.close_in_forked_child
+        )
+
+
+_Lifeline.install()
+
+
+class _Child:
+    """A process that was just created, and the owner's ends of what joins it. Raises `OSError`."""
+
+    def __init__(self, module: str) -> None:
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            self.lifeline = _Lifeline()
+            ours.callback(self.lifeline.close)
+            theirs.callback(os.close, self.lifeline.reader)
+            self.control, remote = socket.socketpair()
+            ours.enter_context(self.control)
+            theirs.enter_context(remote)
+            self.output, writer = os.pipe()
+            ours.callback(os.close, self.output)
+            theirs.callback(os.close, writer)
+            self.control.setblocking(False)
+            os.set_blocking(self.output, False)
+            given: list[int] = []
+            for descriptor in (remote.fileno(), self.lifeline.reader):
+                # In an owner whose standard streams are closed these might be 0, 1 or 2, which the output takes.
+                given.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
+                theirs.callback(os.close, given[-1])
+            # No preexec_fn: it would cost the cheap vfork. In a session of its own, so that a Ctrl-C in the
+            # terminal reaches the owner alone.
+            self.process = subprocess.Popen(
+                [*_command(module), "--control", str(given[0]), "--lifeline", str(given[1])],
+                stdin=subprocess.DEVNULL,
+                stdout=writer,
+                stderr=writer,
+                env=_environment(),
+                pass_fds=given,
+                start_new_session=True,
+            )
+            self.announcer = _open_announcer(self.process.pid)
+            ours.pop_all()
+
+    def close_descriptors(self) -> None:
+        """Close all that the owner holds, the lifeline too. May be called again."""
+        self.lifeline.close()
+        self.control.close()
+        if self.output >= 0:
+            os.close(self.output)
+            self.output = -1
+        if self.announcer is not None:
+            os.close(self.announcer)
+            self.announcer = None
+
+
+def _open_announcer(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when ``pid`` ends, or `None` where there is no such thing."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None  # an old kernel, a sandbox, no descriptors left: polling does it too
+
+
+class _Output:
+    """Forwards a worker's output by whole lines, and remembers the end of it."""
+
+    def __init__(self, pid: int, limits: Limits) -> None:
+        self.uid: str | None = None
+        self._pid = pid
+        self._line_bytes = limits.output_line_bytes
+        self._tail_bytes = limits.output_tail_bytes
+        self._rest = bytearray()
+        self._tail = bytearray()
+
+    @property
+    def tail(self) -> str:
+        return self._tail.decode(errors="replace")
+
+    def feed(self, data: bytes) -> None:
+        """Take what the worker printed, and forward the lines that are complete."""
+        self._tail += data
+        del self._tail[: -self._tail_bytes]
+        *lines, rest = (bytes(self._rest) + data).split(b"\n")
+        pieces = [piece for line in lines for piece in self._split(line)]
+        *full, rest = self._split(rest)
+        self._rest = bytearray(rest)
+        self._forward([*pieces, *full])
+
+    def finish(self) -> None:
+        """Forward what came after the last newline."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        if rest:
+            self._forward([rest])
+
+    def _split(self, line: bytes) -> list[bytes]:
+        pieces: list[bytes] = []
+        while len(line) > self._line_bytes:
+            end = self._line_bytes
+            while end > max(1, self._line_bytes - 3) and line[end] & 0xC0 == 0x80:
+                end -= 1  # not in the middle of a character
+            pieces.append(line[:end])
+            line = line[end:]
+        return [*pieces, line]
+
+    def _forward(self, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        who = f"worker {self.uid[:8]}" if self.uid else "worker"
+        text = "".join(f"[{who} pid {self._pid}] {line.decode(errors='replace')}\n" for line in lines)
+        # Whatever it is now: tests and notebooks replace it, and in a process without a terminal it may be None.
+        stream: TextIO | None = getattr(sys, "stderr", None)
+        if stream is None:
+            return
+        try:
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError):
+            # Closed, or nobody reads it, or it cannot encode this: no reason to lose the worker, and the place
+            # to complain at is the one that is broken.
+            return
+
+
+class WorkerProcess:
+    """A worker process, as its owner sees it. See `WorkerHandle`.
+
+    Bookkeeping happens in callbacks of the loop and never waits, so no task is needed to notice the end.
+    """
+
+    def __init__(self, child: _Child, spec: WorkerSpec) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._child = child
+        self._spec = spec
+        self._output = _Output(child.process.pid, spec.limits)
+        self._output.uid = spec.uid
+        self._lines = Lines()
+        self._unsent = bytearray()
+        self._metadata: WorkerMetadata | None = None
+        self._failure: str | None = None
+        self._killed_because: str | None = None
+        self._exit_reason: str | None = None
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._draining: asyncio.Future[None] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._grace: asyncio.TimerHandle | None = None
+        self._poll: asyncio.TimerHandle | None = None
+        self._loop.add_reader(child.output, self._read_output)
+        self._loop.add_reader(child.control.fileno(), self._read_control)
+        if child.announcer is not None:
+            self._loop.add_reader(child.announcer, self._look)
+        else:
+            self._look_again(spec.limits.exit_poll_most_seconds)
+
+    def __repr__(self) -> str:
+        state = self._exit_reason or ("draining" if self.is_draining else "ready" if self._metadata else "starting")
+        return f"<WorkerProcess pid={self._child.process.pid} {state}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_exit_reason", "never began") is None:
+            self._close_descriptors()  # the lifeline is one of them
+            warnings.warn(f"{self!r} was never stopped", ResourceWarning, stacklevel=2, source=self)
+
+    # What a handle offers.
+
+    @property
+    def metadata(self) -> WorkerMetadata:
+        """What the worker said of itself when it was ready."""
+        if self._metadata is None:
+            raise RuntimeError("the worker is not ready")
+        return self._metadata
+
+    @property
+    def exit_reason(self) -> str | None:
+        """How it ended, in words; `None` while it lives."""
+        return self._exit_reason
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no more tasks, or lives no more."""
+        return self._draining.done()
+
+    async def wait_draining(self) -> None:
+        """Return when the worker takes no more tasks, or is gone."""
+        await asyncio.shield(self._draining)
+
+    async def wait_closed(self) -> str:
+        """Return `exit_reason` when the worker is gone and nothing of it is left."""
+        await asyncio.shield(self._closed)
+        assert self._exit_reason is not None
+        return self._exit_reason
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Let the worker finish for at most ``drain_seconds``; return when it is gone. See `WorkerHandle`."""
+        message = encode(Stop(drain_seconds=drain_seconds))
+        if self._closed.done():
+            return
+        reason = "its stop was cancelled"
+        try:
+            self._send(message)
+            patience = drain_seconds + self._spec.limits.stop_seconds
+            await asyncio.wait([self._closed], timeout=patience)
+            reason = f"it did not stop within {patience:g} s"
+        finally:
+            if not self._closed.done():
+                self._kill(reason)
+                await self.reap()
+
+    def close(self) -> None:
+        """Kill the worker now."""
+        self._kill("closed by its owner")
+        if self._exit_reason is None and self._loop.is_closed():
+            self._reap_without_loop()
+
+    # Starting and ending.
+
+    async def start(self, configuration: bytes) -> None:
+        """Configure the worker and wait until it is ready. Raises `WorkerStartError` when it is gone instead."""
+        limits = self._spec.limits
+        self._send(configuration)
+        await asyncio.wait([self._started], timeout=limits.worker_start_seconds)
+        if self._metadata is not None:
+            return
+        if self._failure is not None:
+            await asyncio.wait([self._closed], timeout=limits.stop_seconds)  # it exits by itself, after a last word
+        self._kill(
+            "it failed but did not exit"
+            if self._failure is not None
+            else f"it was not ready within {limits.worker_start_seconds:g} s (worker_start_seconds)"
+        )
+        await self.reap()
+        raise WorkerStartError(self._start_problem())
+
+    def _start_problem(self) -> str:
+        tail = self._output.tail.strip("\n")
+        parts = [f"worker process {self._child.process.pid} did not start: {self._exit_reason}"]
+        if self._failure is not None and self._failure.strip() not in tail:
+            parts.append(self._failure.strip())
+        parts.append(f"the end of its output:\n{tail}" if tail else "it printed nothing")
+        return "\n".join(parts)
+
+    async def reap(self) -> None:
+        """Wait until a killed worker is gone; a cancellation waits too, since that is a matter of milliseconds.
+
+        Raises `RuntimeError` if it survives for ``stop_seconds``.
+        """
+        deadline = self._loop.time() + self._spec.limits.stop_seconds
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closed.done() and self._loop.time() < deadline:
+            try:
+                await asyncio.wait([self._closed], timeout=deadline - self._loop.time())
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if not self._closed.done():
+            raise RuntimeError(f"{self!r} survives SIGKILL: the kernel is stuck with it") from cancelled
+        if cancelled is not None:
+            raise cancelled
+
+    def _reap_without_loop(self) -> None:
+        deadline = time.monotonic() + self._spec.limits.stop_seconds
+        while self._exit_reason is None and time.monotonic() < deadline:
+            time.sleep(self._spec.limits.exit_poll_first_seconds)
+            self._look()
+
+    def _kill(self, reason: str) -> None:
+        if self._exit_reason is not None:
+            return
+        self._killed_because = self._killed_because or reason
+        try:
+            if self._child.announcer is not None and sys.platform == "linux":
+                signal.pidfd_send_signal(self._child.announcer, signal.SIGKILL)
+            else:
+                os.kill(self._child.process.pid, signal.SIGKILL)  # not reaped by us, so still that process
+        except ProcessLookupError:
+            pass  # gone, and reaped by somebody else; `_look` will find that out
+        self._child.lifeline.close()
+        self._expect_end()
+
+    def _kill_later(self, reason: str) -> None:
+        """The worker should end by itself now, but is not trusted to."""
+        if self._exit_reason is not None:
+            return
+        if self._grace is None:
+            self._grace = self._loop.call_later(self._spec.limits.stop_seconds, self._kill, reason)
+        self._expect_end()
+
+    def _expect_end(self) -> None:
+        if self._poll is not None and not self._loop.is_closed():
+            self._look_again(self._spec.limits.exit_poll_first_seconds)
+
+    # Noticing the end.
+
+    def _look_again(self, delay: float) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+        self._poll = self._loop.call_later(delay, self._look, delay)
+
+    def _look(self, delay: float | None = None) -> None:
+        """See whether the process has ended; if not, and if nobody tells us, look again later."""
+        process = self._child.process
+        try:
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+        except ChildProcessError:
+            # SIGCHLD is ignored, or somebody waits for every child of the process.
+            code, reason = 0, "exit status unknown, since other code of this process took it"
+        else:
+            if pid == 0:
+                if delay is not None:
+                    self._look_again(min(2 * delay, self._spec.limits.exit_poll_most_seconds))
+                return
+            code = os.waitstatus_to_exitcode(status)
+            reason = _exit_in_words(code)
+        process.returncode = code  # or `Popen` would wait for it again
+        self._finish(reason if self._killed_because is None else f"{reason} ({self._killed_because})")
+
+    def _finish(self, reason: str) -> None:
+        self._exit_reason = reason
+        try:
+            for _ in range(_DRAIN_READS):
+                if not self._read_control():
+                    break
+            for _ in range(_DRAIN_READS):
+                if not self._read_output():
+                    break
+            self._output.finish()
+        finally:
+            for timer in (self._grace, self._poll):
+                if timer is not None:
+                    timer.cancel()
+            self._close_descriptors()
+            for future in (self._started, self._draining, self._closed):
+                self._settle(future)
+
+    def _close_descriptors(self) -> None:
+        for descriptor in (self._child.control.fileno(), self._child.output, self._child.announcer):
+            self._forget(descriptor)
+        self._child.close_descriptors()
+
+    def _forget(self, descriptor: int | None) -> None:
+        if descriptor is not None and descriptor >= 0 and not self._loop.is_closed():
+            self._loop.remove_reader(descriptor)
+            self._loop.remove_writer(descriptor)
+
+    # Reading and writing: each returns whether there may be more to read.
+
+    def _read_output(self) -> bool:
+        data = self._read(lambda: os.read(self._child.output, _READ_BYTES))
+        if data is None:
+            return False
+        if not data:
+            self._forget(self._child.output)
+            return False
+        self._output.feed(data)
+        return True
+
+    def _read_control(self) -> bool:
+        data = self._read(lambda: self._child.control.recv(_READ_BYTES))
+        if data is None:
+            return False
+        if not data:
+            self._forget(self._child.control.fileno())
+            self._kill_later("it closed its control channel but did not exit")
+            return False
+        try:
+            for line in self._lines.feed(data):
+                self._handle(decode_from_worker(line))
+        except ChannelError as error:
+            self._forget(self._child.control.fileno())
+            self._kill(f"it broke the control channel: {error}")
+            return False
+        return True
+
+    @staticmethod
+    def _read(read: Callable[[], bytes]) -> bytes | None:
+        """`None`: nothing yet. Empty: never again."""
+        try:
+            return read()
+        except (BlockingIOError, InterruptedError):
+            return None
+        except ConnectionError:
+            return b""  # it died with something unread
+
+    def _handle(self, message: WorkerMessage) -> None:
+        match message:
+            case Ready(metadata=metadata):
+                if self._metadata is not None or self._failure is not None:
+                    raise ChannelError("'ready' after 'ready' or 'failed'")
+                if self._spec.uid not in (None, metadata.uid):
+                    raise ChannelError(f"it is {metadata.uid}, not {self._spec.uid}")
+                self._metadata = metadata
+                self._output.uid = metadata.uid
+                self._settle(self._started)
+            case Failed(text=text):
+                if self._metadata is not None or self._failure is not None:
+                    raise ChannelError("'failed' after 'ready' or 'failed'")
+                self._failure = text
+                self._settle(self._started)
+            case Draining():
+                self._settle(self._draining)
+            case Stopped():
+                self._settle(self._draining)
+                self._kill_later("it stopped but did not exit")
+
+    def _settle(self, future: asyncio.Future[None]) -> None:
+        if not future.done() and not self._loop.is_closed():
+            future.set_result(None)
+
+    def _send(self, line: bytes) -> None:
+        self._unsent += line
+        self._flush()
+
+    def _flush(self) -> None:
+        control = self._child.control
+        if control.fileno() < 0:
+            return
+        try:
+            # MSG_NOSIGNAL, for an owner that lets SIGPIPE kill it.
+            sent = control.send(self._unsent, getattr(socket, "MSG_NOSIGNAL", 0))
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except ConnectionError:
+            sent = len(self._unsent)  # the worker is going or gone, and that is noticed elsewhere
+        del self._unsent[:sent]
+        if self._unsent:
+            self._loop.add_writer(control.fileno(), self._flush)
+        else:
+            self._loop.remove_writer(control.fileno())
+
+
+def _exit_in_words(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

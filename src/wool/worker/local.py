@@ -1,0 +1,215 @@
+"""Workers that this process starts and owns, on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from wool.bridge import MailboxLike, run_on
+from wool.discovery.base import WorkerMetadata, check_tags
+from wool.runtime import Home, Runtime, current_runtime
+from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec
+
+_log = logging.getLogger("wool.worker")
+
+Gone = Callable[[WorkerMetadata, str], None]
+"""Told, on the I/O loop, that a worker has ended without being asked to, and how."""
+
+
+class Fleet:
+    """Several workers that start and stop together. Everything here is run on the I/O loop."""
+
+    def __init__(self, *, launcher: Launcher, gone: Gone) -> None:
+        self._launcher = launcher
+        self._gone = gone
+        self._handles: list[WorkerHandle] = []
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def start(self, specs: Iterable[WorkerSpec]) -> list[WorkerMetadata]:
+        """Start a worker per spec, all at once; return them ready. If one fails, none is left."""
+        starts = [
+            asyncio.create_task(self._launcher.launch(spec), name=f"wool starting worker {spec.uid}") for spec in specs
+        ]
+        try:
+            await asyncio.gather(*starts)
+        except BaseException:
+            for start in starts:
+                start.cancel()
+            await asyncio.wait(starts)
+            ready = [start.result() for start in starts if not start.cancelled() and start.exception() is None]
+            await asyncio.gather(*(handle.stop(0.0) for handle in ready))
+            raise
+        self._handles = [start.result() for start in starts]
+        self._watchers = [
+            asyncio.create_task(self._watch(handle), name=f"wool watching worker {handle.metadata.uid[:8]}")
+            for handle in self._handles
+        ]
+        return [handle.metadata for handle in self._handles]
+
+    async def _watch(self, handle: WorkerHandle) -> None:
+        how = await handle.wait_closed()
+        if not self._stopping:
+            _log.warning("worker %s (pid %d) ended: %s", handle.metadata.uid[:8], handle.metadata.pid, how)
+            self._gone(handle.metadata, how)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Stop all workers; return when they are gone. Bounded by the drain time and ``stop_seconds``."""
+        self._stopping = True
+        await asyncio.gather(*(handle.stop(drain_seconds) for handle in self._handles))
+        await asyncio.gather(*self._watchers)
+
+    def kill(self) -> None:
+        """Kill all workers now."""
+        self._stopping = True
+        for handle in self._handles:
+            handle.close()
+
+
+class LocalWorker:
+    """One worker process on this machine, for pools of this user's processes.
+
+    By default it listens on a Unix socket in the user's private runtime directory; with ``host`` and
+    ``port`` on loopback TCP (port 0: any free one). Callers of the same user prove who they are with the
+    user's key. Publish ``metadata`` through a discovery, or give it to a `WorkerProxy`.
+
+    ``tags`` are free strings to filter by, ``extra`` is the application's own. Raises `ValueError` for a
+    host that is not loopback: without TLS no other is served.
+    """
+
+    def __init__(
+        self,
+        *tags: str,
+        host: str | None = None,
+        port: int = 0,
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
+        self.tags = check_tags(tags)
+        self._runtime: Runtime = current_runtime()
+        self._extra = dict(extra or {})
+        self._bind = _loopback_address(host, port)
+        self._home: Home | None = None
+        self._fleet: Fleet | None = None
+        self._metadata: WorkerMetadata | None = None
+        self._io: MailboxLike | None = None
+        self._exit: str | None = None
+
+    @property
+    def metadata(self) -> WorkerMetadata:
+        """The worker, as to be published. Raises `RuntimeError` before `start`."""
+        if self._metadata is None:
+            raise RuntimeError("the worker has not been started: await worker.start() first")
+        return self._metadata
+
+    @property
+    def exit_reason(self) -> str | None:
+        """How the process ended without being asked to; None while it lives, or if it was asked to."""
+        return self._exit
+
+    async def start(self) -> None:
+        """Start the process; return when it is ready.
+
+        Raises `WorkerStartError`, with the worker's own output, if it fails or takes longer than
+        ``worker_start_seconds``, and `RuntimeError` if it was started before. Cancelling leaves nothing.
+        """
+        if self._fleet is not None:
+            raise RuntimeError("the worker was started before: make a new LocalWorker")
+        runtime = self._runtime
+        runtime.check_process()
+        fleet = self._fleet = Fleet(launcher=runtime.launcher(), gone=self._gone)
+        io_loop = runtime.io.acquire()
+        self._io = runtime.mailbox(io_loop)
+        try:
+            uid = runtime.new_uid()
+            self._home = runtime.home() if self._bind is None else None
+            spec = WorkerSpec(
+                address=self._bind if self._home is None else self._home.address(uid),
+                secret=runtime.user_key(),
+                uid=uid,
+                tags=self.tags,
+                extra=self._extra,
+                limits=runtime.limits,
+            )
+
+            async def start() -> list[WorkerMetadata]:
+                return await fleet.start([spec])
+
+            [self._metadata] = await self._run(start, "wool starting a worker")
+        except BaseException:
+            await self._clean_up(0.0)
+            raise
+
+    def _gone(self, metadata: WorkerMetadata, how: str) -> None:
+        self._exit = how
+
+    async def _run(self, work: Callable[[], Any], name: str) -> Any:
+        assert self._io is not None
+        here = self._runtime.mailbox(asyncio.get_running_loop())
+        return await run_on(self._io, here, work, name)
+
+    async def stop(self, *, drain_seconds: float | None = None) -> None:
+        """Drain and stop the process; return when it is gone. Idempotent.
+
+        What runs may go on for ``drain_seconds`` (default ``Limits.drain_seconds``), then is interrupted.
+        A worker that does not end is killed. Cancelling kills it at once.
+        """
+        if self._io is not None:
+            await self._clean_up(self._runtime.limits.drain_seconds if drain_seconds is None else drain_seconds)
+
+    async def _clean_up(self, drain_seconds: float) -> None:
+        fleet = self._fleet
+        assert fleet is not None
+        try:
+
+            async def stop() -> None:
+                await fleet.stop(drain_seconds)
+
+            await self._run(stop, "wool stopping a worker")
+        finally:
+            self._io = None
+            if self._home is not None:
+                self._home.close()
+            await self._runtime.io.release()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def __del__(self) -> None:
+        if getattr(self, "_io", None) is not None:
+            warnings.warn(f"unstopped {self!r}: await worker.stop()", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        state = "not started" if self._metadata is None else ("running" if self._io is not None else "stopped")
+        return f"<LocalWorker {'' if self._metadata is None else self._metadata.uid[:8] + ' '}{state}>"
+
+
+def _loopback_address(host: str | None, port: int) -> str | None:
+    """Return the address to bind, None for a Unix socket. Raises `ValueError` naming what is wrong."""
+    import ipaddress
+
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ValueError(f"port must be a number from 0 to 65535, got {port!r}")
+    if host is None:
+        if port:
+            raise ValueError(f"port {port} needs a host: LocalWorker(host='127.0.0.1', port={port})")
+        return None
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"host must be a literal IP address such as '127.0.0.1', got {host!r}") from None
+    if not ip.is_loopback:
+        raise ValueError(
+            f"host {host} is not loopback: a worker that others can reach needs mutual TLS, "
+            "which LocalWorker does not offer; use '127.0.0.1'"
+        )
+    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"

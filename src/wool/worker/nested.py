@@ -1,0 +1,94 @@
+"""How a body's own calls find the caller's pool: opened on the first nested call, kept while it is used.
+
+One entry per pool description, shared by all sessions that brought it. It lives on the routine loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from wool.dispatch import Dispatcher, enter_source, load_description
+from wool.runtime import Runtime
+
+_log = logging.getLogger("wool.worker")
+
+
+class NestedPool:
+    """A caller's pool, as the bodies on this worker see it."""
+
+    def __init__(self, description: bytes, runtime: Runtime, secret: bytes) -> None:
+        self._description = description
+        self._runtime = runtime
+        self._secret = secret
+        self._opening: asyncio.Task[Dispatcher] | None = None
+        self.open_dispatcher: Dispatcher | None = None
+        self.sessions = 0
+
+    async def dispatcher(self) -> Dispatcher:
+        """Return the dispatcher, opening it with the first nested call."""
+        if self._opening is None or (self._opening.done() and self.open_dispatcher is None):
+            # A task of its own: the call that comes first may be cancelled, the others want it still.
+            self._opening = asyncio.get_running_loop().create_task(self._open(), name="wool opening a nested pool")
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Dispatcher:
+        spec = load_description(self._description)
+        self.open_dispatcher = await Dispatcher.open(spec, runtime=self._runtime, secret=self._secret)
+        return self.open_dispatcher
+
+    async def close(self) -> None:
+        """Close it, if it was opened; idempotent."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        dispatcher, self.open_dispatcher = self.open_dispatcher, None
+        if dispatcher is not None:
+            await dispatcher.close("the caller's session has ended")
+
+
+class Nested:
+    """The pools of all callers that are connected to this worker."""
+
+    def __init__(self, runtime: Runtime, secret: bytes) -> None:
+        self._runtime = runtime
+        self._secret = secret
+        self._pools: dict[bytes, NestedPool] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def enter(self, description: bytes) -> None:
+        """Make the pool current in this context, which is a body's."""
+        enter_source(self._pool(description))
+
+    def _pool(self, description: bytes) -> NestedPool:
+        pool = self._pools.get(description)
+        if pool is None:
+            # The session has just ended, or never said so: the body runs, but is soon cancelled.
+            pool = self._pools[description] = NestedPool(description, self._runtime, self._secret)
+        return pool
+
+    def opened(self, description: bytes) -> None:
+        """A session brought this pool."""
+        self._pool(description).sessions += 1
+
+    def closed(self, description: bytes) -> None:
+        """The session has ended; with the last one, the pool is closed."""
+        pool = self._pools.get(description)
+        if pool is None:
+            return
+        pool.sessions -= 1
+        if pool.sessions <= 0:
+            del self._pools[description]
+            task = asyncio.get_running_loop().create_task(pool.close(), name="wool closing a nested pool")
+            self._closing.add(task)
+            task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a nested pool was not closed cleanly", exc_info=error)
+
+    async def close(self) -> None:
+        """Close them all."""
+        pools = list(self._pools.values())
+        self._pools.clear()
+        await asyncio.gather(*(pool.close() for pool in pools), *self._closing)

@@ -1,0 +1,334 @@
+"""The routine loop: loads what was started, runs the bodies, and answers.
+
+User code runs here and nowhere else on a worker. The runner hears begin, cancel, step and abandon from
+the I/O loop, in order, and answers each step once. It never touches a session: answers are posted.
+
+A body runs in one asyncio task of its own, a generator's steps all in the same one, so that
+`asyncio.current_task`, timeouts and context variables behave in a body as they do locally.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from inspect import isasyncgenfunction
+from typing import Any, Protocol
+
+from wool.bridge import MailboxLike
+from wool.context import set_dispatch_timeout
+from wool.definition import load_definition
+from wool.errors import SerializationError
+from wool.failure import Origin, TaskException, capture, rebuild
+from wool.limits import Limits
+from wool.protocol.frames import ResultKind, StepKind
+from wool.serialization import Payload, dumps, loads
+from wool.task import Task, set_current_task
+from wool.worker.service import Job
+
+_log = logging.getLogger("wool.worker")
+
+_NONE = Payload((b"",))
+
+
+class NestedPools(Protocol):
+    """Enters a caller's pool in the context of a body, so that nested calls find the same workers."""
+
+    def enter(self, description: bytes) -> None: ...
+
+    def opened(self, description: bytes) -> None: ...
+
+    def closed(self, description: bytes) -> None: ...
+
+
+class _Running:
+    """A job's state on the routine loop."""
+
+    __slots__ = ("abandoned", "begun", "cancels", "ended", "step", "stepping", "task", "wake")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.begun = False
+        """The body may have run its first line."""
+        self.stepping = False
+        """The body holds the step: a cancel goes to it, and not to the wait for the next step."""
+        self.cancels: list[str | None] = []
+        """Cancels that came after a step was asked for and before it was taken up, or before the first."""
+        self.step: tuple[StepKind, Payload] | None = None
+        self.wake: asyncio.Future[None] | None = None
+        self.abandoned = False
+        self.ended = False
+
+
+class Runner:
+    """Runs jobs on one event loop. Every method is run on that loop; `post` through its mailbox."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        io: MailboxLike,
+        pools: NestedPools,
+        worker: str,
+        limits: Limits,
+        host: str,
+        pid: int,
+    ) -> None:
+        self._loop = loop
+        self._io = io
+        self._pools = pools
+        self._worker = worker
+        self._host = host
+        self._pid = pid
+        self._limits = limits
+        self._running: dict[_Running, Job] = {}
+
+    @property
+    def running(self) -> int:
+        """Jobs that have begun and not ended."""
+        return len(self._running)
+
+    # ---- what the I/O side asks ----
+
+    def begin(self, job: Job) -> None:
+        """Start the body of ``job``."""
+        state = job.runner_state = _Running()
+        self._running[state] = job
+        state.task = self._loop.create_task(self._run(job, state))
+
+    def cancel(self, job: Job, message: str | None) -> None:
+        """Deliver a cancellation to the body: at its next suspension, as locally."""
+        state = _state(job)
+        if state.ended:
+            return
+        if not state.begun or not state.stepping:
+            # Before the first step: it never begins. Between two steps: the cancel crossed a yield,
+            # unless the next step has been asked for already.
+            if not state.begun or state.step is not None:
+                state.cancels.append(message)
+            return
+        assert state.task is not None
+        state.task.cancel(message)
+
+    def step(self, job: Job, kind: StepKind, payload: Payload) -> None:
+        """Ask the generator for its next step."""
+        state = _state(job)
+        if state.ended:
+            return
+        state.step = (kind, payload)
+        _awake(state)
+
+    def abandon(self, job: Job) -> None:
+        """The session is lost: cancel the body or close the generator, and say nothing."""
+        state = _state(job)
+        if state.ended:
+            return
+        state.abandoned = True
+        if state.begun and not state.stepping:
+            state.step = (StepKind.CLOSE, _NONE)
+            _awake(state)
+        else:
+            self.cancel(job, None)
+
+    def session_opened(self, pool: bytes) -> None:
+        """A caller with this pool has connected."""
+        self._pools.opened(pool)
+
+    def session_closed(self, pool: bytes) -> None:
+        """It has gone."""
+        self._pools.closed(pool)
+
+    # ---- running ----
+
+    async def _run(self, job: Job, state: _Running) -> None:
+        task: Task | None = None
+        try:
+            if state.cancels:
+                self._answer(job, state, ResultKind.CANCELLED, _NONE)
+                return
+            try:
+                function, args, kwargs = self._load(job)
+            except BaseException as error:
+                self._answer(job, state, ResultKind.UNLOADABLE, self._capture(job, error))
+                return
+            generator = isasyncgenfunction(function)
+            task = Task(
+                key=job.task,
+                routine=f"{function.__module__}:{function.__qualname__}",
+                kind="generator" if generator else "coroutine",
+                caller=job.caller,
+                parent=job.parent,
+            )
+            set_current_task(task)
+            set_dispatch_timeout(job.dispatch_timeout)
+            self._pools.enter(job.pool)
+            state.begun = True
+            state.stepping = True
+            if generator:
+                await self._run_generator(job, state, task, function(*args, **kwargs))
+            else:
+                await self._run_coroutine(job, state, task, function(*args, **kwargs))
+        except BaseException as error:
+            self._raised(job, state, task, error)
+        finally:
+            state.ended = True
+            del self._running[state]
+
+    def _load(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        function = load_definition(job.definition)
+        arguments: Any = loads(job.arguments)
+        job.arguments = _NONE
+        args, kwargs = arguments
+        return function, args, kwargs
+
+    async def _run_coroutine(self, job: Job, state: _Running, task: Task, body: Coroutine[Any, Any, Any]) -> None:
+        value = await body
+        self._answer_value(job, state, task, ResultKind.RETURN, value)
+
+    async def _run_generator(self, job: Job, state: _Running, task: Task, body: AsyncGenerator[Any, Any]) -> None:
+        kind, payload = StepKind.NEXT, _NONE
+        own = self._loop_task(state)
+        while True:
+            thrown: BaseException | None = None
+            try:
+                if kind is StepKind.NEXT:
+                    item = await body.__anext__()
+                elif kind is StepKind.SEND:
+                    item = await body.asend(loads(payload))
+                else:
+                    # A close is a GeneratorExit like any other: what the body makes of it is for the
+                    # caller's own generator to judge, which has been told to close.
+                    thrown = GeneratorExit() if kind is StepKind.CLOSE else rebuild(payload)
+                    item = await body.athrow(thrown)
+            except StopAsyncIteration:
+                self._answer(job, state, ResultKind.RETURN, _NONE)
+                return
+            except BaseException as error:
+                if kind is StepKind.CLOSE and isinstance(error, GeneratorExit):
+                    thrown = error
+                self._raised(job, state, task, error, thrown)
+                return
+            state.stepping = False
+            while own.cancelling():
+                # What the body has swallowed does not count against its next step.
+                own.uncancel()
+            if not self._answer_value(job, state, task, ResultKind.YIELD, item):
+                state.stepping = True
+                await body.aclose()
+                return
+            del item
+            kind, payload = await self._next_step(state)
+            state.stepping = True
+            for message in state.cancels:
+                # Delivered where the body suspends next, as it is to a local body whose task was
+                # cancelled just before.
+                own.cancel(message)
+            state.cancels.clear()
+
+    def _loop_task(self, state: _Running) -> asyncio.Task[None]:
+        assert state.task is not None
+        return state.task
+
+    async def _next_step(self, state: _Running) -> tuple[StepKind, Payload]:
+        while state.step is None:
+            state.wake = self._loop.create_future()
+            try:
+                await state.wake
+            except asyncio.CancelledError:
+                # A cancel that the body did not live to see before it yielded. Ours, and spent.
+                task = self._loop_task(state)
+                while task.cancelling():
+                    task.uncancel()
+            finally:
+                state.wake = None
+        step, state.step = state.step, None
+        return step
+
+    # ---- answering ----
+
+    def _answer(self, job: Job, state: _Running, kind: ResultKind, payload: Payload, echo: bool = False) -> None:
+        if not state.abandoned:
+            self._io.post(job.session.answer, job, kind, payload, echo)
+
+    def _answer_value(self, job: Job, state: _Running, task: Task, kind: ResultKind, value: object) -> bool:
+        """Answer with ``value``; if it does not travel, end the task with the reason and return False."""
+        try:
+            payload = dumps(value)
+        except BaseException as error:
+            what = "an item" if kind is ResultKind.YIELD else "the result"
+            wrong = SerializationError(
+                f"{what} of {task} cannot be pickled "
+                f"({type(value).__qualname__}): {type(error).__name__}: {error}",
+                executed="yes",
+            )
+            wrong.__cause__ = error
+        else:
+            if payload.size <= job.limit:
+                self._answer(job, state, kind, payload)
+                return True
+            wrong = SerializationError(
+                f"a result or item of {task} takes {payload.size} bytes pickled, the limit is {job.limit} "
+                "(payload_bytes): return a reference to the data, or yield it in pieces",
+                executed="yes",
+            )
+        self._answer(job, state, ResultKind.UNSENDABLE, self._capture(job, wrong))
+        return False
+
+    def _raised(
+        self, job: Job, state: _Running, task: Task | None, error: BaseException, thrown: BaseException | None = None
+    ) -> None:
+        if task is not None:
+            task.exception = TaskException.from_exception(error)
+        if state.abandoned and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            _log.info("task %s, whose caller has gone, ended with %r", job.task.hex()[:12], type(error).__name__)
+        self._answer(job, state, ResultKind.RAISE, self._capture(job, error), echo=error is thrown)
+
+    def _capture(self, job: Job, error: BaseException) -> Payload:
+        here = Origin(worker=self._worker, host=self._host, pid=self._pid, task=job.task.hex())
+        return capture(error, here=here, limits=self._limits)
+
+
+def _state(job: Job) -> _Running:
+    state = job.runner_state
+    assert isinstance(state, _Running), "a job is begun before anything else comes for it"
+    return state
+
+
+def _awake(state: _Running) -> None:
+    if state.wake is not None and not state.wake.done():
+        state.wake.set_result(None)
+
+
+class PostedRunner:
+    """A `Runner` as the I/O loop sees it: the same calls, posted through one FIFO."""
+
+    def __init__(self, runner: Runner, mailbox: MailboxLike) -> None:
+        self._runner = runner
+        self._post = mailbox.post
+
+    def begin(self, job: Job) -> None:
+        """See `Runner.begin`."""
+        self._post(self._runner.begin, job)
+
+    def cancel(self, job: Job, message: str | None) -> None:
+        """See `Runner.cancel`."""
+        self._post(self._runner.cancel, job, message)
+
+    def step(self, job: Job, kind: StepKind, payload: Payload) -> None:
+        """See `Runner.step`."""
+        self._post(self._runner.step, job, kind, payload)
+
+    def abandon(self, job: Job) -> None:
+        """See `Runner.abandon`."""
+        self._post(self._runner.abandon, job)
+
+    def session_opened(self, pool: bytes) -> None:
+        """See `Runner.session_opened`."""
+        self._post(self._runner.session_opened, pool)
+
+    def session_closed(self, pool: bytes) -> None:
+        """See `Runner.session_closed`."""
+        self._post(self._runner.session_closed, pool)
+
+
+__all__ = ["NestedPools", "PostedRunner", "Runner"]

@@ -1,0 +1,233 @@
+"""The worker process: the I/O thread serves sessions, the main thread runs the bodies.
+
+It starts both, says that it is ready, drains when it is told to (by the owner's pipe or by SIGTERM) and
+ends. Signals are read by the I/O loop from a wakeup descriptor, since the routine loop may be busy for
+seconds. If the I/O loop dies, the process exits: gRPC's own threads would go on to answer pings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+from wool._version import __version__
+from wool.bridge import IoThread, MailboxLike, run_on
+from wool.discovery.base import WorkerMetadata
+from wool.runtime import Runtime, real_runtime, set_runtime
+from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
+from wool.worker.nested import Nested
+from wool.worker.runner import PostedRunner, Runner
+from wool.worker.service import WorkerService
+
+_log = logging.getLogger("wool.worker")
+
+IO_LOOP_DIED = 70
+"""Exit status (EX_SOFTWARE) of a worker whose I/O loop ended by itself."""
+
+
+class WorkerNode:
+    """A worker's engine on its two loops, without anything of the process around it.
+
+    Made on the routine loop; `start`, `drain` and `close` are run there. The simulator builds its workers
+    from this very class.
+    """
+
+    def __init__(self, *, configure: Configure, runtime: Runtime, io_loop: asyncio.AbstractEventLoop) -> None:
+        self._configure = configure
+        self._runtime = runtime
+        self._secret = configure.secret or b""
+        self.uid = configure.uid or runtime.new_uid()
+        loop = asyncio.get_running_loop()
+        self._io: MailboxLike = runtime.mailbox(io_loop)
+        self._routines: MailboxLike = runtime.mailbox(loop)
+        self._nested = Nested(runtime, self._secret)
+        self._runner = Runner(
+            loop=loop, io=self._io, pools=self._nested, worker=self.uid, limits=configure.limits,
+            host=runtime.host, pid=runtime.pid,
+        )
+        self._service: WorkerService | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._drain_until = 0.0
+
+    async def start(self) -> WorkerMetadata:
+        """Listen; return what to announce."""
+        configure, runtime = self._configure, self._runtime
+
+        async def listen() -> WorkerMetadata:
+            self._service = WorkerService(
+                transport=runtime.transport(configure.limits),
+                runner=PostedRunner(self._runner, self._routines),
+                secret=self._secret,
+                limits=configure.limits,
+                random_bytes=runtime.random_bytes,
+            )
+            return await self._service.listen(configure.address, self._describe)
+
+        return await run_on(self._io, self._routines, listen, "wool worker listening")
+
+    def _describe(self, address: str) -> WorkerMetadata:
+        configure = self._configure
+        return WorkerMetadata(
+            uid=self.uid,
+            address=address,
+            pid=self._runtime.pid,
+            version=__version__,
+            tags=configure.tags,
+            extra=configure.extra,
+        )
+
+    def begin_stop(self, drain_seconds: float, draining: Callable[[], None], stopped: Callable[[], None]) -> None:
+        """Drain, then close the sessions; run on the I/O loop. Said again, it may shorten the drain."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + drain_seconds
+        if self._stopping is not None and until >= self._drain_until:
+            return
+        self._drain_until = until
+        first = self._stopping
+        if first is not None:
+            first.cancel()
+        self._stopping = loop.create_task(self._stop(drain_seconds, draining, stopped), name="wool worker stopping")
+
+    async def _stop(self, drain_seconds: float, draining: Callable[[], None], stopped: Callable[[], None]) -> None:
+        assert self._service is not None
+        draining()
+        await self._service.drain(drain_seconds)
+        await self._service.close()
+        stopped()
+
+    async def close(self) -> None:
+        """Close the pools of nested calls; after the sessions have ended."""
+        await self._nested.close()
+
+
+def serve(configure: Configure, channel: ChildChannel) -> int:
+    """Run the worker until it has stopped; return the exit status."""
+    _set_up_logging()
+    faulthandler.enable()
+    io = IoThread(on_death=_io_loop_died)
+    runtime = real_runtime(limits=configure.limits, io=io)
+    set_runtime(runtime)
+    io_loop = io.acquire()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    process = _Process(configure, channel, runtime, io_loop, loop)
+    main = loop.create_task(process.run(), name="wool worker")
+    while not main.done():
+        try:
+            loop.run_until_complete(main)
+        except (SystemExit, KeyboardInterrupt):
+            # A task that a body has left behind raised it. The body's own are caught where it runs.
+            if main.done():
+                raise
+            _log.exception("a routine's background task tried to end the worker")
+    main.result()
+    # Bodies that ignored their cancellation are left where they stand, in daemon threads too.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("wool").addHandler(handler)
+
+
+def _io_loop_died(error: BaseException | None) -> None:
+    sys.stderr.write(f"wool: the I/O loop of worker process {os.getpid()} ended: {error!r}\n")
+    sys.stderr.flush()
+    os._exit(IO_LOOP_DIED)
+
+
+class _Process:
+    """The process around a `WorkerNode`: control channel, signals, the order of start and stop."""
+
+    def __init__(
+        self,
+        configure: Configure,
+        channel: ChildChannel,
+        runtime: Runtime,
+        io_loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._configure = configure
+        self._channel = channel
+        self._runtime = runtime
+        self._io_loop = io_loop
+        self._loop = loop
+        self._node: WorkerNode | None = None
+        self._stopped: asyncio.Future[None] = loop.create_future()
+        self._signals: tuple[socket.socket, socket.socket] | None = None
+
+    async def run(self) -> None:
+        """Start, wait until told to stop and stopped, clean up."""
+        self._node = WorkerNode(configure=self._configure, runtime=self._runtime, io_loop=self._io_loop)
+        metadata = await self._node.start()
+        self._catch_signals()
+        io, here = self._runtime.mailbox(self._io_loop), self._runtime.mailbox(self._loop)
+
+        async def watch() -> None:
+            self._io_loop.add_reader(self._channel.fileno(), self._read_control)
+
+        await run_on(io, here, watch, "wool worker watching its owner")
+        self._channel.send(Ready(metadata=metadata))
+        await self._stopped
+        await self._node.close()
+        self._channel.send(Stopped())
+
+    def _catch_signals(self) -> None:
+        read, write = socket.socketpair()
+        read.setblocking(False)
+        write.setblocking(False)
+        self._signals = (read, write)
+        signal.signal(signal.SIGTERM, _noted)
+        signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        self._io_loop.call_soon_threadsafe(functools.partial(self._io_loop.add_reader, read, self._read_signal, read))
+
+    # ---- on the I/O loop ----
+
+    def _read_signal(self, read: socket.socket) -> None:
+        if signal.SIGTERM in read.recv(4096):
+            self._stop(self._configure.limits.drain_seconds)
+
+    def _read_control(self) -> None:
+        try:
+            for message in self._channel.receive_available():
+                if isinstance(message, Stop):
+                    self._stop(message.drain_seconds)
+                else:
+                    raise ChannelError(f"{type(message).__name__} is not expected after the start")
+        except (EOFError, ChannelError) as error:
+            # The owner has gone. The lifeline ends this process; where there is none, this does.
+            self._io_loop.remove_reader(self._channel.fileno())
+            _log.info("the control channel ended: %s", error)
+            self._stop(0.0)
+
+    def _stop(self, drain_seconds: float) -> None:
+        assert self._node is not None
+        self._node.begin_stop(drain_seconds, self._say_draining, self._say_stopped)
+
+    def _say_draining(self) -> None:
+        try:
+            self._channel.send(Draining())
+        except OSError as error:
+            _log.info("the owner does not hear that this worker drains: %s", error)
+
+    def _say_stopped(self) -> None:
+        self._runtime.mailbox(self._loop).post(self._finish)
+
+    def _finish(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+
+def _noted(number: int, frame: object) -> None:
+    """Do nothing: what counts is the byte in the wakeup descriptor."""

@@ -1,0 +1,480 @@
+"""The worker's I/O side: serves sessions, accepts or rejects offers, says what the bodies answer.
+
+One `WorkerService` per worker, one `CallerSession` per caller that is connected. It looks at versions,
+room and bytes only: nothing of a task is unpickled here, and no user code runs here. Begin, cancel and
+session-lost go to the routine loop through one FIFO, the runner's mailbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from wool.discovery.base import WorkerMetadata
+from wool.limits import Limits
+from wool.protocol import frames
+from wool.protocol.caller import IllegalEvent
+from wool.protocol.flow import body_of
+from wool.protocol.frames import Frame, ProtocolError, RejectCode, ResultKind, StepKind
+from wool.protocol.handshake import NONCE_BYTES, CallerWords, HandshakeFailed, WorkerHandshake, WorkerWords
+from wool.protocol.worker import Do, Event, State, WorkerTask
+from wool.serialization import Payload
+from wool.session import Session
+from wool.transport.base import Listener, Stream, StreamLost, Transport
+
+_log = logging.getLogger("wool.worker")
+
+SESSION_BYTES = 16
+
+
+class Job:
+    """One started task, as it is handed to the routine loop. Both loops hold it; see the comments."""
+
+    __slots__ = (
+        "arguments",
+        "caller",
+        "definition",
+        "digest",
+        "dispatch_timeout",
+        "limit",
+        "number",
+        "parent",
+        "pool",
+        "runner_state",
+        "session",
+        "task",
+    )
+
+    def __init__(
+        self,
+        *,
+        session: CallerSession,
+        number: int,
+        task: bytes,
+        parent: bytes,
+        digest: bytes,
+        definition: bytes,
+        arguments: Payload,
+        dispatch_timeout: float | None,
+    ) -> None:
+        # Written here, before the job crosses; read on the routine loop.
+        self.session = session
+        self.number = number
+        self.task = task
+        self.parent = parent
+        self.digest = digest
+        self.definition = definition
+        self.arguments = arguments
+        self.dispatch_timeout = dispatch_timeout
+        self.caller = session.caller.uid
+        self.pool = session.caller.pool
+        self.limit = session.answer_limit
+        # The routine loop's own.
+        self.runner_state: object | None = None
+
+
+class RunnerLike(Protocol):
+    """The routine loop, as the service knows it: each call crosses the bridge, in order."""
+
+    def begin(self, job: Job) -> None: ...
+
+    def cancel(self, job: Job, message: str | None) -> None: ...
+
+    def step(self, job: Job, kind: StepKind, payload: Payload) -> None: ...
+
+    def abandon(self, job: Job) -> None: ...
+
+    def session_opened(self, pool: bytes) -> None: ...
+
+    def session_closed(self, pool: bytes) -> None: ...
+
+
+class _Served:
+    """A task on its way or at work, on the I/O side."""
+
+    __slots__ = ("definition", "job", "machine", "offer", "payload", "size")
+
+    def __init__(self, offer: frames.Offer) -> None:
+        self.machine = WorkerTask()
+        self.offer = offer
+        self.size = offer.body.total
+        self.payload: Payload | None = None
+        self.definition = b""
+        self.job: Job | None = None
+
+
+class CallerSession:
+    """One caller's session, after the handshake."""
+
+    def __init__(
+        self, *, service: WorkerService, runner: RunnerLike, stream: Stream, caller: CallerWords, limits: Limits
+    ) -> None:
+        self.caller = caller
+        self.answer_limit = min(limits.payload_bytes, caller.payload_bytes)
+        self._service = service
+        self._runner = runner
+        self._limits = limits
+        self._served: dict[int, _Served] = {}
+        self._highest = 0
+        self._unstarted = 0
+        self._unstarted_bytes = 0
+        self._definitions: OrderedDict[bytes, bytes] = OrderedDict()
+        self._definition_bytes = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.session = Session(
+            stream=stream,
+            owner=self,
+            limits=limits,
+            peer_credit_bytes=caller.credit_bytes,
+            name=f"wool session with caller {caller.uid[:8]}",
+        )
+
+    async def run(self) -> None:
+        """Serve until the session ends, then abandon what it started."""
+        self._runner.session_opened(self.caller.pool)
+        try:
+            reason = await self.session.run()
+            if self._served:
+                _log.info("%s ended with %d tasks open: %s", self.session.name, len(self._served), reason)
+        finally:
+            for served in list(self._served.values()):
+                self._do(served, served.machine.handle(Event.LOST))
+            self._served.clear()
+            self._runner.session_closed(self.caller.pool)
+            self._idle.set()
+
+    @property
+    def open_tasks(self) -> int:
+        """Tasks that have been offered and have not ended."""
+        return len(self._served)
+
+    # ---- what the caller says ----
+
+    def on_head(self, frame: frames.Offer | frames.Step | frames.Result) -> bool:
+        """A large payload is announced."""
+        if isinstance(frame, frames.Offer):
+            return self._offered(frame) is not None
+        if isinstance(frame, frames.Step):
+            if frame.body.total > self._limits.payload_bytes:
+                raise ProtocolError(f"a step of {frame.body.total} bytes, over the limit that was agreed on")
+            return self._find(frame.number) is not None
+        raise ProtocolError("a caller does not say Result")
+
+    def on_frame(self, frame: Frame, payload: Payload | None) -> None:
+        """A frame has arrived, its payload complete."""
+        if isinstance(frame, frames.Offer):
+            assert payload is not None
+            served = self._served.get(frame.number) if frame.body.chunked else self._offered(frame)
+            if served is not None:
+                self._complete(served, payload)
+        elif isinstance(frame, frames.Start):
+            self._start(frame.number)
+        elif isinstance(frame, frames.Cancel):
+            served = self._find(frame.number)
+            if served is not None:
+                self._do(served, served.machine.handle(Event.CANCEL), frame)
+        elif isinstance(frame, frames.Step):
+            served = self._find(frame.number)
+            if served is not None:
+                self._do(served, served.machine.handle(Event.STEP), frame, payload)
+        elif isinstance(frame, frames.Withdraw):
+            served = self._find(frame.number)
+            if served is not None:
+                self._do(served, served.machine.handle(Event.WITHDRAW))
+        else:
+            raise ProtocolError(f"a caller does not say {type(frame).__name__}")
+
+    def _find(self, number: int) -> _Served | None:
+        served = self._served.get(number)
+        if served is None and not 0 < number <= self._highest:
+            raise ProtocolError(f"number {number} was never offered")
+        return served
+
+    def _offered(self, offer: frames.Offer) -> _Served | None:
+        if offer.number <= self._highest:
+            raise ProtocolError(f"offer {offer.number} comes after offer {self._highest}")
+        self._highest = offer.number
+        served = _Served(offer)
+        code, reason = self._service.refuse(offer, self._limits)
+        if code is None and not offer.defines and offer.definition not in self._definitions:
+            code, reason = RejectCode.UNKNOWN_DEFINITION, "the definition is not known here (any more)"
+        if code is not None:
+            served.machine.handle(Event.REFUSE)
+            self.session.say(frames.Reject(offer.number, code, reason))
+            return None
+        self._unstarted += 1
+        self._unstarted_bytes += served.size
+        if self._unstarted > 1 and (
+            self._unstarted > self._limits.window_tasks or self._unstarted_bytes > self._window_bytes(served)
+        ):
+            raise ProtocolError(f"{self._unstarted} unstarted offers with {self._unstarted_bytes} bytes: no window")
+        self._served[offer.number] = served
+        return served
+
+    def _window_bytes(self, served: _Served) -> int:
+        # Definitions ride on top of what the caller counts.
+        return self._limits.window_bytes + self._limits.definition_bytes
+
+    def _complete(self, served: _Served, payload: Payload) -> None:
+        offer = served.offer
+        if offer.defines:
+            blob = payload.parts[0]
+            served.definition = self._define(offer.definition, b"".join(blob) if isinstance(blob, list) else bytes(blob))
+            payload = Payload(payload.parts[1:])
+        else:
+            known = self._definitions.get(offer.definition)
+            if known is None:
+                # Forgotten while the payload was under way.
+                del self._served[offer.number]
+                self._release(served)
+                served.machine.handle(Event.REFUSE)
+                self.session.say(
+                    frames.Reject(offer.number, RejectCode.UNKNOWN_DEFINITION, "the definition is not known any more")
+                )
+                return
+            self._definitions.move_to_end(offer.definition)
+            served.definition = known
+        served.payload = payload
+        self._do(served, served.machine.handle(Event.COMPLETE))
+
+    def _define(self, digest: bytes, blob: bytes) -> bytes:
+        if hashlib.blake2b(blob, digest_size=frames.DIGEST_BYTES).digest() != digest:
+            raise ProtocolError("a definition does not have the digest that it is offered under")
+        known = self._definitions.pop(digest, None)
+        if known is None:
+            known = blob
+            self._definition_bytes += len(blob)
+        self._definitions[digest] = known
+        while len(self._definitions) > self._limits.definitions or (
+            self._definition_bytes > self._limits.definition_bytes and len(self._definitions) > 1
+        ):
+            _, forgotten = self._definitions.popitem(last=False)
+            self._definition_bytes -= len(forgotten)
+        return known
+
+    def _start(self, number: int) -> None:
+        served = self._find(number)
+        if served is None:
+            raise IllegalEvent(f"start of number {number}, which is no accepted offer")
+        self._do(served, served.machine.handle(Event.START))
+
+    # ---- doing what a machine says ----
+
+    def _do(
+        self, served: _Served, do: Do, frame: frames.Cancel | frames.Step | None = None, payload: Payload | None = None
+    ) -> None:
+        offer = served.offer
+        if do is Do.SAY_ACCEPT:
+            self.session.say(frames.Accept(offer.number))
+        elif do is Do.BEGIN:
+            self._release(served)
+            self._begin(served)
+        elif do is Do.FORGET:
+            self._release(served)
+            self._served.pop(offer.number, None)
+            self.session.forget(offer.number)
+            if not self._served:
+                self._idle.set()
+        elif do is Do.DELIVER_CANCEL:
+            assert served.job is not None
+            self._runner.cancel(served.job, frame.message if isinstance(frame, frames.Cancel) else None)
+        elif do is Do.DELIVER_STEP:
+            assert served.job is not None and isinstance(frame, frames.Step) and payload is not None
+            self._runner.step(served.job, frame.kind, payload)
+        elif do is Do.CLOSE_GENERATOR:
+            assert served.job is not None
+            self._runner.step(served.job, StepKind.CLOSE, Payload((b"",)))
+        elif do is Do.ABANDON:
+            assert served.job is not None
+            self._runner.abandon(served.job)
+
+    def _release(self, served: _Served) -> None:
+        self._unstarted -= 1
+        self._unstarted_bytes -= served.size
+
+    def _begin(self, served: _Served) -> None:
+        offer, payload = served.offer, served.payload
+        assert payload is not None
+        timeout = offer.dispatch_timeout
+        if timeout is None:
+            timeout = self._limits.dispatch_timeout_seconds
+        elif not timeout > 0:
+            timeout = None
+        served.job = Job(
+            session=self,
+            number=offer.number,
+            task=offer.task,
+            parent=offer.parent,
+            digest=offer.definition,
+            definition=served.definition,
+            arguments=payload,
+            dispatch_timeout=timeout,
+        )
+        served.payload = None
+        self._idle.clear()
+        self._service.started += 1
+        self._runner.begin(served.job)
+
+    # ---- what the body says ----
+
+    def answer(self, job: Job, kind: ResultKind, payload: Payload, echo: bool) -> None:
+        """Say how a step, or the task, ended. Run on the I/O loop, posted by the runner."""
+        served = self._served.get(job.number)
+        if served is None:
+            return
+        do = served.machine.handle(Event.YIELDED if kind is ResultKind.YIELD else Event.FINISHED)
+        if do is Do.CLOSE_GENERATOR:
+            self._do(served, do)
+            return
+        if do is Do.SAY_INTERRUPTED:
+            kind, payload, echo = ResultKind.INTERRUPTED, Payload((b"",)), False
+        if served.machine.state is State.ENDED:
+            del self._served[job.number]
+            if not self._served:
+                self._idle.set()
+        self.session.say(frames.Result(job.number, kind, body_of(payload, self._limits), echo), payload)
+
+    # ---- drain ----
+
+    def say_draining(self) -> None:
+        """Tell the caller to go elsewhere."""
+        self.session.say(frames.Draining())
+
+    def interrupt(self) -> None:
+        """Drain time is over: end what runs."""
+        for served in list(self._served.values()):
+            if served.machine.started:
+                self._do(served, served.machine.handle(Event.DRAIN_OVER))
+
+    async def wait_idle(self) -> None:
+        """Return when no task is accepted or running, or the session has ended."""
+        while self._served:
+            self._idle.clear()
+            await self._idle.wait()
+
+
+class WorkerService:
+    """Accepts sessions on one address and hands started tasks to the routine loop."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        runner: RunnerLike,
+        secret: bytes,
+        limits: Limits,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._transport = transport
+        self._runner = runner
+        self._secret = secret
+        self._limits = limits
+        self._random_bytes = random_bytes
+        self._sessions: dict[CallerSession, None] = {}
+        self._listener: Listener | None = None
+        self._metadata: WorkerMetadata | None = None
+        self.draining = False
+        self.started = 0
+        """Tasks started here, ever."""
+
+    async def listen(self, address: str, describe: Callable[[str], WorkerMetadata]) -> WorkerMetadata:
+        """Open ``address``; ``describe`` makes the metadata from the address that came of it."""
+        self._listener = await self._transport.listen(address, self._serve)
+        self._metadata = describe(self._listener.address)
+        return self._metadata
+
+    def refuse(self, offer: frames.Offer, limits: Limits) -> tuple[RejectCode | None, str]:
+        """Say why an offer is not taken, if it is not: version, room and bytes only."""
+        if self.draining:
+            return RejectCode.DRAINING, "the worker is draining"
+        if offer.body.total > limits.payload_bytes + limits.definition_bytes:
+            return RejectCode.TOO_LARGE, f"{offer.body.total} bytes, the limit is {limits.payload_bytes}"
+        return None, ""
+
+    async def _serve(self, stream: Stream) -> None:
+        try:
+            async with asyncio.timeout(self._limits.handshake_seconds):
+                caller = await self._shake_hands(stream)
+        except (HandshakeFailed, StreamLost, TimeoutError) as failure:
+            _log.warning("a caller was refused: %s", str(failure) or "no handshake in time")
+            return
+        session = CallerSession(
+            service=self, runner=self._runner, stream=stream, caller=caller, limits=self._limits
+        )
+        self._sessions[session] = None
+        try:
+            if self.draining:
+                session.say_draining()
+            await session.run()
+        finally:
+            del self._sessions[session]
+
+    async def _shake_hands(self, stream: Stream) -> CallerWords:
+        metadata = self._metadata
+        while metadata is None:  # A caller that is faster than `listen` returns.
+            await asyncio.sleep(0)
+            metadata = self._metadata
+        limits = self._limits
+        handshake = WorkerHandshake(
+            secret=self._secret,
+            nonce=self._random_bytes(NONCE_BYTES),
+            words=WorkerWords(
+                session=self._random_bytes(SESSION_BYTES),
+                metadata=metadata.to_bytes(),
+                window_tasks=limits.window_tasks,
+                window_bytes=limits.window_bytes,
+                payload_bytes=limits.payload_bytes,
+                credit_bytes=limits.credit_bytes,
+            ),
+            admit=lambda words: self._admit(words, metadata),
+        )
+        try:
+            while handshake.peer is None:
+                await stream.write(handshake.receive(await stream.read()))
+        except HandshakeFailed as failure:
+            await stream.write(WorkerHandshake.refusal(failure))
+            await stream.close()
+            raise
+        return handshake.peer
+
+    def _admit(self, words: CallerWords, metadata: WorkerMetadata) -> str | None:
+        if words.expects and words.expects != metadata.uid:
+            return f"worker {metadata.uid[:8]} is here, not {words.expects[:8]}"
+        if len(words.pool) > self._limits.pool_description_bytes:
+            return f"a pool description of {len(words.pool)} bytes, over {self._limits.pool_description_bytes}"
+        return None
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new tasks, let what was accepted go on for ``seconds``, interrupt the rest, wait for it.
+
+        Returns when nothing runs any more, or `Limits.stop_seconds` after the interruption.
+        """
+        self.draining = True
+        for session in self._sessions:
+            session.say_draining()
+        if seconds > 0:
+            await self._wait_idle(seconds)
+        for session in list(self._sessions):
+            session.interrupt()
+        await self._wait_idle(self._limits.cancel_grace_seconds)
+
+    async def _wait_idle(self, seconds: float) -> None:
+        waits = [asyncio.ensure_future(session.wait_idle()) for session in self._sessions if session.open_tasks]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=seconds)
+            for wait in late:
+                wait.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def close(self) -> None:
+        """Say goodbye on every session and free the address; idempotent."""
+        for session in list(self._sessions):
+            session.session.finish("the worker has stopped")
+        if self._listener is not None:
+            await self._listener.close()

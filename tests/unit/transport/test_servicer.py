@@ -1,0 +1,192 @@
+"""The real servicer, driven by a plain gRPC client through the fixtures of pytest-grpc-aio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import pytest
+
+from wool.limits import Limits
+from wool.transport.base import Stream, StreamLost
+from wool.transport.grpc import SessionServicer, add_servicer_to_server
+
+Call = grpc.aio.StreamStreamCall[bytes, bytes]
+
+
+class ChannelFactory(Protocol):
+    """What the plugin's fixture `grpc_aio_channel` is."""
+
+    def __call__(self) -> AbstractAsyncContextManager[grpc.aio.Channel]: ...
+
+
+class Handler:
+    """Echoes, does what a message tells it, and remembers how its streams ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+        self.ended = asyncio.Event()
+
+    async def __call__(self, stream: Stream) -> None:
+        try:
+            while True:
+                match await stream.read():
+                    case b"return":
+                        return
+                    case b"fail":
+                        raise LookupError("on purpose")
+                    case b"abort":
+                        stream.abort("told to")
+                    case b"flood":
+                        while True:
+                            await stream.write(bytes(1 << 16))
+                    case message:
+                        await stream.write(message)
+        except StreamLost as lost:
+            self.ends.append(str(lost))
+            raise
+        finally:
+            self.ended.set()
+
+
+@pytest.fixture
+def grpc_addr() -> Iterator[str]:
+    """A Unix socket: the plugin's own fixture leaves the socket open with which it looks for a port."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield f"unix:{directory}/s"
+
+
+@pytest.fixture
+def grpc_add_to_server() -> Any:
+    return add_servicer_to_server
+
+
+@pytest.fixture
+async def handler() -> Handler:
+    return Handler()
+
+
+@pytest.fixture
+def grpc_servicer(handler: Handler) -> SessionServicer:
+    return SessionServicer(handler, Limits(close_seconds=0.3))
+
+
+@pytest.fixture
+async def channel(grpc_aio_channel: ChannelFactory) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc_aio_channel() as channel, channel:  # the plugin does not close it
+        yield channel
+
+
+@pytest.fixture
+async def call(channel: grpc.aio.Channel) -> Call:
+    return session(channel)
+
+
+def session(channel: grpc.aio.Channel) -> Call:
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+    method = channel.stream_stream("/wool.protocol.Worker/Session")
+    return method()
+
+
+async def test_an_accepted_call_is_told_so_before_a_message_is_written(call: Call) -> None:
+    metadata = await call.initial_metadata()
+    assert metadata.get("wool-session") == "open"
+
+
+async def test_messages_pass_as_they_are(call: Call) -> None:
+    for message in (b"", b"\0\xff" * 1000, b"not protobuf"):
+        await call.write(message)
+        assert await call.read() == message
+
+
+async def test_half_closing_ends_the_stream_with_ok(call: Call, handler: Handler) -> None:
+    await call.write(b"last")
+    await call.done_writing()
+    assert await call.read() == b"last"
+    assert await call.read() is grpc.aio.EOF
+    assert await call.code() == grpc.StatusCode.OK
+    await handler.ended.wait()
+    assert handler.ends == ["ended by the other end"]
+
+
+async def test_a_handler_that_returns_ends_the_call_with_ok(call: Call) -> None:
+    await call.write(b"return")
+    assert await call.read() is grpc.aio.EOF
+    assert await call.code() == grpc.StatusCode.OK
+
+
+async def test_an_abort_is_a_status_with_the_reason(call: Call, handler: Handler) -> None:
+    await call.write(b"abort")
+    assert await call.code() == grpc.StatusCode.ABORTED
+    assert await call.details() == "told to"
+    await handler.ended.wait()
+    assert handler.ends == ["told to"]
+
+
+async def test_a_failing_handler_says_so_without_its_secrets(call: Call, caplog: pytest.LogCaptureFixture) -> None:
+    await call.write(b"fail")
+    assert await call.code() == grpc.StatusCode.ABORTED
+    assert await call.details() == "its handler failed"
+    assert [record.name for record in caplog.records if record.levelno >= logging.ERROR] == ["wool.transport.serving"]
+
+
+async def test_a_cancelled_call_is_the_end_of_the_stream_and_no_cancellation(call: Call, handler: Handler) -> None:
+    await call.initial_metadata()
+    call.cancel()
+    await handler.ended.wait()
+    assert handler.ends in (["ended by the other end"], ["the other end is gone"])
+
+
+async def test_a_caller_that_goes_while_it_is_written_to_is_the_end(call: Call, handler: Handler) -> None:
+    await call.write(b"flood")
+    await call.read()
+    call.cancel()
+    await handler.ended.wait()
+    assert len(handler.ends) == 1
+
+
+async def test_calls_cancelled_at_any_moment_leave_nothing_and_log_nothing(
+    channel: grpc.aio.Channel, grpc_servicer: SessionServicer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for turns in range(60):
+        call = session(channel)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+    last = session(channel)
+    await last.write(b"unharmed")
+    assert await last.read() == b"unharmed"
+    await last.done_writing()
+    assert await last.read() is grpc.aio.EOF
+    while grpc_servicer.open:
+        await asyncio.sleep(0.001)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_closing_ends_every_call_and_refuses_new_ones(
+    channel: grpc.aio.Channel, grpc_servicer: SessionServicer, handler: Handler
+) -> None:
+    calls = [session(channel) for _ in range(3)]
+    for call in calls:
+        await call.write(b"hello")
+        assert await call.read() == b"hello"
+    assert grpc_servicer.open == 3
+    await grpc_servicer.close("enough")
+    assert grpc_servicer.open == 0
+    assert handler.ends == ["enough"] * 3
+    for call in calls:
+        assert (await call.code(), await call.details()) == (grpc.StatusCode.ABORTED, "enough")
+    late = session(channel)
+    assert await late.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_another_method_is_not_implemented(channel: grpc.aio.Channel) -> None:
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+    method = channel.stream_stream("/wool.protocol.Worker/Other")
+    assert await method().code() == grpc.StatusCode.UNIMPLEMENTED
