@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar, TypeVarTuple
@@ -33,7 +34,8 @@ class Mailbox:
     __slots__ = ("_loop", "_queue", "_woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        # Weak, since a runtime keeps one mailbox per loop for as long as the loop lives.
+        self._loop = weakref.ref(loop)
         self._queue: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
 
@@ -44,12 +46,15 @@ class Mailbox:
         # queue in `_deliver`: so either this post wakes the loop, or the delivery under way sees it.
         if not self._woken:
             self._woken = True
+            loop = self._loop()
             try:
-                self._loop.call_soon_threadsafe(self._deliver)
+                if loop is not None:
+                    loop.call_soon_threadsafe(self._deliver)
+                    return
             except RuntimeError:
-                if not self._loop.is_closed():
+                if not loop.is_closed():
                     raise
-                self._queue.clear()
+            self._queue.clear()
 
     def _deliver(self) -> None:
         self._woken = False
@@ -60,12 +65,12 @@ class Mailbox:
             try:
                 callback(*args)
             except Exception as error:
-                self._loop.call_exception_handler(
+                asyncio.get_running_loop().call_exception_handler(
                     {"message": f"a callback across the bridge failed: {callback!r}", "exception": error}
                 )
         if queue and not self._woken:
             self._woken = True
-            self._loop.call_soon(self._deliver)
+            asyncio.get_running_loop().call_soon(self._deliver)
 
 
 class IoHost(Protocol):

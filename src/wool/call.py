@@ -8,8 +8,8 @@ side's: the state machine and where the task is. Only the proxy touches the latt
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from wool.bridge import MailboxLike
 from wool.connection import Connection
@@ -103,12 +103,22 @@ class Call:
 
     __slots__ = ("_answer", "_io", "_loop", "_placed", "_placer", "unseen")
 
-    def __init__(self, placer: Placer, io: MailboxLike, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        placer: Placer,
+        io: MailboxLike,
+        loop: asyncio.AbstractEventLoop,
+        task: Task,
+        definition: Definition,
+        arguments: Payload,
+        dispatch_timeout: float | None,
+        user: MailboxLike,
+    ) -> None:
         self._placer = placer
         self._io = io
         self._loop = loop
-        self._placed: PlacedCall | None = None
         self._answer: asyncio.Future[Answer] = loop.create_future()
+        self._placed = PlacedCall(task, definition, arguments, dispatch_timeout, user, self.deliver)
         self.unseen: Answer | None = None
         """An answer that had come when a cancellation overtook it on the last stretch."""
 
@@ -117,26 +127,16 @@ class Call:
         if not self._answer.done():
             self._answer.set_result(answer)
 
-    async def first(
-        self,
-        task: Task,
-        definition: Definition,
-        arguments: Payload,
-        dispatch_timeout: float | None,
-        user: MailboxLike,
-    ) -> Answer:
+    def first(self) -> Coroutine[Any, Any, Answer]:
         """Dispatch the task, once, and return the answer to its first step (or its result)."""
-        assert self._placed is None, "a task is dispatched once"
-        self._placed = PlacedCall(task, definition, arguments, dispatch_timeout, user, self.deliver)
         self._io.post(self._placer.place, self._placed)
-        return await self._wait()
+        return self._wait()
 
-    async def step(self, kind: StepKind, payload: Payload | None) -> Answer:
+    def step(self, kind: StepKind, payload: Payload | None) -> Coroutine[Any, Any, Answer]:
         """Ask for the next step of a generator and return the answer."""
-        assert self._placed is not None
         self._answer = self._loop.create_future()
         self._io.post(self._placer.step, self._placed, kind, payload)
-        return await self._wait()
+        return self._wait()
 
     async def _wait(self) -> Answer:
         self.unseen = None
@@ -154,7 +154,6 @@ class Call:
                 # The answer may come meanwhile; what counts is what the remote end makes of it.
                 self._answer = self._loop.create_future()
                 last = cancelled
-                assert self._placed is not None
                 message = cancelled.args[0] if cancelled.args and isinstance(cancelled.args[0], str) else None
                 self._io.post(self._placer.cancel, self._placed, message)
                 continue

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from wool.balancer import LoadBalancerLike
 from wool.bridge import MailboxLike, run_on
-from wool.call import Answer, Call
+from wool.call import Call
 from wool.context import dispatch_timeout_seconds
 from wool.definition import define
 from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerMetadata
@@ -28,8 +28,6 @@ from wool.serialization import Payload, culprit, dumps, loads
 from wool.task import RoutineKind, Task, current_task
 
 _log = logging.getLogger("wool.proxy")
-
-TASK_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +188,8 @@ class Dispatcher:
 
     def new_call(
         self, function: FunctionType, kind: RoutineKind, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Call, Callable[[], Awaitable[Answer]]]:
-        """Pickle a call here and now; return it with what dispatches it, once.
+    ) -> Call:
+        """Pickle a call here and now; return it, to be dispatched once.
 
         Raises the original error, with a note, if the definition or an argument cannot be pickled.
         """
@@ -213,16 +211,22 @@ class Dispatcher:
             raise
         parent = current_task()
         task = Task(
-            key=runtime.random_bytes(TASK_BYTES),
+            key=runtime.task_key(),
             routine=definition.name,
             kind=kind,
             caller=runtime.uid,
             parent=parent.key if parent is not None else b"",
         )
-        call = Call(self._proxy, self._io, loop)
-        timeout = dispatch_timeout_seconds()
-        user = runtime.mailbox(loop)
-        return call, lambda: call.first(task, definition, arguments, timeout, user)
+        return Call(
+            self._proxy,
+            self._io,
+            loop,
+            task,
+            definition,
+            arguments,
+            dispatch_timeout_seconds(),
+            runtime.mailbox(loop),
+        )
 
 
 async def _feed(

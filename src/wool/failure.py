@@ -26,6 +26,14 @@ from typing import Any, NamedTuple, cast
 from wool.errors import RemoteError, WoolError
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.remote_traceback import (
+    ARGS,
+    ATTRIBUTES,
+    CAUSE,
+    CONTEXT,
+    LABEL_CHARACTERS,
+    MEMBERS,
+    SUPPRESS_CONTEXT,
+    TRACEBACK,
     FrameRecord,
     Origin,
     bounded_repr,
@@ -44,14 +52,6 @@ __all__ = ["Origin", "TaskException", "as_outcome", "capture", "origin", "rebuil
 
 VALUE_BYTES = 32
 """What a value is reckoned to take beyond its pickled bytes."""
-
-# Read and written past any property, ``__setattr__`` or ``__getattribute__`` of the user's class.
-_args: Any = BaseException.__dict__["args"]
-_dict: Any = BaseException.__dict__["__dict__"]
-_traceback: Any = BaseException.__dict__["__traceback__"]
-_cause: Any = BaseException.__dict__["__cause__"]
-_context: Any = BaseException.__dict__["__context__"]
-_suppress_context: Any = BaseException.__dict__["__suppress_context__"]
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
 _HOW_TO_PICKLE = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
@@ -108,7 +108,7 @@ def _as_text(exc: BaseException, here: Origin | None, limits: Limits) -> bytes:
     frames: list[tuple[Any, ...]] = []
     with contextlib.suppress(Exception):  # Out of stack or memory: the message matters more.
         limit_bytes = min(limits.traceback_bytes, limits.payload_bytes // 4)
-        records = record_traceback(_traceback.__get__(exc), here=here, limit_bytes=limit_bytes)
+        records = record_traceback(TRACEBACK.__get__(exc), here=here, limit_bytes=limit_bytes)
         frames = [tuple(record) for record in records]
     node = _Node(type_name(type(exc)), message, 0, None, (), {}, {}, None, None, False, None, frames)
     return pickle.dumps(([tuple(node)], [(_TEXT, "it could not be pickled, or is too large")]), PROTOCOL)
@@ -147,34 +147,34 @@ class _Capture:
 
     def node(self, exc: BaseException, here: Origin | None) -> _Node:
         cls = type(exc)
-        tb = _traceback.__get__(exc)
-        is_group = isinstance(exc, BaseExceptionGroup)
+        tb = TRACEBACK.__get__(exc)
+        is_group = issubclass(cls, BaseExceptionGroup)
         border = here if tb is not None or exc is self.exceptions[0] else None
         frames = record_traceback(tb, here=border, limit_bytes=self.limits.traceback_bytes)
-        cause, context = self.edge(_cause.__get__(exc)), self.edge(_context.__get__(exc))
+        cause, context = self.edge(CAUSE.__get__(exc)), self.edge(CONTEXT.__get__(exc))
         group = self.group(cast("BaseExceptionGroup[Any]", exc)) if is_group else None
         return _Node(
             name=type_name(cls),
             message=message_of(exc, self.limits.text_characters),
             cls=self.value(cls),
             whole=self.whole(exc) if not is_group and _says_how_to_pickle(cls) else None,
-            args=tuple(map(self.value, _args.__get__(exc))) if not is_group else (),
+            args=tuple(map(self.value, ARGS.__get__(exc))) if not is_group else (),
             attributes=self.attributes(exc),
             slots=self.slots(exc) if not is_group else {},
             cause=cause,
             context=context,
-            suppress_context=bool(_suppress_context.__get__(exc)),
+            suppress_context=bool(SUPPRESS_CONTEXT.__get__(exc)),
             group=group,
             frames=[tuple(frame) for frame in frames],
         )
 
     def group(self, exc: BaseExceptionGroup[Any]) -> tuple[str, tuple[_Edge, ...], bool]:
-        members: tuple[BaseException, ...] = BaseExceptionGroup.__dict__["exceptions"].__get__(exc)
+        members: tuple[BaseException, ...] = MEMBERS.__get__(exc)
         room = max(self.limits.exceptions - len(self.exceptions), 1)
         edges = [self.edge(member) for member in members[:room]]
         if len(members) > room:
             edges.append(f"left out: {len(members) - room} more exceptions of this group")
-        given: tuple[object, ...] = _args.__get__(exc)
+        given: tuple[object, ...] = ARGS.__get__(exc)
         message: str = BaseExceptionGroup.__dict__["message"].__get__(exc)
         return cut(message, self.limits.text_characters), tuple(edges), len(given) == 2 and type(given[1]) is list
 
@@ -186,7 +186,7 @@ class _Capture:
         return stream if self.take(len(stream)) else None
 
     def attributes(self, exc: BaseException) -> dict[str, int]:
-        found: dict[object, object] = _dict.__get__(exc)
+        found: dict[object, object] = ATTRIBUTES.__get__(exc)
         return {name: self.value(value) for name, value in list(found.items()) if type(name) is str}
 
     def slots(self, exc: BaseException) -> dict[str, int]:
@@ -223,8 +223,9 @@ class _Capture:
             return _EXCEPTION, self.edge(cast("BaseException", value))
         try:
             stream = dumps_inline(value)
-        except BaseException:  # Its own __reduce__ may raise anything: only this value is lost.
-            return _TEXT, f"<not picklable: {bounded_repr(value)}>"
+        except BaseException as error:  # Its own __reduce__ may raise anything: only this value is lost.
+            why = f"{type_name(type(error))}: {message_of(error, LABEL_CHARACTERS)}"
+            return _TEXT, f"<not picklable: {bounded_repr(value)} ({why})>"
         if not self.take(len(stream)):
             return _TEXT, f"<too large: {bounded_repr(value)}>"
         return _PICKLED, stream, type_name(kind)
@@ -272,7 +273,9 @@ def rebuild(payload: Payload) -> BaseException:
         nodes, values = cast("tuple[list[Any], list[Any]]", loads(payload))
         return _Rebuild([_Node(*node) for node in nodes], values).run()
     except Exception as error:  # Not what `capture` makes: the peer is to blame, and the body has run all the same.
-        return _stand_in(f"an exception that could not be read: {type_name(type(error))}: {message_of(error, 1024)}")
+        return _stand_in(
+            f"an exception that could not be read: {type_name(type(error))}: {message_of(error, LABEL_CHARACTERS)}"
+        )
 
 
 def _stand_in(message: str) -> RemoteError:
@@ -368,16 +371,16 @@ class _Rebuild:
         if number not in self.complete:
             self.fill_parts(exc, node)
         elif "__notes__" in node.attributes and type(exc) is not RemoteError:
-            _dict.__get__(exc).setdefault("__notes__", self.value(node.attributes["__notes__"]))
-        _cause.__set__(exc, self.edge(node.cause))
-        _context.__set__(exc, self.edge(node.context))
-        _suppress_context.__set__(exc, node.suppress_context)
-        _traceback.__set__(exc, build_traceback([FrameRecord(*frame) for frame in node.frames]))
+            ATTRIBUTES.__get__(exc).setdefault("__notes__", self.value(node.attributes["__notes__"]))
+        CAUSE.__set__(exc, self.edge(node.cause))
+        CONTEXT.__set__(exc, self.edge(node.context))
+        SUPPRESS_CONTEXT.__set__(exc, node.suppress_context)
+        TRACEBACK.__set__(exc, build_traceback([FrameRecord(*frame) for frame in node.frames]))
 
     def fill_parts(self, exc: BaseException, node: _Node) -> None:
         if node.group is None:
-            _args.__set__(exc, tuple(map(self.value, node.args)))
-        _dict.__get__(exc).update({name: self.value(value) for name, value in node.attributes.items()})
+            ARGS.__set__(exc, tuple(map(self.value, node.args)))
+        ATTRIBUTES.__get__(exc).update({name: self.value(value) for name, value in node.attributes.items()})
         for name, value in node.slots.items():
             members = (vars(owner).get(name) for owner in type(exc).__mro__)
             member: Any = next(filter(_is_member, members), None)
@@ -407,7 +410,7 @@ def _load(stream: bytes, name: str) -> object:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return _NotLoaded(f"<not loaded: {name}: {type_name(type(error))}: {message_of(error, 1024)}>")
+        return _NotLoaded(f"<not loaded: {name}: {type_name(type(error))}: {message_of(error, LABEL_CHARACTERS)}>")
 
 
 # --- What the caller sees ------------------------------------------------------------------------------
@@ -415,7 +418,7 @@ def _load(stream: bytes, name: str) -> object:
 
 def travels_as_cause(exc: BaseException) -> bool:
     """Tell whether ``exc``, raised by a body, would be misread if the call raised it as it is."""
-    return isinstance(exc, WoolError | SystemExit | KeyboardInterrupt | GeneratorExit)
+    return issubclass(type(exc), WoolError | SystemExit | KeyboardInterrupt | GeneratorExit)
 
 
 def as_outcome(exc: BaseException) -> BaseException:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 FRAME_BYTES = 24
 """What a recorded frame is reckoned to take beyond its texts."""
@@ -28,6 +28,15 @@ LINKS_SHOWN = 8
 
 LABEL_CHARACTERS = 1024
 """Where a file, a function or a type is named, by a peer or by a strange user, the name is cut here."""
+
+# Of an exception, past any property, ``__getattribute__`` or ``__setattr__`` of the user's class.
+ARGS: Any = BaseException.__dict__["args"]
+TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+CAUSE: Any = BaseException.__dict__["__cause__"]
+CONTEXT: Any = BaseException.__dict__["__context__"]
+SUPPRESS_CONTEXT: Any = BaseException.__dict__["__suppress_context__"]
+ATTRIBUTES: Any = BaseException.__dict__["__dict__"]
+MEMBERS: Any = BaseExceptionGroup.__dict__["exceptions"]
 
 _ORIGIN = "__wool_origin__"
 
@@ -57,7 +66,7 @@ class FrameRecord(NamedTuple):
 def origin(exc: BaseException) -> Origin | None:
     """Return where ``exc`` was raised, if that was on a worker; across several hops, the innermost."""
     found: Origin | None = None
-    tb = exc.__traceback__
+    tb: TracebackType | None = TRACEBACK.__get__(exc)
     while tb is not None:
         found = _origin_of(tb.tb_frame) or found
         tb = tb.tb_next
@@ -204,7 +213,7 @@ _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
 def message_of(exc: BaseException, limit: int) -> str:
     """Return ``str(exc)`` in at most about ``limit`` characters, or that there is none. Never raises."""
     try:
-        args = exc.args
+        args: tuple[object, ...] = ARGS.__get__(exc)
         if type(exc).__str__ is BaseException.__str__ and not _ATOMS.issuperset(map(type, args)):
             return cut(bounded_repr(args[0] if len(args) == 1 else args), limit)
         return cut(str(exc), limit)
@@ -220,11 +229,12 @@ def format_exception(exc: BaseException, limit: int) -> str:
     sections: list[str] = []
     current = exc
     while len(sections) < LINKS_SHOWN:
-        cause, context = current.__cause__, current.__context__
+        cause: BaseException | None = CAUSE.__get__(current)
+        context: BaseException | None = CONTEXT.__get__(current)
         sections.append(_format_one(current, limit))
         if cause is not None:
             current, connection = cause, "The above exception was the direct cause of the following exception:"
-        elif context is not None and not current.__suppress_context__:
+        elif context is not None and not SUPPRESS_CONTEXT.__get__(current):
             current, connection = context, "During handling of the above exception, another exception occurred:"
         else:
             break
@@ -235,15 +245,15 @@ def format_exception(exc: BaseException, limit: int) -> str:
 
 def _format_one(exc: BaseException, limit: int) -> str:
     lines: list[str] = []
-    tb = exc.__traceback__
+    tb: TracebackType | None = TRACEBACK.__get__(exc)
     if tb is not None:
         try:
             lines = ["Traceback (most recent call last):\n", *traceback.format_tb(tb, limit=-FRAMES_SHOWN)]
         except Exception:  # The loader of some module may fail to give its source.
             lines = ["Traceback (not readable)\n"]
     lines.append(_headline(exc, limit))
-    if isinstance(exc, BaseExceptionGroup):
-        members = cast("BaseExceptionGroup[BaseException]", exc).exceptions
+    if issubclass(type(exc), BaseExceptionGroup):
+        members: tuple[BaseException, ...] = MEMBERS.__get__(exc)
         lines += [f"  | {_headline(member, limit)}" for member in members[:LINKS_SHOWN]]
         if len(members) > LINKS_SHOWN:
             lines.append(f"  | ... and {len(members) - LINKS_SHOWN} more\n")
@@ -253,7 +263,7 @@ def _format_one(exc: BaseException, limit: int) -> str:
 def _headline(exc: BaseException, limit: int) -> str:
     name, message = type_name(type(exc)).removeprefix("builtins."), message_of(exc, limit)
     lines = [f"{name}: {message}\n" if message else f"{name}\n"]
-    notes: object = getattr(exc, "__notes__", None)
+    notes: object = ATTRIBUTES.__get__(exc).get("__notes__")
     if isinstance(notes, list):
         shown = cast("list[object]", notes)[:LINKS_SHOWN]
         lines += [f"{cut(note, limit)}\n" for note in shown if type(note) is str]

@@ -117,7 +117,12 @@ async def _dispatcher(info: RoutineInfo) -> Dispatcher:
             f"routine {info.name} was called outside a pool: call it inside 'async with wool.WorkerPool():', "
             f"or run its body here with {info.function.__qualname__}.__wrapped__(…)"
         )
-    return source.open_dispatcher or await source.dispatcher()
+    return await source.dispatcher()
+
+
+def _open_dispatcher() -> Dispatcher | None:
+    source = current_source()
+    return None if source is None else source.open_dispatcher
 
 
 def _wrap_coroutine(info: RoutineInfo) -> Callable[..., Any]:
@@ -127,8 +132,8 @@ def _wrap_coroutine(info: RoutineInfo) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         # Binds the arguments natively, so that a wrong call is the caller's own TypeError; runs nothing.
         function(*args, **kwargs).close()
-        _, first = (await _dispatcher(info)).new_call(function, "coroutine", args, kwargs)
-        return _value(info, await first())
+        dispatcher = _open_dispatcher() or await _dispatcher(info)
+        return _value(info, await dispatcher.new_call(function, "coroutine", args, kwargs).first())
 
     return wrapper
 
@@ -139,11 +144,12 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
     @functools.wraps(function)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         function(*args, **kwargs)
-        call, first = (await _dispatcher(info)).new_call(function, "generator", args, kwargs)
+        dispatcher = _open_dispatcher() or await _dispatcher(info)
+        call = dispatcher.new_call(function, "generator", args, kwargs)
         stream = _Stream(info, call)
         thrown: BaseException | None = None
         try:
-            await stream.take(first(), None)
+            await stream.take(call.first(), None)
             while not stream.ended:
                 kind, payload = StepKind.NEXT, None
                 thrown = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import weakref
 from collections.abc import Callable
@@ -39,6 +40,28 @@ class Home(Protocol):
         ...
 
 
+_forks = 0
+"""How many forks lie between this process and the one that imported wool: cheaper to read than the pid."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class _TaskKeys:
+    """A generator of 16-byte keys, seeded by the system once: a system call per task would hand the GIL over."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(os.urandom(32))
+
+    def next(self) -> bytes:
+        return self._random.randbytes(16)
+
+
 def _uid() -> str:
     return os.urandom(16).hex()
 
@@ -55,20 +78,32 @@ class Runtime:
     """The key that processes of one user share."""
     new_mailbox: Callable[[asyncio.AbstractEventLoop], MailboxLike] = Mailbox
     random_bytes: Callable[[int], bytes] = os.urandom
+    """Unpredictable, for secrets and nonces."""
+    task_key: Callable[[], bytes] = field(default_factory=lambda: _TaskKeys().next)
+    """Mints a task's identity: unique, not secret."""
     limits: Limits = DEFAULT_LIMITS
     uid: str = field(default_factory=_uid)
     """Of this process as a caller."""
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
+    _forks: int = field(default_factory=lambda: _forks)
     _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, MailboxLike] = field(
-        default_factory=weakref.WeakKeyDictionary
+        default_factory=lambda: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, MailboxLike]()
+    )
+    # Nearly every call is made on the same loop as the one before.
+    _last_mailbox: list[tuple[Callable[[], asyncio.AbstractEventLoop | None], MailboxLike | None]] = field(
+        default_factory=lambda: [(lambda: None, None)]
     )
 
     def mailbox(self, loop: asyncio.AbstractEventLoop) -> MailboxLike:
         """Return the one mailbox of ``loop``."""
+        last, mailbox = self._last_mailbox[0]
+        if mailbox is not None and last() is loop:
+            return mailbox
         mailbox = self._mailboxes.get(loop)
         if mailbox is None:
             mailbox = self._mailboxes[loop] = self.new_mailbox(loop)
+        self._last_mailbox[0] = (weakref.ref(loop), mailbox)
         return mailbox
 
     def new_uid(self) -> str:
@@ -77,7 +112,7 @@ class Runtime:
 
     def check_process(self) -> None:
         """Raise `RuntimeError` in a process that was forked from the one this belongs to."""
-        if os.getpid() != self.pid:
+        if self._forks != _forks:
             raise RuntimeError(
                 f"process {os.getpid()} was forked from {self.pid}, where this pool was opened: a pool belongs to "
                 "the process that opened it; open one here, and start processes by spawn or exec"
@@ -101,7 +136,7 @@ def set_runtime(runtime: Runtime) -> None:
 
 def _process_runtime() -> Runtime:
     global _process
-    if _process is None or _process.pid != os.getpid():
+    if _process is None or _process._forks != _forks:
         _process = real_runtime()
     return _process
 

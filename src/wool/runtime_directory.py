@@ -258,7 +258,11 @@ def private_directory() -> PrivateDirectory:
             if not lock.try_lock(exclusive=True):
                 raise RuntimeDirectoryError(lock.path, "is locked by somebody else", "end the process that holds it")
             directory = PrivateDirectory(path, lock)
-            _sweep(base)
+            try:
+                _sweep(base)
+            except BaseException:
+                directory.close()
+                raise
             return directory
     raise _vanished(_location())
 

@@ -93,6 +93,9 @@ class Payload(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes in all."""
+        parts = self.parts
+        if len(parts) == 1 and type(parts[0]) is bytes:
+            return len(parts[0])
         return sum(self.sizes)
 
     def __repr__(self) -> str:

@@ -10,9 +10,7 @@ from wool.discovery.base import DiscoveryEvent, WorkerMetadata
 
 
 def worker(uid: str, *tags: str, **extra: str) -> WorkerMetadata:
-    return WorkerMetadata(
-        uid=uid, address=f"unix:/run/{uid}", pid=1, version="1", tags=frozenset(tags), extra=extra
-    )
+    return WorkerMetadata(uid=uid, address=f"unix:/run/{uid}", pid=1, version="1", tags=frozenset(tags), extra=extra)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

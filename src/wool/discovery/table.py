@@ -29,7 +29,6 @@ The file ends with the last bank that was ever written: what lies beyond reads a
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import struct
 import zlib
@@ -49,6 +48,8 @@ LAYOUT_VERSION = 1
 """Raised with any change of the layout or of the fields of a record."""
 LEASE_BYTES = 16
 KEY_BYTES = 16
+FREE, LIVE = 0, 1
+"""What a bank says of its slot."""
 MARK = 0xA5
 """First byte of a bank that was written to its end."""
 
@@ -82,13 +83,6 @@ class TableFull(RuntimeError):
         )
 
 
-class State(enum.IntEnum):
-    """What a slot's newest valid bank says."""
-
-    FREE = 0
-    LIVE = 1
-
-
 @dataclass(frozen=True, slots=True)
 class Write:
     """Bytes to be put at an offset. Only a write of one byte is taken to be indivisible."""
@@ -109,11 +103,13 @@ class Change:
     retired: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A live slot as a reader sees it. ``key`` stands for the uid; ``record`` is not parsed yet."""
+class Slot(NamedTuple):
+    """A live slot as a reader sees it. ``key`` stands for the uid; ``record`` is not parsed yet.
 
-    index: int
+    A tuple, because a look makes one for every worker.
+    """
+
+    number: int
     sequence: int
     key: bytes
     lease: bytes
@@ -205,7 +201,7 @@ class Snapshot:
             if valid:
                 newest = max(valid, key=_by_sequence)
                 latest = max(latest, newest.sequence)
-                if newest.state == State.LIVE:
+                if newest.state == LIVE:
                     slots.append(Slot(index, newest.sequence, newest.key, newest.lease, newest.record))
             elif banks:
                 unreadable.add(index)
@@ -262,7 +258,7 @@ def add(
             f"worker {metadata.uid} is in namespace {namespace!r} already: publish worker-updated to change it"
         )
     if taken is None:
-        occupied = {slot.index for slot in snapshot.slots}
+        occupied = {slot.number for slot in snapshot.slots}
         free = next((index for index in range(snapshot.layout.slots) if index not in occupied), None)
         if free is None:
             taken = next((slot for slot in snapshot.slots if not is_live(slot.lease)), None)
@@ -270,11 +266,9 @@ def add(
                 raise TableFull(namespace, snapshot.layout.slots)
     else:
         free = None
-    index = taken.index if taken is not None else free
+    index = taken.number if taken is not None else free
     assert index is not None
-    writes = _write_slot(
-        snapshot.layout, data, index, snapshot.latest + 1, State.LIVE, key_of(metadata.uid), lease, record
-    )
+    writes = _write_slot(snapshot.layout, data, index, snapshot.latest + 1, LIVE, key_of(metadata.uid), lease, record)
     return Change(index, writes, taken.lease if taken is not None else None)
 
 
@@ -288,8 +282,8 @@ def update(data: Readable, metadata: WorkerMetadata, *, namespace: str, is_live:
             f"worker {metadata.uid} is not in namespace {namespace!r}, so it cannot be updated: publish worker-added"
         )
     return Change(
-        slot.index,
-        _write_slot(snapshot.layout, data, slot.index, snapshot.latest + 1, State.LIVE, slot.key, slot.lease, record),
+        slot.number,
+        _write_slot(snapshot.layout, data, slot.number, snapshot.latest + 1, LIVE, slot.key, slot.lease, record),
     )
 
 
@@ -312,11 +306,14 @@ def reclaim(data: Readable, *, is_live: Callable[[bytes], bool]) -> tuple[Change
 class _Bank(NamedTuple):
     number: int
     valid: bool
-    state: int = State.FREE
+    state: int = FREE
     sequence: int = 0
     key: bytes = _NO_KEY
     lease: bytes = _NO_LEASE
     record: bytes = b""
+
+
+_INVALID = _Bank(0, valid=False)
 
 
 def _by_sequence(bank: _Bank) -> int:
@@ -333,18 +330,17 @@ def _read_bank(layout: Layout, data: Readable, slot: int, number: int) -> _Bank 
     start = layout.bank(slot, number)
     if start >= len(data) or data[start] != MARK:
         return None
-    invalid = _Bank(number, valid=False)
     # One copy first: everything below must judge the same bytes, also if somebody writes meanwhile.
     content = bytes(data[start : start + layout.slot_bytes // 2])
     if len(content) < _BANK_OVERHEAD:
-        return invalid
+        return _INVALID
     _, state, _, length, sequence, key, lease = _BANK.unpack_from(content)
     (crc,) = _BANK_CRC.unpack_from(content, _BANK.size)
     record = content[_BANK_OVERHEAD : _BANK_OVERHEAD + length]
-    if len(record) != length or state not in (State.FREE, State.LIVE):
-        return invalid
+    if len(record) != length or state not in (FREE, LIVE):
+        return _INVALID
     if crc != _bank_crc(content[1 : _BANK.size], record):
-        return invalid
+        return _INVALID
     return _Bank(number, True, state, sequence, key, lease, record)
 
 
@@ -353,7 +349,7 @@ def _bank_crc(head: bytes, record: bytes) -> int:
 
 
 def _write_slot(
-    layout: Layout, data: Readable, slot: int, sequence: int, state: State, key: bytes, lease: bytes, record: bytes
+    layout: Layout, data: Readable, slot: int, sequence: int, state: int, key: bytes, lease: bytes, record: bytes
 ) -> tuple[Write, ...]:
     if sequence >= 1 << 64:
         raise TableInvalid("the table's generation is damaged")
@@ -371,8 +367,8 @@ def _write_slot(
 
 def _free(layout: Layout, data: Readable, slot: Slot, sequence: int) -> Change:
     # Not just a cleared mark: the slot's older value would show again.
-    writes = _write_slot(layout, data, slot.index, sequence, State.FREE, _NO_KEY, _NO_LEASE, b"")
-    return Change(slot.index, writes, slot.lease)
+    writes = _write_slot(layout, data, slot.number, sequence, FREE, _NO_KEY, _NO_LEASE, b"")
+    return Change(slot.number, writes, slot.lease)
 
 
 def _record(layout: Layout, metadata: WorkerMetadata, namespace: str) -> bytes:

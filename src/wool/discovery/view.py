@@ -77,8 +77,8 @@ class View:
         # An unreadable slot is being written: its last good value stands until there is another.
         cache = {index: self._cache[index] for index in sorted(snapshot.unreadable) if index in self._cache}
         for slot in snapshot.slots:
-            cached = self._cache.get(slot.index)
-            cache[slot.index] = cached if cached is not None and cached[0] == slot else (slot, _parse_record(slot))
+            cached = self._cache.get(slot.number)
+            cache[slot.number] = cached if cached is not None and cached[0] == slot else (slot, _parse_record(slot))
         return cache
 
     def _difference(self, known: dict[str, _Known]) -> list[DiscoveryEvent]:

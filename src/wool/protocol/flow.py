@@ -59,22 +59,33 @@ class Outbox:
         self._control: deque[tuple[Frame, Payload | None]] = deque()
         self._transfers: deque[tuple[int, Iterator[memoryview]]] = deque()
         self._next_chunk: tuple[int, memoryview] | None = None
+        self._large = 0
+        """Payloads that wait, head or chunks, to leave in chunks."""
         self.progress = 0
         """Chunk bytes that have left, ever: an upload that moves is not a worker that is silent."""
 
     def say(self, frame: Frame, payload: Payload | None = None) -> None:
         """Queue a control frame; ``payload`` follows in chunks if the frame's body announces them."""
-        self._control.append((frame, payload))
+        if payload is not None and isinstance(frame, (Offer, Result, Step)) and frame.body.chunked:
+            self._large += 1
+            self._control.append((frame, payload))
+        else:
+            self._control.append((frame, None))
 
     def drop(self, number: int) -> None:
         """Send no more of the payload of ``number``."""
+        if not self._large:
+            return
+        before = len(self._transfers)
         self._transfers = deque(transfer for transfer in self._transfers if transfer[0] != number)
+        self._large -= before - len(self._transfers)
         if self._next_chunk is not None and self._next_chunk[0] == number:
             self._next_chunk = None
         # A head that has not left yet keeps its place, but its chunks will not follow.
         for index, (frame, payload) in enumerate(self._control):
             if payload is not None and getattr(frame, "number", None) == number:
                 self._control[index] = (frame, None)
+                self._large -= 1
 
     def acknowledge(self, size: int) -> None:
         """The peer has taken in ``size`` chunk bytes."""
@@ -100,7 +111,7 @@ class Outbox:
             room -= FRAME_OVERHEAD_BYTES
             if isinstance(frame, (Offer, Result, Step)):
                 room -= len(frame.body.inline)
-                if payload is not None and frame.body.chunked:
+                if payload is not None:
                     self._transfers.append((frame.number, _chunks(payload, self._limits.chunk_bytes)))
         if self._chunk_ready():
             assert self._next_chunk is not None
@@ -118,6 +129,8 @@ class Outbox:
             if view is not None:
                 self._next_chunk = (number, view)
                 self._transfers.append((number, chunks))
+            else:
+                self._large -= 1
         return self._next_chunk is not None and self._credit >= len(self._next_chunk[1])
 
 

@@ -190,11 +190,12 @@ class _ConnectedStream(_GrpcStream):
     ) -> None:
         super().__init__(name, limits)
         self._channel = channel
-        self._call = call
+        # Let go by `close`: gRPC keeps descriptors as long as somebody has a call in hand, even one that is over.
+        self._call: grpc.aio.StreamStreamCall[bytes, bytes] | None = call
         # Not call.read(): it refuses once the call is done, and a failed write marks the call as done, so
         # what the other end wrote before it closed would be lost. The iterator reads to the true end. (It
         # must not be mixed with call.read(), #40921; with call.write() it may.)
-        self._messages = cast(AsyncGenerator[bytes, None], aiter(call))
+        self._messages: AsyncGenerator[bytes, None] | None = cast(AsyncGenerator[bytes, None], aiter(call))
 
     def __del__(self) -> None:
         if self._closing is None:
@@ -203,20 +204,25 @@ class _ConnectedStream(_GrpcStream):
     def abort(self, reason: str) -> None:
         """Break the stream at once, both directions; idempotent. Pending reads and writes end."""
         self._lose(reason)
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()
 
     async def _receive(self) -> bytes | None:
+        assert self._messages is not None, "read after close"
         return await anext(self._messages, None)
 
     async def _send(self, message: bytes) -> None:
+        assert self._call is not None, "write after close"
         await self._call.write(message)
 
     async def _close(self) -> None:
+        assert self._call is not None, "closed twice"
+        assert self._messages is not None, "closed twice"
         graceful = self._lost is None and self._unwritable is None
         self._lose(_ENDED_HERE)
         try:
             if graceful:
-                await self._finish()
+                await self._finish(self._call)
         finally:
             self._call.cancel()
             # Closed here, or the garbage collector makes a task of it.
@@ -224,8 +230,9 @@ class _ConnectedStream(_GrpcStream):
             if self._reading.task is None:
                 await self._messages.aclose()
             await self._channel.close()
+            self._call = self._messages = None
 
-    async def _finish(self) -> None:
+    async def _finish(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
         """Say that nothing follows, and wait for the other end to have read everything and to end the call.
 
         A cancel at this point would overtake the messages. What still arrives is read and dropped, or the
@@ -233,7 +240,7 @@ class _ConnectedStream(_GrpcStream):
         """
         try:
             async with asyncio.timeout(self._close_seconds):
-                await self._call.done_writing()
+                await call.done_writing()
                 await self._reading.over(self._close_seconds)
                 if self._reading.task is None:
                     while await self._receive() is not None:
@@ -255,7 +262,7 @@ class _AcceptedStream(_GrpcStream):
 
     def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes], name: str, limits: Limits) -> None:
         super().__init__(name, limits)
-        self._context = context
+        self._context: grpc.aio.ServicerContext[bytes, bytes] | None = context
         loop = asyncio.get_running_loop()
         self.verdict: asyncio.Future[str | None] = loop.create_future()
         """How the call is to end: with OK (``None``), or as a failure with this reason."""
@@ -276,8 +283,10 @@ class _AcceptedStream(_GrpcStream):
         """Learn that the call has ended: from here on, gRPC must not be touched. gRPC itself ends what is pending."""
         self._lose(_GONE)
         self._decide(None)
+        self._context = None
 
     async def _receive(self) -> bytes | None:
+        assert self._context is not None, "read after the end"
         # gRPC says bytes; at the end it is its EOF object, which is the only thing here that is not bytes.
         message = cast(object, await self._context.read())
         if isinstance(message, bytes):
@@ -289,6 +298,7 @@ class _AcceptedStream(_GrpcStream):
         return None
 
     async def _send(self, message: bytes) -> None:
+        assert self._context is not None, "write after the end"
         await self._context.write(message)
 
     async def _close(self) -> None:
@@ -335,10 +345,11 @@ class SessionServicer:
         gRPC cancels this coroutine when the other end goes. The handler runs in a task of its own, which is
         not cancelled: it learns the end from its stream, as it learns any other.
         """
-        if self._handlers.closing:
+        if not self._handlers.closing:
+            # At once, so that the connecting end knows that it has been accepted.
+            await context.send_initial_metadata((_OPEN,))
+        if self._handlers.closing:  # perhaps since a moment ago
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the listener was closed")
-        # At once, so that the connecting end knows that it has been accepted.
-        await context.send_initial_metadata((_OPEN,))
         stream = _AcceptedStream(context, f"{self._name} from {context.peer()}", self._limits)
         self._handlers.start(stream)
         try:
@@ -428,7 +439,8 @@ class GrpcTransport:
         """Open a stream to ``address``; returns when the other end has accepted it.
 
         Raises `ConnectFailed`, at once if nobody listens, and within ``Limits.handshake_seconds`` if
-        whoever listens does not speak gRPC. Cancelling gives up cleanly.
+        whoever listens does not speak gRPC. One that speaks it and does not answer is waited for until
+        the caller gives up: cancelling leaves nothing behind.
         """
         self._use()
         try:

@@ -68,10 +68,8 @@ class Handlers:
             _logger.error("%s does not end, although its stream is gone and it was cancelled", task.get_name())
 
     async def _settle(self) -> None:
-        current = asyncio.current_task()
-        tasks = [task for task in self._open if task is not current]
-        if tasks:
-            await asyncio.wait(tasks, timeout=self._close_seconds)
+        if self._open:
+            await asyncio.wait(self._open, timeout=self._close_seconds)
 
     async def _serve(self, stream: Stream) -> None:
         try:

@@ -48,7 +48,7 @@ def test_any_bytes_give_metadata_or_a_value_error(data: bytes) -> None:
     assert isinstance(metadata, WorkerMetadata)
 
 
-@given(st.fixed_dictionaries({name: json_values for name in FIELDS}) | json_values)
+@given(st.fixed_dictionaries(dict.fromkeys(FIELDS, json_values)) | json_values)
 def test_any_json_gives_metadata_or_a_value_error(value: object) -> None:
     try:
         metadata = WorkerMetadata.from_bytes(json.dumps(value).encode())

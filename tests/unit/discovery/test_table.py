@@ -220,9 +220,7 @@ def after(script: list[tuple[str, str, int]]) -> tuple[bytearray, int]:
 
 @settings(max_examples=60)
 @given(operations, st.sampled_from(["add", "update", "drop"]), st.sampled_from(UIDS))
-def test_a_change_cut_at_any_byte_happened_or_did_not(
-    script: list[tuple[str, str, int]], kind: str, uid: str
-) -> None:
+def test_a_change_cut_at_any_byte_happened_or_did_not(script: list[tuple[str, str, int]], kind: str, uid: str) -> None:
     buffer, token = after(script)
     change = plan(buffer, kind, uid, 5, token)
     if change is None:
@@ -307,7 +305,7 @@ def test_a_reader_overtaken_by_writers_sees_no_value_that_no_writer_wrote(
     # By slot index: the values that it ever had; None is free.
     values: dict[int, set[Slot | None]] = {index: {None} for index in range(3)}
     for slot in Snapshot.read(buffer).slots:
-        values[slot.index] = {slot}
+        values[slot.number] = {slot}
     writes: list[Write] = []
     future = bytearray(buffer)
     for kind, uid, number in meanwhile:
@@ -316,7 +314,7 @@ def test_a_reader_overtaken_by_writers_sees_no_value_that_no_writer_wrote(
         if change is not None:
             table.apply(future, change.writes)
             writes.extend(change.writes)
-            now = {slot.index: slot for slot in Snapshot.read(future).slots}
+            now = {slot.number: slot for slot in Snapshot.read(future).slots}
             values[change.slot].add(now.get(change.slot))
     history = states(buffer, writes)
     # The reader copies from the front to the back, while the writers go on.
@@ -324,7 +322,7 @@ def test_a_reader_overtaken_by_writers_sees_no_value_that_no_writer_wrote(
     times = sorted(data.draw(st.lists(st.integers(0, len(history) - 1), min_size=len(cut) + 1, max_size=len(cut) + 1)))
     pieces = zip([0, *cut], [*cut, len(history[0])], times, strict=True)
     snapshot = Snapshot.read(b"".join(history[time][start:end] for start, end, time in pieces))
-    found = {slot.index: slot for slot in snapshot.slots}
+    found = {slot.number: slot for slot in snapshot.slots}
     for index in range(3):
         assert index in snapshot.unreadable or found.get(index) in values[index]
 
@@ -476,11 +474,8 @@ def test_whatever_dies_wherever_every_subscriber_ends_with_the_live_workers(
         else:
             world.do(*step)
     snapshot = Snapshot.read(world.buffer)
-    expected = {
-        metadata.uid: metadata
-        for slot in snapshot.slots
-        if slot.lease in world.live and (metadata := WorkerMetadata.from_bytes(slot.record))
-    }
+    live = [WorkerMetadata.from_bytes(slot.record) for slot in snapshot.slots if slot.lease in world.live]
+    expected = {metadata.uid: metadata for metadata in live}
     for subscriber in range(3):
         world.look(subscriber)
         assert check_grammar(world.said[subscriber]) == expected

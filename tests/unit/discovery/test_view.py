@@ -148,7 +148,12 @@ def test_a_filter_that_raises_leaves_the_view_as_it_was(look: Looks) -> None:
 
 def test_a_filter_is_asked_once_per_change(look: Looks) -> None:
     asked: list[WorkerMetadata] = []
-    view = View(lambda metadata: asked.append(metadata) is None)
+
+    def choose(metadata: WorkerMetadata) -> bool:
+        asked.append(metadata)
+        return True
+
+    view = View(choose)
     for tag in ("x", "x", "y"):
         view.advance(look(look.slot(0, worker("a", tag))), LIVE)
     assert asked == [worker("a", "x"), worker("a", "y")]

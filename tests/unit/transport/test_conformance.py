@@ -100,6 +100,11 @@ async def echo(stream: Stream) -> None:
         await stream.write(await stream.read())
 
 
+async def ask(stream: Stream, message: bytes) -> bytes:
+    await stream.write(message)
+    return await stream.read()
+
+
 async def read_all(stream: Stream) -> list[bytes]:
     messages: list[bytes] = []
     try:
@@ -561,8 +566,7 @@ async def test_a_failing_handler_ends_only_its_own_stream_and_is_logged(
         failing, other = [await transport.connect(listener.address) for _ in range(2)]
         with caplog.at_level(logging.ERROR):
             with pytest.raises(StreamLost):
-                await failing.write(b"fail")
-                await failing.read()
+                await ask(failing, b"fail")
         assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [LookupError]
         await other.write(b"unharmed")
         assert await other.read() == b"unharmed"
@@ -666,6 +670,27 @@ async def test_port_zero_means_any_and_the_address_says_which(net: Net) -> None:
 
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd"))
+
+
+async def test_closed_streams_that_are_kept_hold_no_descriptor(net: Net) -> None:
+    accepted: list[Stream] = []
+
+    async def keep(stream: Stream) -> None:
+        accepted.append(stream)
+        await echo(stream)
+
+    async with listening(net, keep) as listener:
+        transport = net.transport()
+        await (await transport.connect(listener.address)).close()
+        before = open_descriptors()
+        streams = [await transport.connect(listener.address) for _ in range(20)]
+        await asyncio.gather(*(ask(stream, b"hello") for stream in streams))
+        await asyncio.gather(*(stream.close() for stream in streams))
+        await until(lambda: open_descriptors() <= before)
+        for stream in streams + accepted:
+            stream.abort("already closed")
+            with pytest.raises(StreamLost):
+                await stream.read()
 
 
 @pytest.mark.parametrize("how", ["close", "abort", "the other end closes", "cancel a read"])

@@ -83,29 +83,27 @@ async def channel(grpc_aio_channel: ChannelFactory) -> AsyncIterator[grpc.aio.Ch
         yield channel
 
 
-@pytest.fixture
-async def call(channel: grpc.aio.Channel) -> Call:
-    return session(channel)
-
-
 def session(channel: grpc.aio.Channel) -> Call:
     method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
     method = channel.stream_stream("/wool.protocol.Worker/Session")
     return method()
 
 
-async def test_an_accepted_call_is_told_so_before_a_message_is_written(call: Call) -> None:
+async def test_an_accepted_call_is_told_so_before_a_message_is_written(channel: grpc.aio.Channel) -> None:
+    call = session(channel)
     metadata = await call.initial_metadata()
     assert metadata.get("wool-session") == "open"
 
 
-async def test_messages_pass_as_they_are(call: Call) -> None:
+async def test_messages_pass_as_they_are(channel: grpc.aio.Channel) -> None:
+    call = session(channel)
     for message in (b"", b"\0\xff" * 1000, b"not protobuf"):
         await call.write(message)
         assert await call.read() == message
 
 
-async def test_half_closing_ends_the_stream_with_ok(call: Call, handler: Handler) -> None:
+async def test_half_closing_ends_the_stream_with_ok(channel: grpc.aio.Channel, handler: Handler) -> None:
+    call = session(channel)
     await call.write(b"last")
     await call.done_writing()
     assert await call.read() == b"last"
@@ -115,13 +113,15 @@ async def test_half_closing_ends_the_stream_with_ok(call: Call, handler: Handler
     assert handler.ends == ["ended by the other end"]
 
 
-async def test_a_handler_that_returns_ends_the_call_with_ok(call: Call) -> None:
+async def test_a_handler_that_returns_ends_the_call_with_ok(channel: grpc.aio.Channel) -> None:
+    call = session(channel)
     await call.write(b"return")
     assert await call.read() is grpc.aio.EOF
     assert await call.code() == grpc.StatusCode.OK
 
 
-async def test_an_abort_is_a_status_with_the_reason(call: Call, handler: Handler) -> None:
+async def test_an_abort_is_a_status_with_the_reason(channel: grpc.aio.Channel, handler: Handler) -> None:
+    call = session(channel)
     await call.write(b"abort")
     assert await call.code() == grpc.StatusCode.ABORTED
     assert await call.details() == "told to"
@@ -129,21 +129,30 @@ async def test_an_abort_is_a_status_with_the_reason(call: Call, handler: Handler
     assert handler.ends == ["told to"]
 
 
-async def test_a_failing_handler_says_so_without_its_secrets(call: Call, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_handler_says_so_without_its_secrets(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = session(channel)
     await call.write(b"fail")
     assert await call.code() == grpc.StatusCode.ABORTED
     assert await call.details() == "its handler failed"
     assert [record.name for record in caplog.records if record.levelno >= logging.ERROR] == ["wool.transport.serving"]
 
 
-async def test_a_cancelled_call_is_the_end_of_the_stream_and_no_cancellation(call: Call, handler: Handler) -> None:
+async def test_a_cancelled_call_is_the_end_of_the_stream_and_no_cancellation(
+    channel: grpc.aio.Channel, handler: Handler
+) -> None:
+    call = session(channel)
     await call.initial_metadata()
     call.cancel()
     await handler.ended.wait()
     assert handler.ends in (["ended by the other end"], ["the other end is gone"])
 
 
-async def test_a_caller_that_goes_while_it_is_written_to_is_the_end(call: Call, handler: Handler) -> None:
+async def test_a_caller_that_goes_while_it_is_written_to_is_the_end(
+    channel: grpc.aio.Channel, handler: Handler
+) -> None:
+    call = session(channel)
     await call.write(b"flood")
     await call.read()
     call.cancel()

@@ -1,0 +1,808 @@
+"""What travels arrives: values with their types, classes as the caller's own, definitions as they are now."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import datetime
+import decimal
+import functools
+import gc
+import json
+import math
+import pickle
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import wool.definition as definition_module
+from support.two_processes import routine, run_caller
+from wool import serialization
+from wool.definition import define, load_definition
+from wool.references import Reference, find_reference
+from wool.serialization import (
+    LARGE_BYTES,
+    ROUTINE_ATTRIBUTE,
+    Payload,
+    culprit,
+    dumps,
+    dumps_inline,
+    loads,
+    set_routine_rebuilder,
+)
+
+LARGE = LARGE_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _fake_routines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serialization, "_routine_rebuilder", routine)
+
+
+def travelled(value: object) -> Any:
+    """Return ``value`` as it arrives after its parts were received in chunks."""
+    payload = dumps(value)
+    return loads(Payload(tuple(chunks(bytes(part)) for part in payload.parts)))  # type: ignore[arg-type]
+
+
+def chunks(part: bytes, size: int = 1000) -> list[bytes]:
+    return [part[start : start + size] for start in range(0, len(part), size)]
+
+
+def script_module(source: str, name: str = "__main__") -> dict[str, Any]:
+    """Run ``source`` as a module that nobody can import."""
+    namespace: dict[str, Any] = {"__name__": name, "routine": routine}
+    exec(source, namespace)
+    return namespace
+
+
+# --- Payload -------------------------------------------------------------------------------------------
+
+
+def test_a_payload_knows_its_sizes_before_it_is_joined() -> None:
+    payload = Payload((b"abc", memoryview(b"defg"), [b"h", b"ij"]))
+    assert payload.sizes == (3, 4, 3)
+    assert payload.size == 10
+
+
+def test_a_payload_is_immutable_and_its_repr_shows_no_content() -> None:
+    payload = dumps("a secret")
+    with pytest.raises(AttributeError):
+        payload.parts = ()  # type: ignore[misc]
+    assert "secret" not in repr(payload)
+
+
+# --- Values --------------------------------------------------------------------------------------------
+
+atoms = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.complex_numbers(allow_nan=False),
+    st.text(),
+    st.text(alphabet=st.characters(codec=None)),
+    st.binary(),
+    st.decimals(allow_nan=False),
+    st.datetimes(),
+    st.uuids(),
+    st.just(...),
+    st.sampled_from([int, math.sqrt, json.dumps, datetime.datetime, asyncio.sleep, type(None)]),
+)
+values = st.recursive(
+    atoms,
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.tuples(inner, inner),
+        st.dictionaries(st.text(), inner),
+        st.binary().map(bytearray),
+        st.frozensets(st.integers()),
+        st.dictionaries(st.integers(), inner).map(collections.OrderedDict),
+        st.lists(inner).map(collections.deque),
+    ),
+    max_leaves=20,
+)
+
+
+@given(values)
+def test_any_value_comes_back_equal_and_of_the_same_type(value: object) -> None:
+    back = travelled(value)
+    assert back == value
+    assert type(back) is type(value)
+
+
+@given(st.lists(values).map(tuple), st.dictionaries(st.text(), values))
+def test_any_arguments_come_back_equal(args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    back = travelled((args, kwargs))
+    assert back == (args, kwargs)
+    assert [*map(type, back[0])] == [*map(type, args)]
+
+
+large_kinds = st.sampled_from([bytes, bytearray, memoryview, lambda data: memoryview(bytearray(data))])
+large = st.builds(
+    lambda kind, fill, extra: kind(bytes([fill]) * (LARGE + extra)),
+    large_kinds,
+    st.integers(0, 255),
+    st.integers(-1, 1),
+)
+
+
+@given(st.lists(large | atoms, max_size=4).map(tuple), st.dictionaries(st.text(), large | atoms, max_size=3))
+def test_large_and_small_buffers_come_back_with_type_and_mutability(args: Any, kwargs: Any) -> None:
+    back = travelled((args, kwargs))
+    assert back == (args, kwargs)
+    for sent, got in zip((*args, *kwargs.values()), (*back[0], *back[1].values()), strict=True):
+        assert type(got) is type(sent)
+        if isinstance(sent, memoryview):
+            assert got.readonly == sent.readonly
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_large_buffer_travels_as_its_own_part_without_being_copied(kind: Callable[[bytes], Any]) -> None:
+    value = kind(b"x" * LARGE)
+    for payload in (dumps(value), dumps(((value,), {})), dumps(((), {"key": value}))):
+        stream, buffer = payload.parts
+        assert len(stream) < 300
+        assert len(buffer) == LARGE
+        assert (buffer.obj if isinstance(buffer, memoryview) else buffer) is value
+
+
+def test_large_bytes_are_not_copied_when_they_arrive_whole() -> None:
+    value = b"x" * LARGE
+    assert loads(dumps(value)) is value
+
+
+def test_what_arrives_is_not_the_buffer_that_was_sent() -> None:
+    value = bytearray(LARGE)
+    back = loads(dumps(value))
+    assert isinstance(back, bytearray)
+    back[0] = 1
+    back.append(2)
+    assert value == bytearray(LARGE)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_multidimensional_view_keeps_its_shape_and_format(writable: bool) -> None:
+    data = bytes(range(48))
+    view = memoryview(bytearray(data) if writable else data).cast("i", (3, 4))
+    back = travelled(((view,), {}))[0][0]
+    assert (back.shape, back.format, back.readonly) == ((3, 4), "i", not writable)
+    assert back.tolist() == view.tolist()
+
+
+def test_a_view_with_gaps_arrives_as_what_it_shows() -> None:
+    view = memoryview(b"x" * LARGE * 3)[::3]
+    assert travelled(view) == view
+    assert travelled(memoryview(bytearray(b"abcdef"))[::2]).tolist() == [97, 99, 101]
+
+
+def test_an_empty_view_arrives() -> None:
+    assert travelled(memoryview(b"")) == memoryview(b"")
+
+
+class Array:
+    """Pickles like a numpy array: its data by `pickle.PickleBuffer`."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return Array, (pickle.PickleBuffer(self.data),)
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_an_array_travels_by_its_buffer_wherever_it_stands_and_stays_writable(size: int, kind: Any) -> None:
+    payload = dumps({"deep": [Array(kind(size))]})
+    assert len(payload.parts) == (1 if size < LARGE else 2)
+    back = travelled({"deep": [Array(kind(size))]})["deep"][0].data
+    assert type(back) is kind
+    assert back == kind(size)
+
+
+def test_a_payload_that_lost_its_stream_is_refused() -> None:
+    with pytest.raises(pickle.UnpicklingError):
+        loads(Payload((b"", b"buffer", b"buffer")))
+
+
+def test_a_cycle_arrives_as_a_cycle() -> None:
+    value: list[Any] = [1]
+    value.append(value)
+    back = travelled(value)
+    assert back[1] is back
+
+
+def test_what_is_importable_travels_without_cloudpickle() -> None:
+    value = [datetime.datetime.now(), decimal.Decimal(1), Array, asyncio.sleep, json.JSONDecodeError("a", "b", 0)]
+    assert b"cloudpickle" not in dumps_inline(value)
+
+
+def test_the_large_arguments_are_counted_in_the_size() -> None:
+    assert dumps(((b"x" * LARGE,), {})).size > LARGE
+
+
+# --- Errors --------------------------------------------------------------------------------------------
+
+
+class Stubborn:
+    def __reduce__(self) -> Any:
+        raise ValueError("not me")
+
+
+def test_the_error_of_what_cannot_be_pickled_is_the_original_one() -> None:
+    with pytest.raises(ValueError, match="not me") as caught:
+        dumps(((Stubborn(),), {}))
+    assert caught.value.__context__ is None
+    with pytest.raises(TypeError, match="lock"):
+        dumps(((threading.Lock(),), {}))
+
+
+def test_the_error_is_the_original_one_next_to_what_travels_by_value() -> None:
+    with pytest.raises(ValueError, match="not me"):
+        dumps(((lambda: 1, Stubborn()), {}))
+
+
+def test_the_argument_to_blame_is_named() -> None:
+    assert culprit((1, 2), {"key": threading.Lock()}) == "argument 'key', of type _thread.lock"
+    assert culprit((1, Stubborn()), {}) == f"argument 1, of type {__name__}.Stubborn"
+    assert culprit((1,), {"key": 2}) is None
+
+
+# --- By value, in one process --------------------------------------------------------------------------
+
+
+def test_a_local_function_and_a_lambda_travel() -> None:
+    offset = 40
+    assert travelled(lambda x: x + offset)(2) == 42
+
+
+def test_an_instance_of_a_local_class_comes_back_as_an_instance_of_that_very_class() -> None:
+    @dataclasses.dataclass
+    class Local:
+        x: int
+
+    back = travelled(((Local(3), Local), {}))
+    assert back == ((Local(3), Local), {})
+
+
+def test_a_class_is_not_overwritten_by_what_comes_back() -> None:
+    class Counter:
+        count = 0
+
+        def method(self) -> None: ...
+
+    method = Counter.method
+    sent = dumps(Counter())
+    Counter.count = 5
+    assert isinstance(loads(sent), Counter)
+    assert Counter.count == 5
+    assert Counter.method is method
+
+
+def test_a_module_registered_by_value_travels_by_value() -> None:
+    module = types.ModuleType("registered_by_value_here")
+    exec("class Thing: pass\ndef function(): return Thing", module.__dict__)
+    sys.modules[module.__name__] = module
+    try:
+        assert b"cloudpickle" not in dumps_inline(module.Thing())
+        assert not define(module.function).by_value
+        cloudpickle.register_pickle_by_value(module)
+        assert b"cloudpickle" in dumps_inline(module.Thing())
+        assert b"cloudpickle" in dumps_inline(module.function)
+        assert define(module.function).by_value
+        cloudpickle.unregister_pickle_by_value(module)
+        assert not define(module.function).by_value
+    finally:
+        del sys.modules[module.__name__]
+
+
+def test_a_type_variable_of_main_travels_by_value() -> None:
+    namespace = script_module("import typing\nT = typing.TypeVar('T')")
+    assert b"cloudpickle" in dumps_inline(namespace["T"])
+
+
+# --- References ----------------------------------------------------------------------------------------
+
+
+def plain() -> str:
+    return "plain"
+
+
+@routine
+def wrapped() -> str:
+    """Say it."""
+    return "wrapped"
+
+
+def loud(function: Any) -> Any:
+    @functools.wraps(function)
+    def outer(*args: Any) -> Any:
+        return function(*args).upper()
+
+    return outer
+
+
+@loud
+@routine
+def doubly_wrapped() -> str:
+    return "doubly"
+
+
+@routine
+@loud
+def wraps_a_wrapper() -> str:
+    return "inner"
+
+
+class Methods:
+    @routine
+    def method(self) -> str:
+        return "method"
+
+    @staticmethod
+    @routine
+    def static() -> str:
+        return "static"
+
+    @classmethod
+    @routine
+    def of_class(cls) -> str:
+        return cls.__name__
+
+    class Inner:
+        @routine
+        def method(self) -> str:
+            return "inner method"
+
+
+def raw(wrapper: Any) -> Any:
+    return getattr(wrapper, ROUTINE_ATTRIBUTE).function
+
+
+REACHABLE = [
+    plain,
+    raw(wrapped),
+    raw(doubly_wrapped),
+    raw(wraps_a_wrapper),
+    raw(Methods.method),
+    raw(Methods.static),
+    raw(Methods.of_class),
+    raw(Methods.Inner.method),
+]
+
+
+@pytest.mark.parametrize("function", REACHABLE, ids=lambda function: function.__qualname__)
+def test_a_raw_function_that_can_be_reached_by_import_travels_by_reference(function: Any) -> None:
+    definition = define(function)
+    assert not definition.by_value
+    assert definition.name == f"{__name__}:{function.__qualname__}"
+    assert load_definition(definition.blob) is function
+    assert define(function) is definition
+    assert travelled(function) is function
+
+
+@pytest.mark.parametrize("wrapper", [wrapped, Methods.method, Methods.static, Methods.of_class.__func__])
+def test_a_routine_that_can_be_imported_arrives_as_itself(wrapper: Any) -> None:
+    assert travelled(wrapper) is wrapper
+    assert travelled([wrapper, lambda: 1])[0] is wrapper
+
+
+def test_a_function_that_was_replaced_in_its_module_travels_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = plain
+    assert not define(original).by_value
+    monkeypatch.setattr(sys.modules[__name__], "plain", lambda: "another")
+    assert define(original).by_value
+    monkeypatch.undo()
+    assert not define(original).by_value
+
+
+def test_a_reference_to_what_is_not_there_says_so() -> None:
+    blob = define(plain).blob
+    with pytest.raises(AttributeError, match="nothing_here"):
+        load_definition(blob.replace(b"plain", b"nothing_here"))
+    with pytest.raises(ModuleNotFoundError):
+        load_definition(blob.replace(__name__.encode(), b"no.such.module"))
+
+
+@pytest.mark.parametrize("blob", [b"", b"?", b"v" + pickle.dumps(3)])
+def test_what_is_not_a_definition_is_refused(blob: bytes) -> None:
+    with pytest.raises(pickle.UnpicklingError):
+        load_definition(blob)
+
+
+def test_looking_for_a_reference_invokes_no_descriptor() -> None:
+    class Trap:
+        def __get__(self, *_: object) -> None:
+            raise AssertionError("invoked")
+
+    def victim() -> None: ...
+
+    victim.__qualname__ = "Methods.trap"
+    Methods.trap = Trap()  # type: ignore[attr-defined]
+    try:
+        assert find_reference(victim) is None
+    finally:
+        del Methods.trap  # type: ignore[attr-defined]
+
+
+def test_wrappers_that_go_in_a_circle_end() -> None:
+    def lost() -> None: ...
+
+    lost.__qualname__ = "circle"
+    circle: Any = types.SimpleNamespace()
+    circle.__wrapped__ = circle
+    sys.modules[__name__].circle = circle  # type: ignore[attr-defined]
+    try:
+        assert find_reference(lost) is None
+    finally:
+        del sys.modules[__name__].circle  # type: ignore[attr-defined]
+
+
+def test_a_reference_counts_the_wrappers_to_take_off() -> None:
+    assert find_reference(raw(wrapped)) == Reference(__name__, "wrapped", 1)
+    assert find_reference(plain) == Reference(__name__, "plain", 0)
+
+
+# --- Definitions by value ------------------------------------------------------------------------------
+
+UNCHANGED = [
+    "def f(): return 1",
+    "import json, math\ndef f(x: int, *, y: int = 3) -> int: return json.dumps(math.pi)",
+    "X = 3\ndef g(): return X\ndef f(): return g()",
+    "@routine\ndef g(): return f()\ndef f(): return g()",
+    "@routine\ndef f(): return f()\nf = f.__wool_routine__.function",
+    "def make(n):\n    def f(): return n\n    return f\nf = make((1, 'a', None))",
+    "import logging\nlog = logging.getLogger('x')\ndef f(): log.info('x')",
+    "import typing\ndef f(x: list[int] | None, y: typing.Optional[str]) -> None: ...",
+    "import xml.dom\ndef f(): return xml.dom",
+]
+
+
+def defined(source: str) -> tuple[Any, dict[str, Any]]:
+    namespace = script_module(source)
+    return namespace["f"], namespace
+
+
+@pytest.mark.parametrize("source", UNCHANGED)
+def test_a_definition_that_provably_did_not_change_is_not_pickled_again(source: str) -> None:
+    function, _ = defined(source)
+    first = define(function)
+    assert first.by_value
+    assert define(function) is first
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [
+        ("X = 3\ndef f(): return X", "X = 4"),
+        ("def f(): return X", "X = 4"),
+        ("X = 3\ndef f(): return X", "del X"),
+        ("X = 3\ndef g(): return X\ndef f(): return g()", "X = 4"),
+        ("X = 3\ndef f():\n    def inner(): return X\n    return inner", "X = 4"),
+        ("def g(): return 1\ndef f(): return g()", "g = lambda: 2"),
+        ("@routine\ndef g(): return 1\ndef f(): return g()", "@routine\ndef g(): return 2"),
+        ("def f(x=1): return x", "f.__defaults__ = (2,)"),
+        ("def f(*, x=1): return x", "f.__kwdefaults__['x'] = 2"),
+        ("def f(x): return x", "f.__kwdefaults__ = {'x': 2}"),
+        ("def f(x: int): return x", "f.__annotations__['x'] = str"),
+        ("def f(): return 1", "f.attribute = 1"),
+        ("def f(): return 1", "f.__code__ = (lambda: 2).__code__"),
+        ("def f(): return 1", "f.__doc__ = 'new'"),
+        ("X = []\ndef f(): return X", "X.append(1)"),
+        ("X = ([],)\ndef f(): return X", "X[0].append(1)"),
+        ("def f(x=[]): return x", "f.__defaults__[0].append(1)"),
+        ("class C: pass\ndef f(): return C", "C.attribute = 1"),
+        ("import xml\ndef f(): return xml.dom", "import sys, xml.sax.xmlreader as m\nsys.modules['xml.dom'] = m"),
+        ("def deco(g):\n    def w(): return g()\n    return w\nX = 1\n@deco\ndef f(): return X", "X = 2"),
+    ],
+)
+def test_a_change_of_a_definition_is_noticed(source: str, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "xml.dom", raising=False)
+    function, namespace = defined(source)
+    first = define(function)
+    exec(change, namespace)
+    second = define(function)
+    assert second.digest != first.digest
+    assert second.blob != first.blob
+
+
+def test_a_changed_closure_is_noticed() -> None:
+    def make() -> tuple[Callable[[], int], Callable[[int], None]]:
+        value = 1
+
+        def get() -> int:
+            return value
+
+        def put(new: int) -> None:
+            nonlocal value
+            value = new
+
+        return get, put
+
+    get, put = make()
+    first = define(get)  # type: ignore[arg-type]
+    assert define(get) is first  # type: ignore[arg-type]
+    put(2)
+    assert load_definition(define(get).blob)() == 2  # type: ignore[arg-type]
+
+
+def test_a_decorator_around_a_routine_is_part_of_the_definition() -> None:
+    function, namespace = defined(
+        "import functools\n"
+        "def deco(g):\n"
+        "    @functools.wraps(g)\n"
+        "    def w(): return g() + X\n"
+        "    return w\n"
+        "X = 1\n"
+        "@deco\n"
+        "@routine\n"
+        "def g(): return 1\n"
+        "def f(): return g()\n"
+    )
+    assert load_definition(define(function).blob)() == 2
+    namespace["X"] = 10
+    assert load_definition(define(function).blob)() == 11
+
+
+@given(st.lists(st.tuples(st.sampled_from("XYZ"), st.integers(0, 3) | st.just([])), max_size=12))
+def test_a_definition_is_never_older_than_its_globals(changes: list[tuple[str, Any]]) -> None:
+    function, namespace = defined("X = Y = 0\ndef g(): return Y\ndef f(): return X, g(), globals().get('Z')\n")
+    namespace["f"].__code__ = function.__code__
+    for name, value in changes:
+        namespace[name] = value
+        loaded = load_definition(define(function).blob)
+        assert loaded()[:2] == (namespace["X"], namespace["Y"])
+
+
+def test_each_load_by_value_has_globals_of_its_own() -> None:
+    function, _ = defined("X = 1\ndef f():\n    global X\n    X += 1\n    return X")
+    blob = define(function).blob
+    assert [load_definition(blob)() for _ in range(3)] == [2, 2, 2]
+
+
+def test_what_is_remembered_of_a_function_does_not_keep_it_alive() -> None:
+    function, namespace = defined("@routine\ndef g(): return f()\ndef f(): return g()\n")
+    define(function)
+    from support import two_processes
+
+    two_processes._wrappers.pop(raw(namespace["g"]))
+    gone = weakref.ref(function)
+    namespace.clear()
+    del function, namespace
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(definition_module, "KNOWN_DEFINITIONS", 3)
+    functions = [defined("def f(): return 1")[0] for _ in range(10)]
+    for function in functions:
+        define(function)
+    assert len(definition_module._known) <= 3
+
+
+def test_the_names_of_a_routine_survive_recursion() -> None:
+    _, namespace = defined("@routine\ndef f():\n    'Say.'\n    return f\ndef other(): return f")
+    back = travelled(namespace["f"])
+    assert (back.__name__, back.__doc__, back.__module__) == ("f", "Say.", "__main__")
+    assert back() is back
+
+
+def test_without_a_routine_module_a_routine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serialization, "_routine_rebuilder", serialization._no_rebuilder)
+    namespace = script_module("def f(): pass")
+    wrapper = routine(namespace["f"])
+    with pytest.raises(RuntimeError, match=r"wool\.routine"):
+        dumps(wrapper)
+    set_routine_rebuilder(routine)
+    assert callable(loads(dumps(wrapper)))
+
+
+# --- Two processes -------------------------------------------------------------------------------------
+
+
+def test_classes_of_main_come_back_as_the_callers_own(tmp_path: Path) -> None:
+    run_caller(
+        """
+import dataclasses, enum, typing, abc
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+    def double(self): return Point(self.x * SCALE, self.y * SCALE)
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    x: int
+
+class Color(enum.Enum):
+    RED = 1
+    @property
+    def other(self): return Color.RED
+
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def speak(self): ...
+
+class Derived(Base):
+    def speak(self): return super().speak, "derived"
+
+class Pair(typing.NamedTuple):
+    a: int
+    b: Point
+
+SCALE = 2
+double, scale = Point.double, SCALE
+
+def work(point, color, slotted):
+    SCALE
+    return point.double(), color, Slotted(slotted.x + 1), Derived(), Pair(1, point), Point, [Color.RED]
+
+for _ in range(3):
+    point, color, slotted, derived, pair, cls, colors = worker.call(work, Point(1, 2), Color.RED, slotted=Slotted(1))
+    assert type(point) is Point and point == Point(2, 4)
+    assert color is Color.RED and colors == [Color.RED]
+    assert type(slotted) is Slotted and slotted.x == 2
+    assert type(derived) is Derived and derived.speak()[1] == "derived"
+    assert type(pair) is Pair and type(pair.b) is Point
+    assert cls is Point
+    assert Point.double is double, "the caller's class was written to"
+    SCALE += 1
+    assert point.double().x == 2 * SCALE, "a method of the caller's class sees stale globals"
+    SCALE -= 1
+""",
+        tmp_path,
+    )
+
+
+def test_a_changed_global_of_main_is_seen_by_the_next_call_and_writes_are_not_kept(tmp_path: Path) -> None:
+    run_caller(
+        """
+X = 1
+seen = []
+def work():
+    global X
+    X += 1
+    seen.append(X)
+    return X, seen
+assert worker.call(work) == (2, [2])
+assert worker.call(work) == (2, [2])
+X = 10
+assert worker.call(work) == (11, [11])
+assert seen == []
+""",
+        tmp_path,
+    )
+
+
+def test_routines_of_main_travel_with_all_that_they_refer_to(tmp_path: Path) -> None:
+    run_caller(
+        """
+import asyncio
+
+@routine
+async def factorial(n):
+    "Multiply."
+    return 1 if n == 0 else n * await factorial(n - 1)
+
+@routine
+async def even(n):
+    return True if n == 0 else await odd(n - 1)
+
+@routine
+async def odd(n):
+    return False if n == 0 else await even(n - 1)
+
+def make():
+    @routine
+    async def down(n):
+        return 0 if n == 0 else await down(n - 1)
+    return down
+
+class Base:
+    async def name(self): return "base"
+
+class Thing(Base):
+    @routine
+    async def name(self):
+        return "thing of " + await super().name()
+    @staticmethod
+    @routine
+    async def static(): return await Thing().name()
+    @classmethod
+    @routine
+    async def of_class(cls): return cls.__name__, await cls.static()
+
+assert worker.call(factorial, 5) == 120
+assert worker.call(even, 5) is False
+assert worker.call(make(), 3) == 0
+assert worker.call(Thing.name, Thing()) == "thing of base"
+assert worker.call(Thing.static) == "thing of base"
+assert worker.call(Thing.of_class.__func__, Thing) == ("Thing", "thing of base")
+
+async def runs_a_routine(r, n):
+    result = await r(n)
+    return result, r.calls, r.__name__, r.__doc__
+assert worker.call(runs_a_routine, factorial, 3) == (6, 4, "factorial", "Multiply.")
+assert worker.call(runs_a_routine, even, 4) == (True, 3, "even", None)
+""",
+        tmp_path,
+    )
+
+
+def test_routines_of_a_module_travel_by_reference_also_as_methods(tmp_path: Path) -> None:
+    output = run_caller(
+        """
+import things
+from wool.definition import define
+assert not define(things.work.__wool_routine__.function).by_value
+assert worker.call(things.work, things.Thing(2)) == 2
+assert worker.call(things.Thing.of_class.__func__, things.Thing) == "Thing"
+assert worker.call(things.count) == 1
+assert worker.call(things.count) == 2, "a module keeps its globals, as locally"
+print("done")
+""",
+        tmp_path,
+        {
+            "things": """
+from support.two_processes import routine
+counter = 0
+class Thing:
+    def __init__(self, x): self.x = x
+    @classmethod
+    @routine
+    async def of_class(cls): return cls.__name__
+@routine
+async def work(thing): return thing.x
+@routine
+def count():
+    global counter
+    counter += 1
+    return counter
+"""
+        },
+    )
+    assert output == "done\n"
+
+
+def test_large_buffers_cross_processes(tmp_path: Path) -> None:
+    run_caller(
+        """
+def work(a, b, c):
+    b[0] = 1
+    return bytearray(a), type(a), type(b), type(c), c.readonly, bytes(b[:2])
+size = 10 ** 6
+assert worker.call(work, bytes(size), bytearray(size), memoryview(bytearray(size))) == (
+    bytearray(size), bytes, bytearray, memoryview, False, b"\\1\\0")
+""",
+        tmp_path,
+    )
+
+
+def test_a_reference_that_the_worker_cannot_import_fails_there(tmp_path: Path) -> None:
+    run_caller(
+        """
+import sys, types
+module = types.ModuleType("only_here")
+exec("def work(): pass", module.__dict__)
+sys.modules["only_here"] = module
+try:
+    worker.call(module.work)
+except ModuleNotFoundError as error:
+    assert error.name == "only_here"
+else:
+    raise AssertionError
+""",
+        tmp_path,
+    )
