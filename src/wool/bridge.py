@@ -27,11 +27,15 @@ class MailboxLike(Protocol):
         """Run ``callback(*args)`` on the mailbox's loop, soon; never here."""
         ...
 
+    def batched(self, loop: asyncio.AbstractEventLoop) -> MailboxLike:
+        """Return a way to post from ``loop`` alone that wakes the other side once for what is posted together."""
+        ...
+
 
 class Mailbox:
     """The mailbox between real threads. What is posted to a closed loop is dropped: nobody is there."""
 
-    __slots__ = ("_loop", "_queue", "_woken")
+    __slots__ = ("__weakref__", "_loop", "_queue", "_woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # Weak, since a runtime keeps one mailbox per loop for as long as the loop lives.
@@ -42,19 +46,33 @@ class Mailbox:
     def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
         """Run ``callback(*args)`` on the loop."""
         self._queue.append((callback, args))
+        self.wake()
+
+    def append(self, callback: Callable[..., object], args: tuple[Any, ...]) -> bool:
+        """Queue a callback; return whether somebody has still to `wake` the loop for it."""
+        self._queue.append((callback, args))
+        return not self._woken
+
+    def wake(self) -> None:
+        """Have the loop look into the queue."""
         # Appending comes before the look at the flag here, and clearing it before the look at the
-        # queue in `_deliver`: so either this post wakes the loop, or the delivery under way sees it.
-        if not self._woken:
-            self._woken = True
-            loop = self._loop()
-            try:
-                if loop is not None:
-                    loop.call_soon_threadsafe(self._deliver)
-                    return
-            except RuntimeError:
-                if not loop.is_closed():
-                    raise
-            self._queue.clear()
+        # queue in `_deliver`: so either this wakes the loop, or the delivery under way sees it.
+        if self._woken or not self._queue:
+            return
+        self._woken = True
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._deliver)
+                return
+        except RuntimeError:
+            if not loop.is_closed():
+                raise
+        self._queue.clear()
+
+    def batched(self, loop: asyncio.AbstractEventLoop) -> Batch:
+        """Return a way to post from ``loop``, and only from there, with fewer wake-ups."""
+        return Batch(self, loop)
 
     def _deliver(self) -> None:
         self._woken = False
@@ -71,6 +89,50 @@ class Mailbox:
         if queue and not self._woken:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._deliver)
+
+
+BATCH = 64
+"""Posts after which the other side is woken at once: so many keep it busy until the next."""
+
+
+class Batch:
+    """Posts into a mailbox from one loop, and wakes the other side when that loop has run what is ready.
+
+    A wake-up is a system call that hands the interpreter to the other thread: one per post would have
+    the two take turns for each.
+    """
+
+    __slots__ = ("_append", "_loop", "_mailbox", "_pending", "_scheduled")
+
+    def __init__(self, mailbox: Mailbox, loop: asyncio.AbstractEventLoop) -> None:
+        self._mailbox = mailbox
+        self._append = mailbox.append
+        self._loop = weakref.ref(loop)
+        self._pending = 0
+        self._scheduled = False
+
+    def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
+        """Run ``callback(*args)`` on the mailbox's loop. Only to be called on this batch's own loop."""
+        if not self._append(callback, args):
+            return
+        self._pending += 1
+        if self._pending >= BATCH:
+            self._pending = 0
+            self._mailbox.wake()
+        elif not self._scheduled:
+            loop = self._loop()
+            assert loop is not None, "a batch is posted to from its running loop"
+            self._scheduled = True
+            loop.call_soon(self._flush)
+
+    def batched(self, loop: asyncio.AbstractEventLoop) -> Batch:
+        """See `Mailbox.batched`."""
+        return self._mailbox.batched(loop)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self._pending = 0
+        self._mailbox.wake()
 
 
 class IoHost(Protocol):

@@ -81,7 +81,7 @@ class PlacedCall:
         self.arguments = arguments
         self.dispatch_timeout = dispatch_timeout
         self.user = user
-        self.deliver = deliver
+        self.deliver: Callable[[Answer], None] | None = deliver
         self.machine = CallerTask()
         self.link: object | None = None
         self.connection: Connection | None = None
@@ -95,7 +95,13 @@ class PlacedCall:
 
     def respond(self, answer: Answer) -> None:
         """Send ``answer`` to the user's side."""
-        self.user.post(self.deliver, answer)
+        if self.deliver is not None:
+            self.user.post(self.deliver, answer)
+
+    def respond_last(self, answer: Answer) -> None:
+        """Send the last answer. The two sides let go of each other, so that no cycle is left to collect."""
+        self.respond(answer)
+        self.deliver = None
 
 
 class Call:
@@ -135,6 +141,8 @@ class Call:
     def step(self, kind: StepKind, payload: Payload | None) -> Coroutine[Any, Any, Answer]:
         """Ask for the next step of a generator and return the answer."""
         self._answer = self._loop.create_future()
+        # In case the last answer, which lets go, is the one that was overtaken by a cancellation.
+        self._placed.deliver = self.deliver
         self._io.post(self._placer.step, self._placed, kind, payload)
         return self._wait()
 

@@ -193,16 +193,17 @@ class Connection:
 
     def start(self, number: int) -> None:
         """Say start."""
-        self._settle(number)
+        # Said before the window is looked at again: the next offer must not reach the worker first.
         self.session.say(frames.Start(number))
+        self._settle(number)
 
     def withdraw(self, number: int) -> None:
         """Take an offer back."""
         if self._calls.pop(number, None) is None:
             return
-        self._settle(number)
         self.session.forget(number)
         self.session.say(frames.Withdraw(number))
+        self._settle(number)
 
     def cancel(self, number: int, message: str | None) -> None:
         """Pass a cancellation on."""

@@ -72,7 +72,7 @@ def define(function: FunctionType) -> Definition:
     if reference is not None:
         blob = _BY_REFERENCE + "\0".join([reference.module, reference.qualname, str(reference.steps)]).encode()
         definition = _definition(function, blob, by_value=False)
-        _remember(function, _Found(definition, reference))
+        _remember(function, _Found(definition, reference, tuple(reference.qualname.split("."))))
         return definition
     return _define_by_value(function)
 
@@ -125,14 +125,20 @@ class _Found(NamedTuple):
 
     definition: Definition
     reference: Reference
+    names: tuple[str, ...]
 
     def holds(self, function: FunctionType) -> bool:
-        module, qualname, steps = self.reference
-        if steps <= 1 and module in sys.modules:
-            # The common case, spelled out: a function of a module, plain or behind its routine's wrapper.
-            found = sys.modules[module].__dict__.get(qualname)
-            if steps and type(found) is FunctionType:
-                found = getattr(found.__dict__.get(ROUTINE_ATTRIBUTE), "function", None)
+        module, _, steps = self.reference
+        if steps <= 1:
+            # The common case, spelled out: a function or a method, plain or behind its routine's wrapper.
+            found: Any = sys.modules.get(module)
+            try:
+                for name in self.names:
+                    found = found.__dict__[name]
+                if steps:
+                    found = found.__dict__[ROUTINE_ATTRIBUTE].function
+            except (AttributeError, KeyError):
+                found = None
             if found is function:
                 return not registered_by_value(module)
         return find_reference(function) == self.reference

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -74,10 +75,16 @@ def load_description(description: bytes) -> ProxySpec:
 class Dispatcher:
     """Dispatches the calls of one pool."""
 
-    def __init__(self, *, runtime: Runtime, proxy: Proxy, io: MailboxLike, what: str) -> None:
+    def __init__(
+        self, *, runtime: Runtime, proxy: Proxy, io: MailboxLike, io_loop: asyncio.AbstractEventLoop, what: str
+    ) -> None:
         self._runtime = runtime
         self._proxy = proxy
         self._io = io
+        self._io_loop = io_loop
+        self._ways: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[MailboxLike, MailboxLike]]
+        self._ways = weakref.WeakKeyDictionary()
+        self._last_way: tuple[weakref.ref[asyncio.AbstractEventLoop], MailboxLike, MailboxLike] | None = None
         self._what = what
         self._feed: asyncio.Task[None] | None = None
         self._feed_on_io = False
@@ -116,7 +123,7 @@ class Dispatcher:
                 )
 
             proxy = await run_on(io, here, make, "wool opening a proxy")
-            self = cls(runtime=runtime, proxy=proxy, io=io, what=spec.what)
+            self = cls(runtime=runtime, proxy=proxy, io=io, io_loop=io_loop, what=spec.what)
             for metadata in spec.workers:
                 self.announce(metadata)
             await self._follow(spec.subscriber)
@@ -217,16 +224,21 @@ class Dispatcher:
             caller=runtime.uid,
             parent=parent.key if parent is not None else b"",
         )
-        return Call(
-            self._proxy,
-            self._io,
-            loop,
-            task,
-            definition,
-            arguments,
-            dispatch_timeout_seconds(),
-            runtime.mailbox(loop),
-        )
+        to_io, to_user = self._way(loop)
+        return Call(self._proxy, to_io, loop, task, definition, arguments, dispatch_timeout_seconds(), to_user)
+
+    def _way(self, loop: asyncio.AbstractEventLoop) -> tuple[MailboxLike, MailboxLike]:
+        """Return how ``loop`` posts to the I/O loop, and the I/O loop to it."""
+        last = self._last_way
+        if last is not None and last[0]() is loop:
+            return last[1], last[2]
+        way = self._ways.get(loop)
+        if way is None:
+            way = self._io.batched(loop), self._runtime.mailbox(loop).batched(self._io_loop)
+            self._ways[loop] = way
+        # Nearly every call is made on the same loop as the one before.
+        self._last_way = (weakref.ref(loop), *way)
+        return way
 
 
 async def _feed(

@@ -193,10 +193,6 @@ class Proxy:
             call.respond(Answer(None, error=self._too_large(call, "the value sent in", size, limit, "yes")))
             return
         call.step = (kind, payload)
-        if call.machine.state is State.ENDED:
-            error = WorkerLost(f"{call.task} has ended: it cannot be asked for another step")
-            call.respond(Answer(None, error=error))
-            return
         self._perform(call, call.machine.step())
 
     # ---- binding: which worker ----
@@ -392,7 +388,7 @@ class Proxy:
         if not self._active:
             self._idle.set()
         call.arguments = _SENT
-        call.respond(answer)
+        call.respond_last(answer)
 
     def _local_answer(self, call: PlacedCall, outcome: Outcome) -> Answer:
         if outcome is Outcome.TIMEOUT:
@@ -599,6 +595,7 @@ class Proxy:
         for deadlines in (self._patience, self._grace, *self._dispatch.values()):
             deadlines.close()
         self._dispatch.clear()
+        await self._transport.close()
 
     def _spawn(self, work: object, name: str) -> None:
         task = self._loop.create_task(work, name=name)  # type: ignore[arg-type]

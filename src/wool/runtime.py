@@ -90,20 +90,12 @@ class Runtime:
     _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, MailboxLike] = field(
         default_factory=lambda: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, MailboxLike]()
     )
-    # Nearly every call is made on the same loop as the one before.
-    _last_mailbox: list[tuple[Callable[[], asyncio.AbstractEventLoop | None], MailboxLike | None]] = field(
-        default_factory=lambda: [(lambda: None, None)]
-    )
 
     def mailbox(self, loop: asyncio.AbstractEventLoop) -> MailboxLike:
         """Return the one mailbox of ``loop``."""
-        last, mailbox = self._last_mailbox[0]
-        if mailbox is not None and last() is loop:
-            return mailbox
         mailbox = self._mailboxes.get(loop)
         if mailbox is None:
             mailbox = self._mailboxes[loop] = self.new_mailbox(loop)
-        self._last_mailbox[0] = (weakref.ref(loop), mailbox)
         return mailbox
 
     def new_uid(self) -> str:

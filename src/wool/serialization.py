@@ -147,10 +147,11 @@ _ROUTINE_NAMES = ("__module__", "__name__", "__qualname__", "__doc__")
 def raw_function(wrapper: FunctionType) -> FunctionType | None:
     """Return the raw function of a routine's wrapper; None if ``wrapper`` is something else.
 
-    A decorator around a routine copies the attribute by ``functools.wraps``, and is not the routine.
+    A decorator around a routine copies the attribute by ``functools.wraps``, and is not the routine: what it
+    wraps is not the raw function.
     """
     function = getattr(wrapper.__dict__.get(ROUTINE_ATTRIBUTE), "function", None)
-    if not isinstance(function, FunctionType) or _rebuild_routine(function) is not wrapper:
+    if not isinstance(function, FunctionType) or wrapper.__dict__.get("__wrapped__") is not function:
         return None
     return function
 

@@ -24,7 +24,7 @@ POLL_SECONDS = 0.01
 
 
 class Journal:
-    """The append-only file in which `support.routines` note what happens."""
+    """The append-only file in which `support.traced` note what happens."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)

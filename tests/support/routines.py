@@ -1,119 +1,282 @@
-"""Routines whose executions leave a trace: one line in an append-only file for everything that happens.
-
-Imported by workers and callers alike. A line is written by one ``write``, so that no process disturbs another.
-"""
+"""Routines of every shape, for the tests to call. Workers import this module."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
+import contextvars
 import os
-import time
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import wool
+from support.journal import Pen
 
-POLL_SECONDS = 0.01
-
-
-def note(journal: str, *words: object) -> None:
-    """Append a line."""
-    line = " ".join(map(str, (*words, os.getpid()))) + "\n"
-    descriptor = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
-
-
-async def _until_exists(path: str) -> None:
-    while not os.path.exists(path):
-        await asyncio.sleep(POLL_SECONDS)
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("support.variable", default="unset")
 
 
 @wool.routine
-async def run(journal: str, call: str) -> int:
-    """Begin and return at once; says where."""
-    note(journal, "begin", call)
-    return os.getpid()
+async def add(x: int, y: int) -> int:
+    """Add two numbers."""
+    return x + y
 
 
 @wool.routine
-async def run_until(journal: str, call: str, gate: str) -> int:
-    """Run until the file ``gate`` exists."""
-    note(journal, "begin", call)
-    try:
-        await _until_exists(gate)
-    except asyncio.CancelledError:
-        note(journal, "cancelled", call)
-        raise
-    note(journal, "end", call)
-    return os.getpid()
+async def echo(value: Any) -> Any:
+    return value
 
 
 @wool.routine
-async def ignore_cancellation(journal: str, call: str) -> None:
-    """Run for ever, whatever is asked."""
-    note(journal, "begin", call)
-    while True:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(3600)
+async def everything(
+    first: int, /, second: int = 2, *rest: int, third: int, fourth: int = 4, **more: int
+) -> tuple[object, ...]:
+    return first, second, rest, third, fourth, more
 
 
 @wool.routine
-async def block(journal: str, call: str, seconds: float) -> int:
-    """Keep the routine loop busy without ever coming back to it, but let other threads run."""
-    note(journal, "begin", call)
-    time.sleep(seconds)
-    return os.getpid()
+async def where() -> tuple[int, str | None, str]:
+    """Tell the process, the current task's routine and the thread."""
+    task = wool.current_task()
+    return os.getpid(), task and task.routine, threading.current_thread().name
 
 
 @wool.routine
-async def hold_the_gil(journal: str, call: str, seconds: int) -> int:
-    """Spend the time in C without giving up the GIL: no thread of this process runs any Python."""
-    note(journal, "begin", call)
-    ctypes.PyDLL(None).sleep(seconds)
-    return os.getpid()
+async def count(stop: int) -> AsyncGenerator[int, None]:
+    """Count to ``stop``."""
+    for number in range(stop):
+        yield number
 
 
 @wool.routine
-async def die(journal: str, call: str, signal_number: int) -> None:
-    """Take the worker down."""
-    note(journal, "begin", call)
-    os.kill(os.getpid(), signal_number)
+async def blob(kind: str, size: int) -> Any:
+    data = os.urandom(1024) * (size // 1024)
+    match kind:
+        case "bytes":
+            return data
+        case "bytearray":
+            return bytearray(data)
+        case "memoryview":
+            return memoryview(data)
+        case "nested":
+            return {"a": [data[: size // 2], {"b": bytearray(data[size // 2 :])}], "n": None}
+        case _:
+            raise LookupError(kind)
 
 
 @wool.routine
-async def count_up(journal: str, call: str) -> AsyncGenerator[int, None]:
-    """Yield 0, 1, 2, … and note each step, and the end."""
-    note(journal, "begin", call)
-    number = 0
-    try:
-        while True:
+async def spoil(items: list[int], table: dict[str, list[int]], data: bytearray) -> tuple[Any, ...]:
+    """Change every argument."""
+    items.append(99)
+    table["x"].append(99)
+    data[:3] = b"bad"
+    return items, table, bytes(data[:3])
+
+
+class Account:
+    """Methods of every kind, with the decorators in either order."""
+
+    rate = 2
+
+    def __init__(self, balance: int) -> None:
+        self.balance = balance
+
+    @wool.routine
+    async def doubled(self, times: int = 1) -> int:
+        """Double the balance."""
+        return self.balance * 2**times
+
+    @wool.routine
+    async def parts(self, size: int) -> AsyncIterator[int]:
+        for start in range(0, self.balance, size):
+            yield min(size, self.balance - start)
+
+    @wool.routine
+    @classmethod
+    async def of_class(cls, amount: int) -> tuple[str, int]:
+        return cls.__name__, amount * cls.rate
+
+    @classmethod
+    @wool.routine
+    async def of_class_inside(cls, amount: int) -> tuple[str, int]:
+        return cls.__name__, amount * cls.rate
+
+    @wool.routine
+    @staticmethod
+    async def of_nothing(amount: int) -> int:
+        return amount + 1
+
+    @staticmethod
+    @wool.routine
+    async def of_nothing_inside(amount: int) -> int:
+        return amount + 1
+
+    @wool.routine
+    @classmethod
+    async def class_items(cls, stop: int) -> AsyncIterator[str]:
+        for number in range(stop):
+            yield f"{cls.__name__}{number}"
+
+    @staticmethod
+    @wool.routine
+    async def static_items(stop: int) -> AsyncIterator[int]:
+        for number in range(stop):
             yield number
-            number += 1
-            note(journal, "step", call, number)
+
+    @wool.routine
+    async def describe(self) -> list[str]:
+        return [f"Account {self.balance}"]
+
+    @wool.routine
+    async def items(self) -> AsyncIterator[str]:
+        yield f"account {self.balance}"
+
+    class Inner:
+        @wool.routine
+        async def deep(self) -> str:
+            return type(self).__qualname__
+
+
+class Savings(Account):
+    rate = 3
+
+    @wool.routine
+    async def describe(self) -> list[str]:
+        return [f"Savings {os.getpid() > 0}", *await super().describe()]
+
+    @wool.routine
+    async def items(self) -> AsyncIterator[str]:
+        yield "savings"
+        async for item in super().items():
+            yield item
+
+    @wool.routine
+    @classmethod
+    async def of_class(cls, amount: int) -> tuple[str, int]:
+        name, product = await super().of_class(amount)
+        return f"super says {name}", product
+
+
+@dataclass(slots=True)
+class Point:
+    x: int
+    y: int = 0
+
+    @wool.routine
+    async def moved(self, by: int) -> Point:
+        return Point(self.x + by, self.y + by)
+
+
+@wool.routine
+async def fib(n: int) -> int:
+    if n < 2:
+        return n
+    async with asyncio.TaskGroup() as group:
+        a = group.create_task(fib(n - 1))
+        b = group.create_task(fib(n - 2))
+    return a.result() + b.result()
+
+
+@wool.routine
+async def depth(n: int) -> list[int]:
+    """Nest ``n`` calls in one another and return the pids, outermost first."""
+    return [os.getpid(), *(await depth(n - 1) if n else [])]
+
+
+@wool.routine
+async def is_even(n: int) -> bool:
+    return n == 0 or await is_odd(n - 1)
+
+
+@wool.routine
+async def is_odd(n: int) -> bool:
+    return n != 0 and await is_even(n - 1)
+
+
+@wool.routine
+async def own_body(n: int) -> bool:
+    """Whether the body began in the asyncio task and wool task in which it goes on, helpers included."""
+    before = asyncio.current_task(), wool.current_task()
+    after = await _helper()
+    return before == after
+
+
+async def _helper() -> tuple[Any, Any]:
+    await asyncio.sleep(0)
+    return asyncio.current_task(), wool.current_task()
+
+
+@dataclass
+class Family:
+    """Who called whom."""
+
+    id: str
+    parent: str | None
+    caller: str
+    kind: str
+    routine: str
+    children: list[Family] = field(default_factory=list)
+
+
+def myself() -> Family:
+    task = wool.current_task()
+    assert task is not None
+    parent = task.parent_id
+    return Family(str(task.id), str(parent) if parent else None, task.caller, task.kind, task.routine)
+
+
+@wool.routine
+async def family(levels: int, width: int = 2) -> Family:
+    here = myself()
+    if levels:
+        here.children = list(await asyncio.gather(*(family(levels - 1, width) for _ in range(width))))
+    return here
+
+
+@wool.routine
+async def family_stream(steps: int) -> AsyncIterator[tuple[Family, Family]]:
+    for _ in range(steps):
+        yield myself(), await family(0)
+
+
+@wool.routine
+async def nested_count(stop: int) -> AsyncIterator[int]:
+    """Yield what a nested generator yields."""
+    async for number in count(stop):
+        yield number * 10
+
+
+@wool.routine
+async def total(stop: int) -> int:
+    return sum([number async for number in nested_count(stop)])
+
+
+@wool.routine
+async def timeout_in_force(levels: int) -> list[float | None]:
+    from wool.context import dispatch_timeout_seconds
+
+    return [dispatch_timeout_seconds(), *(await timeout_in_force(levels - 1) if levels else [])]
+
+
+@wool.routine
+async def timeout_replaced(seconds: float | None) -> list[float | None]:
+    with wool.RuntimeContext(dispatch_timeout=seconds):
+        return await timeout_in_force(0)
+
+
+@wool.routine
+async def variable(value: str | None, calls: int) -> str:
+    """Return what a context variable was when the body began; set it, and call others with it set."""
+    found = VARIABLE.get()
+    if value is not None:
+        VARIABLE.set(value)
+    await asyncio.gather(*(echo(None) for _ in range(calls)))
+    return found
+
+
+@wool.routine
+async def parked(pen: Pen, name: str) -> None:
+    try:
+        await pen.park(f"{name} parked")
     finally:
-        note(journal, "closed", call)
-
-
-@wool.routine
-async def upload(journal: str, call: str, data: bytes) -> int:
-    """Take bulk data; say how much came."""
-    note(journal, "begin", call)
-    return len(data)
-
-
-@wool.routine
-async def download(journal: str, call: str, size: int) -> bytes:
-    """Return bulk data."""
-    note(journal, "begin", call)
-    return bytes(size)
-
-
-@wool.routine
-async def run_nested(journal: str, call: str, depth: int) -> list[int]:
-    """Call itself ``depth`` times; return where each ran, outermost first."""
-    note(journal, "begin", call, depth)
-    return [os.getpid(), *(await run_nested(journal, call, depth - 1) if depth else [])]
+        pen.note(f"{name} finally")

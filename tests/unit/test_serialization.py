@@ -601,11 +601,11 @@ def test_the_names_of_a_routine_survive_recursion() -> None:
 def test_without_a_routine_module_a_routine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serialization, "_routine_rebuilder", serialization._no_rebuilder)
     namespace = script_module("def f(): pass")
-    wrapper = routine(namespace["f"])
+    payload = dumps(routine(namespace["f"]))
     with pytest.raises(RuntimeError, match=r"wool\.routine"):
-        dumps(wrapper)
+        loads(payload)
     set_routine_rebuilder(routine)
-    assert callable(loads(dumps(wrapper)))
+    assert callable(loads(payload))
 
 
 # --- Two processes -------------------------------------------------------------------------------------

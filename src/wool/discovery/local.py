@@ -25,7 +25,6 @@ from typing import Any, Self
 
 from wool.discovery.base import DISCOVERY_EVENT_TYPES, DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
 from wool.discovery.namespace import GATE_SECONDS, Membership, Place, check_name, gate_stuck, join, try_join
-from wool.discovery.table import Snapshot
 from wool.discovery.view import View
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.runtime_directory import LOCK_RETRY_SECONDS, runtime_directory
@@ -180,8 +179,8 @@ class LocalSubscriber:
             while True:
                 membership.check_process()
                 overdue = loop.time() >= probe_at
-                if overdue or membership.generation() != seen:
-                    snapshot = Snapshot.read(membership.read())
+                due = overdue or membership.generation() != seen
+                if due and (snapshot := membership.look()) is not None:
                     # Old leases are probed once in a while, new ones at once: nobody shows as live who never was.
                     wanted = {slot.lease for slot in snapshot.slots} | view.leases
                     known = set[bytes]() if overdue else live & wanted

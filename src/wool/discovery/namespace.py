@@ -55,6 +55,8 @@ NAMESPACE_CHARACTERS = 64
 """The longest name of a namespace: it is part of a path."""
 GATE_SECONDS = LOCK_ATTEMPTS * LOCK_RETRY_SECONDS
 """The gate is held for about a millisecond; after so long its holder must be stopped or stuck."""
+LOOK_ATTEMPTS = 3
+"""A copy takes a fraction of a change; who is overtaken so often waits for the next poll."""
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -122,8 +124,14 @@ class Membership:
     def generation(self) -> int:
         return table.read_generation(self._header)
 
-    def read(self) -> bytes:
-        return _read_all(self._lock.fileno())
+    def look(self) -> table.Snapshot | None:
+        """Return what the table holds, or none if writers overtook us again and again: then look later."""
+        for _ in range(LOOK_ATTEMPTS):
+            before = self.generation()
+            snapshot = table.Snapshot.read(_read_all(self._lock.fileno()))
+            if self.generation() == before == snapshot.generation:
+                return snapshot
+        return None
 
     def is_live(self, lease: bytes) -> bool:
         return _is_locked(self.place.lease(lease))
@@ -183,7 +191,7 @@ class Membership:
         return f"<Membership of {self.place.namespace!r} {'closed' if self._closed else 'open'}>"
 
     def _publish(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> None:
-        namespace, data = self.place.namespace, self.read()
+        namespace, data = self.place.namespace, _read_all(self._lock.fileno())
         if type == "worker-added":
             token = secrets.token_bytes(table.LEASE_BYTES)
             change = table.add(data, metadata, token, namespace=namespace, is_live=self.is_live)
@@ -226,7 +234,8 @@ class Membership:
     def _leave(self, gate: LockFile) -> None:
         """Drop what is ours; then, if nobody else has the table, unlink all. The gate is held."""
         ours = {lease.path for lease in self._leases.values()}
-        for change in table.reclaim(self.read(), is_live=lambda token: self.place.lease(token) not in ours):
+        data = _read_all(self._lock.fileno())
+        for change in table.reclaim(data, is_live=lambda token: self.place.lease(token) not in ours):
             self._carry_out(change)
         # A conversion that fails loses the shared lock, and two that leave could both fail; but not under the gate.
         if self._lock.is_current() and self._lock.try_lock(exclusive=True):

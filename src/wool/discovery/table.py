@@ -13,13 +13,15 @@ What it owns: the bytes. What it must never do: I/O, locks, clocks, random numbe
 
 Why a torn write is harmless: a change goes to the bank that does *not* hold the slot's present value: first
 its mark, one byte, is cleared; then its content is written; then the mark is set; last the generation. Cut at
-any byte, the slot has its old value or its new one. The CRC is for a reader that reads while a writer writes:
-what does not fit is no value, and the reader keeps what it has and looks again.
+any byte, the slot has its old value or its new one. That holds for a reader too, as long as one change at most
+is under way while it copies the table: so it compares the generation before and after, and copies again if it
+was overtaken. The CRC is for what remains: processors that show writes in another order, and damaged files.
+What does not fit is no value; the reader keeps what it has and looks again.
 
 Writers exclude each other by a lock that dies with its holder; readers take none. The sequence rises by one
 with every change of the table, and the valid bank with the higher one is the slot's value. The generation is
-the sequence of the latest change: a hint, cheap to poll; a reader that also looks without it now and then
-misses nothing even if a writer died just before raising it.
+the sequence of the latest change: cheap to poll. A writer may die just before raising it: so a reader looks
+without it now and then, and the next writer first raises it to where it should be.
 
 A slot belongs to its lease, a token that the publisher proves to be alive by other means (a lock). A slot
 whose lease is dead is dropped for readers, and free for writers.
@@ -172,10 +174,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What one look at the table found.
+    """What one look at the table found, provided that the generation was the same before and after it.
 
-    ``unreadable`` are slots without any valid value, and ``settled`` is false if anything at all did not
-    fit: both mean that a writer was at work, and that it pays to look again.
+    ``unreadable`` are slots whose content does not fit and that have no older one that does; ``settled`` is
+    false if anything at all did not fit: then it pays to look again.
     """
 
     layout: Layout
@@ -197,7 +199,6 @@ class Snapshot:
         for index in _written_slots(layout, data):
             banks = [bank for number in (0, 1) if (bank := _read_bank(layout, data, index, number)) is not None]
             valid = [bank for bank in banks if bank.valid]
-            settled = settled and len(valid) == len(banks)
             if valid:
                 newest = max(valid, key=_by_sequence)
                 latest = max(latest, newest.sequence)
@@ -205,6 +206,7 @@ class Snapshot:
                     slots.append(Slot(index, newest.sequence, newest.key, newest.lease, newest.record))
             elif banks:
                 unreadable.add(index)
+            settled = settled and len(valid) == len(banks)
         return cls(
             layout=layout,
             generation=generation,
@@ -313,7 +315,7 @@ class _Bank(NamedTuple):
     record: bytes = b""
 
 
-_INVALID = _Bank(0, valid=False)
+_MISFIT = _Bank(0, valid=False)
 
 
 def _by_sequence(bank: _Bank) -> int:
@@ -326,21 +328,21 @@ def _written_slots(layout: Layout, data: Readable) -> Iterator[int]:
 
 
 def _read_bank(layout: Layout, data: Readable, slot: int, number: int) -> _Bank | None:
-    """Return a bank that carries the mark, valid or not; none if it was never written to its end."""
+    """Return a bank that carries the mark, valid or not; none if it does not: never written, or not to its end."""
     start = layout.bank(slot, number)
     if start >= len(data) or data[start] != MARK:
         return None
     # One copy first: everything below must judge the same bytes, also if somebody writes meanwhile.
     content = bytes(data[start : start + layout.slot_bytes // 2])
     if len(content) < _BANK_OVERHEAD:
-        return _INVALID
+        return _MISFIT
     _, state, _, length, sequence, key, lease = _BANK.unpack_from(content)
     (crc,) = _BANK_CRC.unpack_from(content, _BANK.size)
     record = content[_BANK_OVERHEAD : _BANK_OVERHEAD + length]
     if len(record) != length or state not in (FREE, LIVE):
-        return _INVALID
+        return _MISFIT
     if crc != _bank_crc(content[1 : _BANK.size], record):
-        return _INVALID
+        return _MISFIT
     return _Bank(number, True, state, sequence, key, lease, record)
 
 
@@ -357,7 +359,11 @@ def _write_slot(
     newest = max((bank for bank in banks if bank is not None and bank.valid), key=_by_sequence, default=None)
     start = layout.bank(slot, 0 if newest is None else 1 - newest.number)
     head = _BANK.pack(MARK, state, 0, len(record), sequence, key, lease)[1:]
+    # If the last writer died before it raised the generation, that is made up for: otherwise a reader could miss
+    # that two changes, its and this one, passed while it copied.
+    behind = read_generation(data) != sequence - 1
     return (
+        *((Write(GENERATION_OFFSET, _GENERATION.pack(sequence - 1)),) if behind else ()),
         Write(start, b"\0"),
         Write(start + 1, head + _BANK_CRC.pack(_bank_crc(head, record)) + record),
         Write(start, bytes([MARK])),

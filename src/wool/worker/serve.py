@@ -49,7 +49,7 @@ class WorkerNode:
         self._routines: MailboxLike = runtime.mailbox(loop)
         self._nested = Nested(runtime, self._secret)
         self._runner = Runner(
-            loop=loop, io=self._io, pools=self._nested, worker=self.uid, limits=configure.limits,
+            loop=loop, io=self._io.batched(loop), pools=self._nested, worker=self.uid, limits=configure.limits,
             host=runtime.host, pid=runtime.pid,
         )
         self._service: WorkerService | None = None
@@ -63,7 +63,7 @@ class WorkerNode:
         async def listen() -> WorkerMetadata:
             self._service = WorkerService(
                 transport=runtime.transport(configure.limits),
-                runner=PostedRunner(self._runner, self._routines),
+                runner=PostedRunner(self._runner, self._routines.batched(asyncio.get_running_loop())),
                 secret=self._secret,
                 limits=configure.limits,
                 random_bytes=runtime.random_bytes,

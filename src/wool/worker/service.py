@@ -478,3 +478,4 @@ class WorkerService:
             session.session.finish("the worker has stopped")
         if self._listener is not None:
             await self._listener.close()
+        await self._transport.close()

@@ -1,0 +1,72 @@
+"""Routines that call routines: on the pool's workers, to any depth."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from support import routines
+from support.journal import Journal, start
+from support.pools import connect, module_loop, no_leaked_tasks, pool  # noqa: F401
+from wool import WorkerPool
+
+pytestmark = module_loop
+
+
+async def test_nested_calls_run_on_the_pools_workers(pool: WorkerPool) -> None:  # noqa: F811
+    workers = {worker.pid for worker in pool.workers}
+    seen: set[int] = set()
+    while seen != workers:
+        pids = await routines.depth(5)
+        assert len(pids) == 6
+        assert set(pids) <= workers
+        seen |= set(pids)
+
+
+async def test_calls_nest_two_hundred_deep_without_deadlock() -> None:
+    assert len(await routines.depth(200)) == 201
+
+
+async def test_mutually_recursive_routines_find_each_other() -> None:
+    assert await routines.is_even(20) is True
+    assert await routines.is_odd(20) is False
+
+
+async def test_a_tree_of_three_thousand_calls_runs_on_two_workers() -> None:
+    began = time.monotonic()
+    assert await routines.fib(16) == 987
+    assert time.monotonic() - began < 30
+
+
+async def test_inside_a_worker_a_routines_own_body_is_not_dispatched_again() -> None:
+    assert await routines.own_body(1) is True
+
+
+async def test_nested_generators_stream_through_each_other() -> None:
+    assert [item async for item in routines.nested_count(5)] == [0, 10, 20, 30, 40]
+    assert await routines.total(5) == 100
+
+
+async def test_the_first_nested_calls_of_many_bodies_at_once_share_one_way_out() -> None:
+    async with WorkerPool(size=2):
+        assert await asyncio.gather(*(routines.is_even(3) for _ in range(50))) == [False] * 50
+
+
+async def test_a_nested_pool_in_the_caller_is_the_one_that_is_used(pool: WorkerPool) -> None:  # noqa: F811
+    outer = {worker.pid for worker in pool.workers}
+    async with WorkerPool(size=1) as inner:
+        assert set(await routines.depth(3)) == {worker.pid for worker in inner.workers}
+    assert set(await routines.depth(3)) <= outer
+
+
+async def test_a_cancelled_first_nested_call_leaves_the_way_open_for_the_others() -> None:
+    async with WorkerPool(size=1):
+        with Journal() as journal:
+            call = start(routines.parked(journal.pen, "a"))
+            await journal.wait_for("a parked")
+            call.cancel()
+            await asyncio.wait([call])
+            assert call.cancelled()
+        assert len(await routines.depth(2)) == 3
+    assert os.getpid() not in await routines.depth(1)
