@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from wool.bridge import MailboxLike
 from wool.connection import Connection
+from wool.deadlines import Deadlines
 from wool.errors import RpcError
 from wool.protocol.caller import CallerTask
 from wool.protocol.frames import ResultKind, StepKind
@@ -53,6 +54,7 @@ class PlacedCall:
 
     __slots__ = (
         "arguments",
+        "clock",
         "connection",
         "definition",
         "deliver",
@@ -60,6 +62,7 @@ class PlacedCall:
         "link",
         "machine",
         "number",
+        "size",
         "task",
         "step",
         "tried",
@@ -79,6 +82,8 @@ class PlacedCall:
         self.task = task
         self.definition = definition
         self.arguments = arguments
+        self.size = arguments.size
+        """Bytes of the arguments, pickled."""
         self.dispatch_timeout = dispatch_timeout
         self.user = user
         self.deliver: Callable[[Answer], None] | None = deliver
@@ -86,6 +91,8 @@ class PlacedCall:
         self.link: object | None = None
         self.connection: Connection | None = None
         self.number = 0
+        self.clock: Deadlines[PlacedCall] | None = None
+        """The dispatch timeout's clock, while it runs."""
         self.tried: dict[str, RpcError] | None = None
         """Why each worker that was tried did not take it; None until the first."""
         self.uploaded = 0

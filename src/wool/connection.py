@@ -242,6 +242,11 @@ class Connection:
 
     # ---- what the worker says ----
 
+    def on_message(self) -> None:
+        """The worker said something, whatever it is: it lives."""
+        assert self._owner is not None
+        self._owner.heard(self)
+
     def on_head(self, frame: frames.Offer | frames.Step | frames.Result) -> bool:
         """Take the announcement of a large answer."""
         if not isinstance(frame, frames.Result):
@@ -255,15 +260,17 @@ class Connection:
         """Take one frame."""
         owner = self._owner
         assert owner is not None
-        owner.heard(self)
-        if isinstance(frame, frames.Accept):
-            self._check_number(frame.number)
-            call = self._calls.get(frame.number)
-            if call is not None:
-                self._remember(call.definition.digest)
-                owner.accepted(self, call, frame.number)
-        elif isinstance(frame, frames.Result):
+        if isinstance(frame, frames.Result):
             self._result(owner, frame, payload)
+        elif isinstance(frame, frames.Accept):
+            number = frame.number
+            call = self._calls.get(number)
+            if call is None:
+                self._check_number(number)
+            else:
+                if call.definition.digest not in self._defined:
+                    self._remember(call.definition.digest)
+                owner.accepted(self, call, number)
         elif isinstance(frame, frames.Reject):
             self._check_number(frame.number)
             self._reject(owner, frame)
@@ -273,10 +280,10 @@ class Connection:
             raise ProtocolError(f"a worker does not say {type(frame).__name__}")
 
     def _result(self, owner: ConnectionOwner, frame: frames.Result, payload: Payload | None) -> None:
-        self._check_number(frame.number)
         assert payload is not None
         call = self._calls.get(frame.number)
         if call is None:
+            self._check_number(frame.number)
             if frame.kind is ResultKind.YIELD:
                 # The consumer has gone (its cancel grace was over): nobody will ask for the next item.
                 self.session.say(frames.Step(frame.number, StepKind.CLOSE))

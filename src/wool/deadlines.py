@@ -20,13 +20,13 @@ _Key = TypeVar("_Key")
 class Deadlines(Generic[_Key]):
     """``fire(key)`` is called ``seconds`` after ``add(key)``, unless `remove` came first."""
 
-    __slots__ = ("_due", "_fire", "_limits", "_loop", "_seconds", "_settled", "_timer")
+    __slots__ = ("_due", "_fire", "_limits", "_loop", "_settled", "_timer", "seconds")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, seconds: float, limits: Limits, fire: Callable[[_Key], None]
     ) -> None:
         self._loop = loop
-        self._seconds = seconds
+        self.seconds = seconds
         self._limits = limits
         self._fire = fire
         # Equal lengths: the order of insertion is the order of time.
@@ -39,9 +39,10 @@ class Deadlines(Generic[_Key]):
 
     def add(self, key: _Key) -> None:
         """Start (again) to count for ``key``."""
-        due = self._loop.time() + self._seconds
+        due = self._loop.time() + self.seconds
+        if key in self._due:
+            self._due.move_to_end(key)
         self._due[key] = due
-        self._due.move_to_end(key)
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._look)
 

@@ -170,6 +170,7 @@ class Proxy:
                 deadlines = Deadlines(self._loop, timeout, self._limits, self._expired)
                 self._dispatch[timeout] = deadlines
             deadlines.add(call)
+            call.clock = deadlines
         self._bind(call)
 
     def cancel(self, call: PlacedCall, message: str | None) -> None:
@@ -239,7 +240,7 @@ class Proxy:
         call.link = link
         link.status.in_flight += 1
         connection = link.connection
-        if connection is not None and not link.waiting and connection.has_room_for(call.arguments.size):
+        if connection is not None and not link.waiting and connection.has_room_for(call.size):
             self._offer(call, link, connection)
             return
         link.waiting[call] = None
@@ -284,7 +285,7 @@ class Proxy:
 
     def _offer(self, call: PlacedCall, link: Link, connection: Connection) -> None:
         limit = min(self._limits.payload_bytes, connection.peer.payload_bytes)
-        size = call.arguments.size
+        size = call.size
         if size > limit:
             self._unbind(call)
             if size > self._limits.payload_bytes:
@@ -362,25 +363,34 @@ class Proxy:
             call.connection.withdraw(call.number)
 
     def _stop_dispatch_clock(self, call: PlacedCall) -> None:
-        timeout = call.dispatch_timeout
-        if timeout is not None and (deadlines := self._dispatch.get(timeout)) is not None:
-            deadlines.remove(call)
-            if not len(deadlines) and timeout != self._limits.dispatch_timeout_seconds:
-                deadlines.close()
-                del self._dispatch[timeout]
+        clock = call.clock
+        if clock is not None:
+            call.clock = None
+            clock.remove(call)
+            if not clock:
+                self._retire(clock)
+
+    def _retire(self, clock: Deadlines[PlacedCall]) -> None:
+        # Timeouts may be as many as there are calls: one that nobody counts on goes, the default stays.
+        if clock.seconds != self._limits.dispatch_timeout_seconds and self._dispatch.get(clock.seconds) is clock:
+            clock.close()
+            del self._dispatch[clock.seconds]
 
     def _finish(self, call: PlacedCall, instructions: Instructions, answer: Answer) -> None:
         """The call has its one outcome."""
-        self._stop_dispatch_clock(call)
-        self._patience.remove(call)
-        self._grace.remove(call)
-        self._unplaced.pop(call, None)
         connection, link = call.connection, call.link
+        if call.machine.started is None:
+            self._stop_dispatch_clock(call)
+            self._patience.remove(call)
+            self._unplaced.pop(call, None)
+            if isinstance(link, Link):
+                link.waiting.pop(call, None)
+        else:
+            self._grace.remove(call)
         if connection is not None:
             connection.forget(call.number)
             call.connection = None
         if isinstance(link, Link):
-            link.waiting.pop(call, None)
             self._unbind(call)
             if link.dropped:
                 self._close_if_unused(link)
@@ -487,7 +497,7 @@ class Proxy:
         connection, waiting = link.connection, link.waiting
         while waiting and connection is not None:
             call = next(iter(waiting))
-            if not connection.has_room_for(call.arguments.size):
+            if not connection.has_room_for(call.size):
                 return
             del waiting[call]
             self._offer(call, link, connection)

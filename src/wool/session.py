@@ -31,8 +31,16 @@ from wool.transport.base import Stream, StreamLost
 _log = logging.getLogger("wool.session")
 
 
+_WITH_PAYLOAD = (Offer, Result, Step)
+_OF_SESSION = (Chunk, Credit, Goodbye)
+
+
 class SessionOwner(Protocol):
     """What a session tells its role. Called synchronously, on the session's loop."""
+
+    def on_message(self) -> None:
+        """A message has arrived; its frames follow."""
+        ...
 
     def on_head(self, frame: Offer | Step | Result) -> bool:
         """A payload is announced and will come in chunks. False: nobody wants it, drop it."""
@@ -51,6 +59,7 @@ class Session:
     ) -> None:
         self._stream = stream
         self._owner = owner
+        self._on_frame = owner.on_frame
         self.limits = limits
         self.name = name
         self.outbox = Outbox(limits, peer_credit_bytes)
@@ -80,8 +89,9 @@ class Session:
     def forget(self, number: int) -> None:
         """Neither send nor collect more of any payload of ``number``."""
         self.outbox.drop(number)
-        self.inbox.forget(number)
-        self._heads.pop(number, None)
+        if self._heads:
+            self.inbox.forget(number)
+            self._heads.pop(number, None)
 
     def finish(self, reason: str) -> None:
         """Say goodbye after all that is queued, then end."""
@@ -139,8 +149,20 @@ class Session:
         try:
             if len(message) > self.limits.message_bytes:
                 raise ProtocolError(f"a message of {len(message)} bytes")
-            for frame in decode(message):
-                self._dispatch(frame)
+            frames = decode(message)
+            self._owner.on_message()
+            for frame in frames:
+                # Whole frames are all but all of them, and need nothing of what follows.
+                if isinstance(frame, _WITH_PAYLOAD):
+                    if not frame.body.chunked:
+                        self._on_frame(frame, self.inbox.open(frame.number, frame.body))
+                    elif self._owner.on_head(frame):
+                        self.inbox.open(frame.number, frame.body)
+                        self._heads[frame.number] = frame
+                elif isinstance(frame, _OF_SESSION):
+                    self._dispatch(frame)
+                else:
+                    self._on_frame(frame, None)
                 if self._reason is not None:
                     return
         except (ProtocolError, IllegalEvent) as error:
@@ -149,26 +171,17 @@ class Session:
         if (credit := self.inbox.credit()) is not None:
             self.say(credit)
 
-    def _dispatch(self, frame: Frame) -> None:
-        owner = self._owner
-        if isinstance(frame, (Offer, Result, Step)):
-            if not frame.body.chunked:
-                owner.on_frame(frame, self.inbox.open(frame.number, frame.body))
-            elif owner.on_head(frame):
-                self.inbox.open(frame.number, frame.body)
-                self._heads[frame.number] = frame
-        elif isinstance(frame, Chunk):
+    def _dispatch(self, frame: Chunk | Credit | Goodbye) -> None:
+        if isinstance(frame, Chunk):
             payload = self.inbox.chunk(frame)
             if payload is not None:
-                owner.on_frame(self._heads.pop(frame.number), payload)
+                self._on_frame(self._heads.pop(frame.number), payload)
         elif isinstance(frame, Credit):
             self.outbox.acknowledge(frame.size)
             if self._wake is not None:
                 self._awake()
-        elif isinstance(frame, Goodbye):
-            self.abort(f"the other side said goodbye: {frame.reason[: self.limits.text_characters]}")
         else:
-            owner.on_frame(frame, None)
+            self.abort(f"the other side said goodbye: {frame.reason[: self.limits.text_characters]}")
 
     # ---- writing ----
 

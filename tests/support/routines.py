@@ -265,12 +265,12 @@ async def timeout_replaced(seconds: float | None) -> list[float | None]:
 
 
 @wool.routine
-async def variable(value: str | None, calls: int) -> str:
-    """Return what a context variable was when the body began; set it, and call others with it set."""
-    found = VARIABLE.get()
-    if value is not None:
-        VARIABLE.set(value)
-    await asyncio.gather(*(echo(None) for _ in range(calls)))
+async def variable(value: str, calls: int, levels: int) -> set[str]:
+    """Return what a context variable was when the bodies began; set it, and call others with it set."""
+    found = {VARIABLE.get()}
+    VARIABLE.set(value)
+    if levels:
+        found.update(*await asyncio.gather(*(variable(value, calls, levels - 1) for _ in range(calls))))
     return found
 
 

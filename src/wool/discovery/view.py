@@ -92,7 +92,7 @@ class View:
             before = self._known.get(uid)
             if not new.shown:
                 continue
-            if before is None or not before.shown:
+            if before is None or not before.shown or before.lease != new.lease:
                 others.append(DiscoveryEvent("worker-added", new.metadata))
             elif before.metadata != new.metadata:
                 others.append(DiscoveryEvent("worker-updated", new.metadata))

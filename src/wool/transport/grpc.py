@@ -4,8 +4,8 @@ gRPC gives flow control, liveness, TLS and message boundaries; this module takes
 everything else. Messages stay bytes: gRPC neither serialises nor parses. Owns the channels, calls, server
 and socket files that it makes. Maps every foreign exception to `StreamLost` or `ConnectFailed`, here and
 nowhere else, and tells a cancelled task from a cancelled call, both of which gRPC reports as
-``CancelledError``. Never puts a time-out on a read or write (a cancelled one cancels the call), never
-infers that a written message arrived (#21348), knows nothing of tasks.
+``CancelledError``. Never puts a time-out on a read or write, except to give the stream up (a cancelled one
+cancels the call), never infers that a written message arrived (#21348), knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -257,8 +257,11 @@ class _ConnectedStream(_GrpcStream):
 
 
 class _AcceptedStream(_GrpcStream):
-    """The end that was accepted. It lives as long as `SessionServicer.Session` does, and not longer:
-    the call is freed when that returns, so no operation may begin once ``_lost`` is set."""
+    """The end that was accepted.
+
+    It lives as long as `SessionServicer.Session` runs: gRPC frees the call when that returns, so no
+    operation may begin once ``_lost`` is set.
+    """
 
     def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes], name: str, limits: Limits) -> None:
         super().__init__(name, limits)

@@ -155,6 +155,9 @@ class CallerSession:
 
     # ---- what the caller says ----
 
+    def on_message(self) -> None:
+        """Every message is taken apart frame by frame."""
+
     def on_head(self, frame: frames.Offer | frames.Step | frames.Result) -> bool:
         """A large payload is announced."""
         if isinstance(frame, frames.Offer):

@@ -295,7 +295,24 @@ def states(buffer: bytearray, changes: list[Write]) -> list[bytes]:
     return [state.ljust(size, b"\0") for state in found]
 
 
-@settings(max_examples=1000)
+def test_a_writer_that_died_before_it_raised_the_generation_is_not_missed_by_a_copy() -> None:
+    buffer = empty(slots=1)
+    add(buffer, worker("a"), 1)
+    update(buffer, worker("a", "1"))
+    early, split = bytes(buffer), Layout.parse(buffer).bank(0, 1)
+    died = table.update(buffer, worker("a", "2"), namespace=NAMESPACE, is_live=everybody)
+    table.apply(buffer, died.writes[:-1])
+    following = table.update(buffer, worker("a", "3"), namespace=NAMESPACE, is_live=everybody)
+    for writes in cuts(following):
+        late = bytes(torn(buffer, writes))
+        if table.read_generation(late) == table.read_generation(early):
+            values = [
+                WorkerMetadata.from_bytes(slot.record) for slot in Snapshot.read(early[:split] + late[split:]).slots
+            ]
+            assert values in ([worker("a", "1")], [worker("a", "2")], [worker("a", "3")])
+
+
+@settings(max_examples=400)
 @given(operations, st.lists(st.tuples(operation, st.none() | st.integers(0, 400)), max_size=8), st.data())
 def test_a_copy_made_between_two_equal_generations_holds_what_was_there_meanwhile(
     script: list[tuple[str, str, int]], meanwhile: list[tuple[tuple[str, str, int], int | None]], data: st.DataObject

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -103,15 +104,15 @@ async def test_a_listener_survives_garbage_and_serves_others_meanwhile(
 @asynccontextmanager
 async def stranger(answer: bytes | None) -> AsyncIterator[str]:
     """Somebody who listens and does not speak gRPC; ``None``: who says nothing at all."""
-    closed = asyncio.Event()
+    if answer is None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            yield f"127.0.0.1:{silent.getsockname()[1]}"
+        return
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if answer is None:
-                await closed.wait()
-            else:
-                await reader.read(1)
-                writer.write(answer)
+            await reader.read(1)
+            writer.write(answer)
         finally:
             writer.close()
 
@@ -120,7 +121,6 @@ async def stranger(answer: bytes | None) -> AsyncIterator[str]:
     try:
         yield f"{host}:{port}"
     finally:
-        closed.set()
         server.close()
         await server.wait_closed()
 
@@ -308,6 +308,20 @@ async def test_a_living_socket_is_not_taken_over_even_if_its_owner_has_no_time(
             for connection in waiting:
                 connection.close()
     assert (directory / "s").exists()
+
+
+async def test_a_closing_listener_makes_no_peer_write_to_its_stderr(
+    transport: GrpcTransport, directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    listener = await transport.listen(f"unix:{directory}/s", echo)
+    stream = await transport.connect(listener.address)
+    await stream.write(b"hello")
+    await listener.close()
+    with contextlib.suppress(StreamLost):
+        while True:
+            await stream.read()
+    await stream.close()
+    assert capfd.readouterr() == ("", "")
 
 
 async def test_a_failed_listen_leaves_nothing(transport: GrpcTransport) -> None:
