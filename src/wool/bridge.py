@@ -7,6 +7,7 @@ posted while the other side has not looked yet. Nothing else in wool touches ano
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import threading
@@ -35,9 +36,11 @@ class MailboxLike(Protocol):
 class Mailbox:
     """The mailbox between real threads. What is posted to a closed loop is dropped: nobody is there."""
 
-    __slots__ = ("__weakref__", "_loop", "_queue", "_woken")
+    __slots__ = ("__weakref__", "_context", "_loop", "_queue", "_woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Of nobody: else what is begun here would run in, and keep, the context of whoever posted first.
+        self._context = contextvars.Context()
         # Weak, since a runtime keeps one mailbox per loop for as long as the loop lives.
         self._loop = weakref.ref(loop)
         self._queue: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -61,13 +64,13 @@ class Mailbox:
             return
         self._woken = True
         loop = self._loop()
-        try:
-            if loop is not None:
-                loop.call_soon_threadsafe(self._deliver)
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._deliver, context=self._context)
                 return
-        except RuntimeError:
-            if not loop.is_closed():
-                raise
+            except RuntimeError:
+                if not loop.is_closed():
+                    raise
         self._queue.clear()
 
     def batched(self, loop: asyncio.AbstractEventLoop) -> Batch:
@@ -88,7 +91,7 @@ class Mailbox:
                 )
         if queue and not self._woken:
             self._woken = True
-            asyncio.get_running_loop().call_soon(self._deliver)
+            asyncio.get_running_loop().call_soon(self._deliver, context=self._context)
 
 
 BATCH = 64

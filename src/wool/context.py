@@ -25,13 +25,7 @@ class RuntimeContext:
     """
 
     def __init__(self, *, dispatch_timeout: float | None = DEFAULT_LIMITS.dispatch_timeout_seconds) -> None:
-        if dispatch_timeout is not None and (
-            isinstance(dispatch_timeout, bool)
-            or not isinstance(dispatch_timeout, (int, float))
-            or not dispatch_timeout > 0
-        ):
-            raise ValueError(f"dispatch_timeout must be a positive number of seconds or None, got {dispatch_timeout!r}")
-        self.dispatch_timeout: Final = None if dispatch_timeout is None else float(dispatch_timeout)
+        self.dispatch_timeout: Final = _seconds_or_none(dispatch_timeout)
         self._tokens: list[Token[float | None]] = []
 
     def __enter__(self) -> RuntimeContext:
@@ -45,6 +39,14 @@ class RuntimeContext:
 
     def __repr__(self) -> str:
         return f"RuntimeContext(dispatch_timeout={self.dispatch_timeout!r})"
+
+
+def _seconds_or_none(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    raise ValueError(f"dispatch_timeout must be a positive number of seconds or None, got {value!r}")
 
 
 def dispatch_timeout_seconds() -> float | None:

@@ -76,14 +76,9 @@ class WorkerProxy(_Entered):
         super().__init__()
         if (discovery is None) == (workers is None):
             raise ValueError("WorkerProxy takes either discovery= or workers=, and exactly one of them")
-        if discovery is not None and not isinstance(discovery, DiscoverySubscriberLike):
-            raise TypeError(
-                f"discovery must be a subscriber (iterated with 'async for'), got {discovery!r:.100}: "
-                "give LocalDiscovery(...).subscriber"
-            )
+        _check_subscriber(discovery)
         for worker in workers or ():
-            if not isinstance(worker, WorkerMetadata):
-                raise TypeError(f"workers must be WorkerMetadata, got {worker!r:.100}: give worker.metadata")
+            _check_metadata(worker)
         self._spec = ProxySpec(
             balancer=loadbalancer,
             subscriber=discovery,
@@ -135,12 +130,8 @@ class WorkerPool(_Entered):
         loadbalancer: LoadBalancerArgument = RoundRobinLoadBalancer,
     ) -> None:
         super().__init__()
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
-            raise TypeError(f"size must be a number of workers, got {size!r}")
-        if size is not None and size < 1:
-            raise ValueError(f"size must be at least 1, got {size}: leave it out for one worker per CPU")
         self.tags = check_tags(tags)
-        self.size = size if size is not None else (os.cpu_count() or 1)
+        self.size = _checked_size(size)
         self._balancer = loadbalancer
         self._runtime: Runtime = current_runtime()
         self._io: MailboxLike | None = None
@@ -248,3 +239,26 @@ class WorkerPool(_Entered):
 
     def __repr__(self) -> str:
         return f"<WorkerPool of {self.size} {'open' if self.open_dispatcher is not None else 'closed'}>"
+
+
+def _checked_size(size: object) -> int:
+    if size is None:
+        return os.cpu_count() or 1
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"size must be a number of workers, got {size!r}")
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}: leave it out for one worker per CPU")
+    return size
+
+
+def _check_subscriber(discovery: object) -> None:
+    if discovery is not None and not isinstance(discovery, DiscoverySubscriberLike):
+        raise TypeError(
+            f"discovery must be a subscriber (iterated with 'async for'), got {discovery!r:.100}: "
+            "give LocalDiscovery(...).subscriber"
+        )
+
+
+def _check_metadata(worker: object) -> None:
+    if not isinstance(worker, WorkerMetadata):
+        raise TypeError(f"workers must be WorkerMetadata, got {worker!r:.100}: give worker.metadata")

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from wool.balancer import LoadBalancerLike, WorkerStatus
 from wool.call import Answer, PlacedCall
@@ -607,8 +608,8 @@ class Proxy:
         self._dispatch.clear()
         await self._transport.close()
 
-    def _spawn(self, work: object, name: str) -> None:
-        task = self._loop.create_task(work, name=name)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._loop.create_task(work, name=name)
         self._closers.add(task)
         task.add_done_callback(self._closers.discard)
 

@@ -46,7 +46,7 @@ class RoutineInfo:
 
 
 @overload
-def routine(function: staticmethod[_P, _T], /) -> staticmethod[_P, _T]: ...
+def routine(function: staticmethod[_P, _T], /) -> staticmethod[_P, _T]: ...  # type: ignore[overload-overlap]
 @overload
 def routine(function: classmethod[_Owner, _P, _T], /) -> classmethod[_Owner, _P, _T]: ...
 @overload
@@ -69,10 +69,9 @@ def routine(function: Any, /) -> Any:
 
     Raises `TypeError` if ``function`` is neither, and `ValueError` if it is a routine already.
     """
-    if isinstance(function, staticmethod):
-        return staticmethod(routine(function.__func__))
-    if isinstance(function, classmethod):
-        return classmethod(routine(function.__func__))
+    for descriptor in (cast("Any", staticmethod), cast("Any", classmethod)):
+        if isinstance(function, descriptor):
+            return descriptor(routine(function.__func__))
     if getattr(function, ROUTINE_ATTRIBUTE, None) is not None:
         raise ValueError(f"{function.__qualname__} is a routine already: apply @wool.routine once")
     if not isinstance(function, FunctionType):
@@ -91,23 +90,24 @@ def routine(function: Any, /) -> Any:
 
 
 def _wrap(function: FunctionType, kind: RoutineKind) -> Callable[..., Any]:
+    known = _wrappers.get(function)
+    if known is not None:
+        return cast("Callable[..., Any]", known)
     info = RoutineInfo(function, kind)
     wrapper = _wrap_generator(info) if kind == "generator" else _wrap_coroutine(info)
     setattr(wrapper, ROUTINE_ATTRIBUTE, info)
+    _wrappers[function] = wrapper
     return wrapper
 
 
 def _rebuild(function: FunctionType) -> Callable[..., Any]:
-    """Return the wrapper of a raw function that travelled by value: one per function."""
-    wrapper = _rebuilt.get(function)
-    if wrapper is None:
-        kind: RoutineKind = "generator" if inspect.isasyncgenfunction(function) else "coroutine"
-        wrapper = _rebuilt[function] = _wrap(function, kind)
-    return wrapper
+    """Return the wrapper of a raw function that has travelled: one per function."""
+    # By the code alone: the rest of a function that refers to itself may not be filled in yet.
+    return _wrap(function, "generator" if inspect.isasyncgenfunction(function) else "coroutine")
 
 
-# Weak on both sides: a wrapper holds its function.
-_rebuilt: weakref.WeakValueDictionary[FunctionType, Any] = weakref.WeakValueDictionary()
+# A wrapper holds its function: both go together.
+_wrappers: weakref.WeakValueDictionary[FunctionType, Any] = weakref.WeakValueDictionary()
 
 
 async def _dispatcher(info: RoutineInfo) -> Dispatcher:

@@ -102,9 +102,14 @@ class Runtime:
         """Mint the uid of a worker."""
         return self.random_bytes(16).hex()
 
+    @property
+    def forked(self) -> bool:
+        """Whether this process was forked from the one that the runtime belongs to."""
+        return self._forks != _forks
+
     def check_process(self) -> None:
         """Raise `RuntimeError` in a process that was forked from the one this belongs to."""
-        if self._forks != _forks:
+        if self.forked:
             raise RuntimeError(
                 f"process {os.getpid()} was forked from {self.pid}, where this pool was opened: a pool belongs to "
                 "the process that opened it; open one here, and start processes by spawn or exec"
@@ -128,7 +133,7 @@ def set_runtime(runtime: Runtime) -> None:
 
 def _process_runtime() -> Runtime:
     global _process
-    if _process is None or _process._forks != _forks:
+    if _process is None or _process.forked:
         _process = real_runtime()
     return _process
 

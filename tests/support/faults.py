@@ -75,7 +75,20 @@ def is_alive(pid: int) -> bool:
 
 
 def freeze(pid: int) -> None:
+    """Stop the process; return when each of its threads stands still."""
     os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not _stands_still(pid):
+        assert time.monotonic() < deadline, f"process {pid} does not stop"
+        time.sleep(POLL_SECONDS / 10)
+
+
+def _stands_still(pid: int) -> bool:
+    threads = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+    if not threads:
+        time.sleep(10 * POLL_SECONDS)  # no /proc here: it takes far less
+        return True
+    return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 def thaw(pid: int) -> None:

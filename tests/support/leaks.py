@@ -207,19 +207,18 @@ def _tolerated_file(path: Path, top: Path) -> bool:
 
 
 def in_use_elsewhere(path: Path) -> bool:
-    """Whether a process outside this session has the file open: then another session made it."""
-    if not Path("/proc/self/maps").exists():
+    """Whether a process outside this session has it open, or a file in it: then another session made it."""
+    if not Path("/proc/self/fd").exists():
         return False
     ours = set(_processes_of_proc()) | {os.getpid()}
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit() and int(directory.name) not in ours:
             try:
-                if f" {path}\n" in (directory / "maps").read_text():
-                    return True
-                if any(os.readlink(link) == str(path) for link in (directory / "fd").iterdir()):
-                    return True
-            except (OSError, UnicodeDecodeError):
+                links = [os.readlink(link) for link in (directory / "fd").iterdir()]
+            except OSError:
                 continue
+            if any(Path(link).is_relative_to(path) for link in links):
+                return True
     return False
 
 

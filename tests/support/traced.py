@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import signal
 import time
 from collections.abc import AsyncGenerator
 
@@ -117,3 +118,19 @@ async def run_nested(journal: str, call: str, depth: int) -> list[int]:
     """Call itself ``depth`` times; return where each ran, outermost first."""
     note(journal, "begin", call, depth)
     return [os.getpid(), *(await run_nested(journal, call, depth - 1) if depth else [])]
+
+
+@wool.routine
+async def run_until_another_dies(journal: str, call: str) -> None:
+    """Call a routine again and again that kills its worker, as soon as that is not our own."""
+    note(journal, "begin", call)
+    while True:
+        await die_unless_on(os.getpid(), journal, call)
+
+
+@wool.routine
+async def die_unless_on(safe: int, journal: str, call: str) -> None:
+    """Kill the worker, unless it is the process ``safe``."""
+    if os.getpid() != safe:
+        note(journal, "dies", call)
+        os.kill(os.getpid(), signal.SIGKILL)

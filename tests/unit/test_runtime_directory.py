@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import stat
@@ -375,23 +374,25 @@ def test_a_lock_is_not_inherited_by_another_program(runtime: Path) -> None:
     lock.close()
 
 
-def _try_in_fork(path: Path, lock: LockFile) -> None:
-    with pytest.raises(ValueError, match="is closed in this process"):
+FORK_WITH_LOCK = """
+import os, sys
+from pathlib import Path
+from wool.runtime_directory import LockFile
+
+path = Path(sys.argv[1])
+lock = LockFile(path, os.O_RDWR | os.O_CREAT)
+assert lock.try_lock(exclusive=True)
+child = os.fork()
+if child == 0:
+    try:
         lock.fileno()
-    other = LockFile(path)
-    assert not other.try_lock(exclusive=True)
-    other.close()
+    except ValueError as error:
+        os._exit(0 if "is closed in this process" in str(error) and not LockFile(path).try_lock(exclusive=True) else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert not LockFile(path).try_lock(exclusive=True)
+"""
 
 
 def test_a_lock_stays_with_the_parent_when_a_forked_child_ends(runtime: Path) -> None:
-    lock = LockFile(runtime / "lock", os.O_RDWR | os.O_CREAT)
-    assert lock.try_lock(exclusive=True)
-    child = multiprocessing.get_context("fork").Process(target=_try_in_fork, args=(runtime / "lock", lock))
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-    child.close()
-    other = LockFile(runtime / "lock")
-    assert not other.try_lock(exclusive=True)
-    other.close()
-    lock.close()
+    run(FORK_WITH_LOCK, runtime / "lock")

@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 from wool.limits import DEFAULT_LIMITS
 
@@ -37,20 +37,13 @@ class WorkerMetadata:
     secure: bool = False
 
     def __post_init__(self) -> None:
-        _check(isinstance(self.uid, str) and 0 < len(self.uid) <= 64, "uid", self.uid, "1 to 64 characters")
-        _check(isinstance(self.address, str) and 0 < len(self.address) <= 512, "address", self.address, "an address")
+        _check_text("uid", self.uid, 64)
+        _check_text("address", self.address, 512)
+        _check_text("version", self.version, 64)
         _check(type(self.pid) is int and self.pid >= 0, "pid", self.pid, "a process id")
-        _check(isinstance(self.version, str) and len(self.version) <= 64, "version", self.version, "a version")
         _check(type(self.secure) is bool, "secure", self.secure, "True or False")
         object.__setattr__(self, "tags", check_tags(self.tags))
-        _check(
-            isinstance(self.extra, Mapping)
-            and all(isinstance(key, str) and isinstance(value, str) for key, value in self.extra.items()),
-            "extra",
-            self.extra,
-            "a mapping of strings to strings",
-        )
-        object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
+        object.__setattr__(self, "extra", _checked_extra(self.extra))
 
     def __hash__(self) -> int:
         return hash((self.uid, self.address, self.pid))
@@ -77,11 +70,12 @@ class WorkerMetadata:
         if len(data) > DEFAULT_LIMITS.record_bytes:
             raise ValueError(f"a discovery record of {len(data)} bytes is over {DEFAULT_LIMITS.record_bytes}")
         try:
-            record = json.loads(data.decode())
+            parsed: object = json.loads(data.decode())
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"a discovery record is not JSON: {error}") from None
         names = {slot.name for slot in dataclasses.fields(cls)}
-        if not isinstance(record, dict) or set(record) != names:
+        record = cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
+        if set(record) != names:
             raise ValueError(f"a discovery record has not exactly the fields {sorted(names)}")
         if not isinstance(record["tags"], list) or not isinstance(record["extra"], dict):
             raise ValueError("a discovery record's tags or extra have the wrong shape")
@@ -94,6 +88,18 @@ _metadata_from_bytes = WorkerMetadata.from_bytes
 def _check(good: bool, name: str, value: object, wanted: str) -> None:
     if not good:
         raise ValueError(f"WorkerMetadata.{name} must be {wanted}, got {value!r:.100}")
+
+
+def _check_text(name: str, value: object, most: int) -> None:
+    _check(isinstance(value, str) and 0 < len(value) <= most, name, value, f"a string of 1 to {most} characters")
+
+
+def _checked_extra(extra: object) -> Mapping[str, str]:
+    is_mapping = isinstance(extra, Mapping)
+    items = dict(cast("Mapping[object, object]", extra)) if is_mapping else {}
+    good = is_mapping and all(isinstance(text, str) for pair in items.items() for text in pair)
+    _check(good, "extra", extra, "a mapping of strings to strings")
+    return MappingProxyType(cast("dict[str, str]", items))
 
 
 def check_tags(tags: Iterable[object]) -> frozenset[str]:

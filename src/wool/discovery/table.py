@@ -2,8 +2,8 @@
 
 Why it exists: several processes write and read one file without a server, and any of them may die at any
 instruction. This module decides everything about that and does nothing about it: it turns bytes into
-records, and a wish into an ordered list of writes. The simulator tears those writes
-apart; `wool.discovery.namespace` carries them out.
+records, and a wish into an ordered list of writes. The simulator tears those writes apart;
+`wool.discovery.namespace` carries them out.
 
 What it owns: the bytes. What it must never do: I/O, locks, clocks, random numbers, unpickling.
 

@@ -125,9 +125,12 @@ class LocalWorker:
         self._io = runtime.mailbox(io_loop)
         try:
             uid = runtime.new_uid()
-            self._home = runtime.home() if self._bind is None else None
+            address = self._bind
+            if address is None:
+                self._home = runtime.home()
+                address = self._home.address(uid)
             spec = WorkerSpec(
-                address=self._bind if self._home is None else self._home.address(uid),
+                address=address,
                 secret=runtime.user_key(),
                 uid=uid,
                 tags=self.tags,
@@ -197,7 +200,7 @@ def _loopback_address(host: str | None, port: int) -> str | None:
     """Return the address to bind, None for a Unix socket. Raises `ValueError` naming what is wrong."""
     import ipaddress
 
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+    if type(port) is not int or not 0 <= port <= 65535:
         raise ValueError(f"port must be a number from 0 to 65535, got {port!r}")
     if host is None:
         if port:

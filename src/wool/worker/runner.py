@@ -10,6 +10,7 @@ A body runs in one asyncio task of its own, a generator's steps all in the same 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from inspect import isasyncgenfunction
@@ -82,6 +83,7 @@ class Runner:
         self._pid = pid
         self._limits = limits
         self._running: dict[_Running, Job] = {}
+        self._context = contextvars.copy_context()
 
     @property
     def running(self) -> int:
@@ -94,7 +96,7 @@ class Runner:
         """Start the body of ``job``."""
         state = job.runner_state = _Running()
         self._running[state] = job
-        state.task = self._loop.create_task(self._run(job, state))
+        state.task = self._loop.create_task(self._run(job, state), context=self._context.copy())
 
     def cancel(self, job: Job, message: str | None) -> None:
         """Deliver a cancellation to the body: at its next suspension, as locally."""

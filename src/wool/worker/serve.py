@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import functools
 import logging
 import os
 import signal
@@ -190,7 +189,7 @@ class _Process:
         self._signals = (read, write)
         signal.signal(signal.SIGTERM, _noted)
         signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
-        self._io_loop.call_soon_threadsafe(functools.partial(self._io_loop.add_reader, read, self._read_signal, read))
+        self._io_loop.call_soon_threadsafe(lambda: self._io_loop.add_reader(read, self._read_signal, read))
 
     # ---- on the I/O loop ----
 
