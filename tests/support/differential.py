@@ -66,6 +66,13 @@ def outcome_of(error: BaseException, thrown: BaseException | None) -> tuple[Any,
     return "raised", error is thrown, describe(error, thrown)
 
 
+def forget_frames(description: Any) -> None:
+    if description is not None:
+        del description["frames"]
+        forget_frames(description["cause"])
+        forget_frames(description["context"])
+
+
 class Consumer:
     """Performs operations on one generator, and notes what comes of each."""
 
@@ -76,6 +83,7 @@ class Consumer:
         self._finalizers: list[asyncio.Task[None]] = []
         self.seen: list[Any] = []
         self.gone = False
+        self._begun = False
 
     async def perform(self, op: Op) -> None:
         if self.gone:
@@ -87,6 +95,10 @@ class Consumer:
         outcome = await self._attended(asyncio.ensure_future(self._attempt(op.kind, op.value, thrown)), op)
         generator = self._generator
         state = generator.ag_running, generator.ag_frame is None
+        if not self._begun and outcome[0] == "raised":
+            # Thrown into a body that has not begun: there is no line of it to point to.
+            forget_frames(outcome[2])
+        self._begun = self._begun or op.kind in ("next", "send")
         self.seen.append((op.kind, outcome, state, self._journal.notes))
 
     async def _attempt(self, kind: str, value: Any, thrown: BaseException | None) -> tuple[Any, ...]:

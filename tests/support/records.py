@@ -19,7 +19,7 @@ workers = st.builds(
     uid=texts.filter(bool),
     address=texts.filter(bool),
     pid=st.integers(0, 2**40),
-    version=texts,
+    version=texts.filter(bool),
     tags=st.frozensets(texts.filter(bool), max_size=4),
     extra=st.dictionaries(texts, texts, max_size=4),
     secure=st.booleans(),

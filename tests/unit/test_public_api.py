@@ -12,7 +12,7 @@ import pytest
 import wool
 
 PUBLIC = {
-    "routines": {"routine", "RuntimeContext", "Task", "TaskException", "current_task", "origin"},
+    "routines": {"Origin", "routine", "RuntimeContext", "Task", "TaskException", "current_task", "origin"},
     "workers": {"WorkerPool", "WorkerProxy", "LocalWorker", "WorkerMetadata"},
     "discovery": {
         "DiscoveryEvent",
@@ -33,6 +33,7 @@ PUBLIC = {
         "UnexpectedResponse",
         "WoolError",
         "WorkerLost",
+        "WorkerStartError",
     },
     "version": {"__version__"},
 }

@@ -274,7 +274,8 @@ class CallerTask:
 
     def offer(self, session: SessionKey, number: int) -> Instructions:
         """A candidate with room was found."""
-        self._move(Event.OFFER)
+        if self._move(Event.OFFER) is None:
+            return _NOTHING
         self.offers.append((session, number))
         return (Offer(session, number),)
 

@@ -438,10 +438,9 @@ def test_row_of_the_design(row: str, state: str, event: str) -> None:
     assert (Cancel in kinds) == (then.endswith("cancel"))
 
 
-def test_what_the_table_leaves_out_is_a_crossing_or_illegal_and_never_both() -> None:
-    for state in State:
-        assert not set(TABLE[state]) & IGNORED[state]
+def test_after_the_end_every_event_is_a_crossing() -> None:
     assert set(IGNORED[State.ENDED]) == set(Event)
+    assert not TABLE[State.ENDED]
 
 
 def test_an_interruption_is_remembered_over_the_loss_that_follows() -> None:
@@ -568,7 +567,6 @@ TestAnySequence = AnySequence.TestCase
 # ---- the two machines, joined ------------------------------------------------------------------------
 
 WORKERS = ("a", "b")
-MOST_LOSSES = 2
 MOST_OFFERS = 3
 
 
@@ -585,6 +583,8 @@ class Link(NamedTuple):
 
 
 class World(NamedTuple):
+    most_losses: int
+    most_out: int
     caller: tuple[State, tuple[tuple[object, int], ...], tuple[object, int] | None, Outcome]
     links: tuple[Link, ...]
     losses: int = 0
@@ -633,7 +633,7 @@ def follow(world: World, task: CallerTask, said: Instructions) -> World:
 def at_the_caller(world: World) -> Iterator[World]:
     """What the caller may do by itself."""
     state = world.caller[0]
-    if state in (State.QUEUED, State.OFFERED) and world.offers < MOST_OFFERS:
+    if state in (State.QUEUED, State.OFFERED) and world.offers < MOST_OFFERS and len(world.caller[1]) < world.most_out:
         out = {world.links[session].worker for session, _ in world.caller[1] if isinstance(session, int)}
         for name in WORKERS:
             if name in out:
@@ -675,7 +675,7 @@ def on_the_way(world: World, index: int) -> Iterator[World]:
         links = (*world.links[:index], link, *world.links[index + 1 :])
         return world._replace(links=links, **changes)
 
-    if not link.broken and world.losses < MOST_LOSSES:
+    if not link.broken and world.losses < world.most_losses:
         yield with_link(link._replace(broken=True), losses=world.losses + 1)
     if link.broken and not link.lost_here:
         # The prefix ends here, whatever was still on its way.
@@ -741,10 +741,19 @@ def check(world: World) -> None:
     assert (world.outcome is not None) == (world.caller[0] is State.ENDED)
 
 
-def test_one_caller_two_workers_two_losses_at_every_position_begin_at_most_once() -> None:
+@pytest.mark.parametrize(
+    ("most_losses", "most_out", "more_than"),
+    [
+        pytest.param(2, 1, 4_000, id="one offer out at a time, two sessions lost"),
+        pytest.param(1, 2, 4_000, id="two offers out at a time, one session lost"),
+    ],
+)
+def test_one_caller_two_workers_losses_at_every_position_begin_at_most_once(
+    most_losses: int, most_out: int, more_than: int
+) -> None:
     """Every reachable state of the joined machines: a proof within its bounds."""
     task = CallerTask()
-    first = World((task.state, (), None, task._remembered), ())
+    first = World(most_losses, most_out, (task.state, (), None, task._remembered), ())
     seen = {first}
     waiting = [first]
     outcomes: set[Outcome | None] = set()
@@ -752,6 +761,8 @@ def test_one_caller_two_workers_two_losses_at_every_position_begin_at_most_once(
         world = waiting.pop()
         check(world)
         outcomes.add(world.outcome)
+        if world.outcome is not None and not any(("start", number) in link.down for link in world.links for number in (1, 2, 3)):
+            continue  # Nothing can begin any more: a worker begins on what it reads, and nothing is said after the end.
         following = list(at_the_caller(world))
         for index in range(len(world.links)):
             following.extend(on_the_way(world, index))
@@ -759,5 +770,6 @@ def test_one_caller_two_workers_two_losses_at_every_position_begin_at_most_once(
             if found not in seen:
                 seen.add(found)
                 waiting.append(found)
-    assert len(seen) > 5_000
+    print(len(seen))
+    assert len(seen) > more_than
     assert outcomes == {None, *Outcome} - {Outcome.RAISED, Outcome.INTERRUPTED}
