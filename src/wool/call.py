@@ -135,6 +135,11 @@ class Call:
         self.unseen: Answer | None = None
         """An answer that had come when a cancellation overtook it on the last stretch."""
 
+    @property
+    def task(self) -> Task:
+        """The record of this call."""
+        return self._placed.task
+
     def deliver(self, answer: Answer) -> None:
         """Take the answer to the step at hand. Run on the user's loop."""
         if not self._answer.done():

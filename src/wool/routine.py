@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from wool.call import Answer, Call
 from wool.dispatch import Dispatcher, current_source
 from wool.errors import SerializationError
-from wool.failure import as_outcome, capture, rebuild
+from wool.failure import TaskException, as_outcome, capture, rebuild
 from wool.limits import DEFAULT_LIMITS
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import ROUTINE_ATTRIBUTE, Payload, culprit, dumps, loads, set_routine_rebuilder
@@ -133,7 +133,8 @@ def _wrap_coroutine(info: RoutineInfo) -> Callable[..., Any]:
         # Binds the arguments natively, so that a wrong call is the caller's own TypeError; runs nothing.
         function(*args, **kwargs).close()
         dispatcher = _open_dispatcher() or await _dispatcher(info)
-        return _value(info, await dispatcher.new_call(function, "coroutine", args, kwargs).first())
+        call = dispatcher.new_call(function, "coroutine", args, kwargs)
+        return _value(call, await call.first())
 
     return wrapper
 
@@ -217,13 +218,13 @@ class _Stream:
         if answer.echo and thrown is not None:
             assert answer.payload is not None
             raise _echoed(thrown, answer.payload)
-        _value(self._info, answer)
+        _value(self._call, answer)
 
     def item(self) -> Any:
         """Return the item that has come."""
         answer, self._answer = self._answer, None
         assert answer is not None and answer.payload is not None
-        return _load(self._info, answer.payload)
+        return _load(self._call, answer.payload)
 
     def pickled(self, sent: Any) -> Payload:
         """Pickle what the consumer sends in."""
@@ -250,22 +251,22 @@ def _echoed(thrown: BaseException, payload: Payload) -> BaseException:
     return thrown
 
 
-def _load(info: RoutineInfo, payload: Payload) -> Any:
+def _load(call: Call, payload: Payload) -> Any:
     try:
         return loads(payload)
     except Exception as error:
         raise SerializationError(
-            f"the result or an item of routine {info.name} cannot be loaded here: {type(error).__name__}: {error}",
+            f"the result or an item of {call.task} cannot be loaded here: {type(error).__name__}: {error}",
             executed="yes",
         ) from error
 
 
-def _value(info: RoutineInfo, answer: Answer) -> Any:
+def _value(call: Call, answer: Answer) -> Any:
     """Return what the body returned, or raise what came instead."""
     kind = answer.kind
     if kind is ResultKind.RETURN:
         assert answer.payload is not None
-        return _load(info, answer.payload)
+        return _load(call, answer.payload)
     error = answer.error
     try:
         if error is None:
@@ -275,7 +276,7 @@ def _value(info: RoutineInfo, answer: Answer) -> Any:
             elif kind is ResultKind.UNLOADABLE:
                 cause = rebuild(answer.payload)
                 error = SerializationError(
-                    f"the worker cannot load the definition or the arguments of routine {info.name}: "
+                    f"the worker cannot load the definition or the arguments of {call.task}: "
                     f"{type(cause).__name__}: {cause}",
                     executed="no",
                 )
@@ -284,6 +285,7 @@ def _value(info: RoutineInfo, answer: Answer) -> Any:
                 error = rebuild(answer.payload)
             else:
                 error = as_outcome(rebuild(answer.payload))
+        call.task.exception = TaskException.from_exception(error)
         raise error
     finally:
         # The traceback holds this frame, and this frame must not hold the exception.

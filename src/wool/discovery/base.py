@@ -149,10 +149,14 @@ class DiscoveryLike(Protocol):
     """Both sides of one way of finding workers."""
 
     @property
-    def publisher(self) -> DiscoveryPublisherLike: ...
+    def publisher(self) -> DiscoveryPublisherLike:
+        """Announces workers."""
+        ...
 
     @property
-    def subscriber(self) -> DiscoverySubscriberLike: ...
+    def subscriber(self) -> DiscoverySubscriberLike:
+        """Sees all workers."""
+        ...
 
     def subscribe(self, filter: WorkerFilter | None = None, /) -> DiscoverySubscriberLike:
         """Return a subscriber that sees only the workers for which ``filter`` is true."""

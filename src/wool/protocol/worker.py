@@ -16,8 +16,12 @@ RUNNING         body yields / ends               SUSPENDED: yield / ENDED: its r
 ..              drain over                       INTERRUPTING: deliver cancel
 ..              session lost                     ENDED: abandon the body, say nothing
 SUSPENDED       step                             RUNNING: deliver it
+..              head of a large step             RESUMING
 ..              drain over                       INTERRUPTING: close the generator
 ..              session lost                     ENDED: abandon the generator, say nothing
+RESUMING        step complete                    RUNNING: deliver it, then the cancels that were kept
+..              cancel                           keep it: it has overtaken the step
+..              drain over, session lost         as SUSPENDED
 INTERRUPTING    body ends                        ENDED: interrupted
 ..              body yields                      close the generator
 ..              cancel                           deliver it
@@ -44,8 +48,9 @@ class State(IntEnum):
     ACCEPTED = 1
     RUNNING = 2
     SUSPENDED = 3
-    INTERRUPTING = 4
-    ENDED = 5
+    RESUMING = 4
+    INTERRUPTING = 5
+    ENDED = 6
 
 
 class Event(IntEnum):
@@ -61,6 +66,7 @@ class Event(IntEnum):
     YIELDED = 7
     FINISHED = 8
     DRAIN_OVER = 9
+    STEP_ANNOUNCED = 10  # a step whose payload comes in chunks
 
 
 class Do(IntEnum):
@@ -78,6 +84,7 @@ class Do(IntEnum):
     DELIVER_STEP = 9
     CLOSE_GENERATOR = 10
     ABANDON = 11
+    KEEP_CANCEL = 12
 
 
 TABLE: dict[State, dict[Event, tuple[State, Do]]] = {
@@ -105,6 +112,14 @@ TABLE: dict[State, dict[Event, tuple[State, Do]]] = {
         Event.LOST: (State.ENDED, Do.ABANDON),
         # A cancel crosses the yield that is on its way to the caller.
         Event.CANCEL: (State.SUSPENDED, Do.NOTHING),
+        Event.STEP_ANNOUNCED: (State.RESUMING, Do.NOTHING),
+    },
+    State.RESUMING: {
+        Event.STEP: (State.RUNNING, Do.DELIVER_STEP),
+        Event.DRAIN_OVER: (State.INTERRUPTING, Do.CLOSE_GENERATOR),
+        Event.LOST: (State.ENDED, Do.ABANDON),
+        # It was said after the step, and has overtaken the chunks: it is for the step.
+        Event.CANCEL: (State.RESUMING, Do.KEEP_CANCEL),
     },
     State.INTERRUPTING: {
         Event.FINISHED: (State.ENDED, Do.SAY_INTERRUPTED),
@@ -112,6 +127,7 @@ TABLE: dict[State, dict[Event, tuple[State, Do]]] = {
         Event.CANCEL: (State.INTERRUPTING, Do.DELIVER_CANCEL),
         # A step crosses the interruption of a suspended generator.
         Event.STEP: (State.INTERRUPTING, Do.NOTHING),
+        Event.STEP_ANNOUNCED: (State.INTERRUPTING, Do.NOTHING),
         Event.DRAIN_OVER: (State.INTERRUPTING, Do.NOTHING),
         Event.LOST: (State.ENDED, Do.ABANDON),
     },
@@ -121,6 +137,7 @@ TABLE: dict[State, dict[Event, tuple[State, Do]]] = {
             Event.WITHDRAW,
             Event.CANCEL,
             Event.STEP,
+            Event.STEP_ANNOUNCED,
             Event.LOST,
             Event.YIELDED,
             Event.FINISHED,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -118,6 +119,8 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
     asyncio.set_event_loop(loop)
     process = _Process(configure, channel, runtime, io_loop, loop)
     main = loop.create_task(process.run(), name="wool worker")
+    # What the imports made stays: the collector need not walk it for every few hundred tasks.
+    gc.freeze()
     while not main.done():
         try:
             loop.run_until_complete(main)
