@@ -33,7 +33,7 @@ from wool.failure import Origin, TaskException, origin
 from wool.pool import WorkerPool, WorkerProxy
 from wool.routine import routine
 from wool.task import Task, current_task
-from wool.worker.launch import WorkerStartError
+from wool.worker.child import WorkerStartError
 from wool.worker.local import LocalWorker
 
 __all__ = [

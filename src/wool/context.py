@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from wool.limits import DEFAULT_LIMITS
 
@@ -28,7 +28,7 @@ class RuntimeContext:
         self.dispatch_timeout: Final = _seconds_or_none(dispatch_timeout)
         self._tokens: list[Token[float | None]] = []
 
-    def __enter__(self) -> RuntimeContext:
+    def __enter__(self) -> Self:
         self._tokens.append(_dispatch_timeout.set(self.dispatch_timeout))
         return self
 

@@ -88,14 +88,21 @@ _Edge = int | str | None
 # --- Capture -------------------------------------------------------------------------------------------
 
 
-def capture(exc: BaseException, *, here: Origin | None, limits: Limits = DEFAULT_LIMITS) -> Payload:
+def capture(
+    exc: BaseException,
+    *,
+    here: Origin | None,
+    limits: Limits = DEFAULT_LIMITS,
+    thrown: BaseException | None = None,
+) -> Payload:
     """Take an exception apart, with its chain, groups, notes and traceback, into something that travels.
 
-    ``here`` is written into the traceback, at its outer end. Never raises. Runs the exception's own
+    ``here`` is written into the traceback, at its outer end. ``thrown`` is what the other side threw in: where
+    it is found again, it is named as such. Never raises. Runs the exception's own
     ``__reduce__``, ``__str__`` and ``__repr__``, where it has them, and pickles its arguments and attributes.
     """
     try:
-        stream = _Capture(limits).run(exc, here)
+        stream = _Capture(limits).run(exc, here, thrown)
         if len(stream) <= limits.payload_bytes:
             return Payload((stream,))
     except BaseException:  # User code that a part runs may raise anything: the text is then what is left.
@@ -111,7 +118,7 @@ def _as_text(exc: BaseException, here: Origin | None, limits: Limits) -> bytes:
         records = record_traceback(TRACEBACK.__get__(exc), here=here, limit_bytes=limit_bytes)
         frames = [tuple(record) for record in records]
     node = _Node(type_name(type(exc)), message, 0, None, (), {}, {}, None, None, False, None, frames)
-    return pickle.dumps(([tuple(node)], [(_TEXT, "it could not be pickled, or is too large")]), PROTOCOL)
+    return pickle.dumps(([tuple(node)], [(_TEXT, "it could not be pickled, or is too large")], None), PROTOCOL)
 
 
 class _Capture:
@@ -126,11 +133,12 @@ class _Capture:
         self.value_of: dict[int, int] = {}
         self.alive: list[object] = []  # An id means nothing once its object is gone.
 
-    def run(self, exc: BaseException, here: Origin | None) -> bytes:
+    def run(self, exc: BaseException, here: Origin | None, thrown: BaseException | None) -> bytes:
         self.edge(exc)
         # Breadth first: where the limit cuts the chain, the nearest exceptions are kept. The list grows.
         nodes = [tuple(self.node(current, here)) for current in self.exceptions]
-        return pickle.dumps((nodes, self.values), PROTOCOL)
+        mark = self.node_of.get(id(thrown)) if thrown is not None else None
+        return pickle.dumps((nodes, self.values, mark), PROTOCOL)
 
     def edge(self, exc: BaseException | None) -> _Edge:
         if exc is None:
@@ -263,15 +271,16 @@ def _says_how_to_pickle(cls: type) -> bool:
 # --- Rebuild -------------------------------------------------------------------------------------------
 
 
-def rebuild(payload: Payload) -> BaseException:
+def rebuild(payload: Payload, thrown: BaseException | None = None) -> BaseException:
     """Put a captured exception together again: the exception itself, or a `RemoteError` that stands in for it.
 
+    Where it names what was thrown in, ``thrown`` takes its place, with what has been added to it.
     Imports its class, and runs what its arguments and attributes run when they are loaded; not its
     ``__init__``, unless its class says by ``__reduce__`` that it wants to be called. Raises nothing of its own.
     """
     try:
-        nodes, values = cast("tuple[list[Any], list[Any]]", loads(payload))
-        return _Rebuild([_Node(*node) for node in nodes], values).run()
+        nodes, values, mark = cast("tuple[list[Any], list[Any], int | None]", loads(payload))
+        return _Rebuild([_Node(*node) for node in nodes], values, mark, thrown).run()
     except Exception as error:  # Not what `capture` makes: the peer is to blame, and the body has run all the same.
         return _stand_in(
             f"an exception that could not be read: {type_name(type(error))}: {message_of(error, LABEL_CHARACTERS)}"
@@ -293,12 +302,17 @@ class _NotLoaded(str):
 class _Rebuild:
     """The state of one `rebuild`."""
 
-    def __init__(self, nodes: list[_Node], values: list[tuple[Any, ...]]) -> None:
+    def __init__(
+        self, nodes: list[_Node], values: list[tuple[Any, ...]], mark: int | None, thrown: BaseException | None
+    ) -> None:
         self.nodes = nodes
         self.values = values
         self.loaded: dict[int, object] = {}
         self.made: dict[int, BaseException] = {}
         self.complete: set[int] = set()
+        self.thrown = mark if thrown is not None else None
+        if mark is not None and thrown is not None:
+            self.made[mark] = thrown
 
     def run(self) -> BaseException:
         for number in range(len(self.nodes)):
@@ -368,12 +382,34 @@ class _Rebuild:
 
     def fill(self, number: int, node: _Node) -> None:
         exc = self.made[number]
+        if number == self.thrown:
+            self.update(exc, node)
+            return
         if number not in self.complete:
             self.fill_parts(exc, node)
         elif "__notes__" in node.attributes and type(exc) is not RemoteError:
             ATTRIBUTES.__get__(exc).setdefault("__notes__", self.value(node.attributes["__notes__"]))
         CAUSE.__set__(exc, self.edge(node.cause))
         CONTEXT.__set__(exc, self.edge(node.context))
+        SUPPRESS_CONTEXT.__set__(exc, node.suppress_context)
+        TRACEBACK.__set__(exc, build_traceback([FrameRecord(*frame) for frame in node.frames]))
+
+    def update(self, exc: BaseException, node: _Node) -> None:
+        """Give an object of this side what the other side's copy of it has gained; what it is made of stays."""
+        attributes: dict[str, object] = ATTRIBUTES.__get__(exc)
+        for name, number in node.attributes.items():
+            value = self.value(number)
+            if name == "__notes__" or name not in attributes or _differ(attributes[name], value):
+                attributes[name] = value
+        args = tuple(map(self.value, node.args))
+        given: tuple[object, ...] = ARGS.__get__(exc)
+        if node.whole is None and node.group is None and (len(args) != len(given) or any(map(_differ, given, args))):
+            ARGS.__set__(exc, args)
+        for member, edge in ((CAUSE, node.cause), (CONTEXT, node.context)):
+            found = self.edge(edge)
+            # A copy of what was there from the beginning does not replace it.
+            if found is None or type(found) is not type(member.__get__(exc)):
+                member.__set__(exc, found)
         SUPPRESS_CONTEXT.__set__(exc, node.suppress_context)
         TRACEBACK.__set__(exc, build_traceback([FrameRecord(*frame) for frame in node.frames]))
 
@@ -387,6 +423,11 @@ class _Rebuild:
             if member is not None:
                 with contextlib.suppress(AttributeError, TypeError, ValueError):  # Read-only, or a placeholder.
                     member.__set__(exc, self.value(value))
+
+
+def _differ(here: object, there: object) -> bool:
+    """Tell whether a value was replaced there: of two atoms it can be told."""
+    return type(here) in _ATOMS and type(there) in _ATOMS and here != there
 
 
 def _makes_natively(owner: type) -> bool:

@@ -89,9 +89,7 @@ class WorkerProxy(_Entered):
 
     async def __aenter__(self) -> Self:
         self._begin()
-        self.open_dispatcher = await Dispatcher.open(
-            self._spec, runtime=self._runtime, secret=self._runtime.user_key()
-        )
+        self.open_dispatcher = await Dispatcher.open(self._spec, runtime=self._runtime, secret=self._runtime.user_key())
         self._enter()
         return self
 

@@ -444,9 +444,7 @@ class Proxy:
     def _has_other(self, call: PlacedCall) -> bool:
         tried = call.tried or {}
         return any(
-            status is not getattr(call.link, "status", None)
-            and not status.suspect
-            and status.metadata.uid not in tried
+            status is not getattr(call.link, "status", None) and not status.suspect and status.metadata.uid not in tried
             for status in self._candidates()
         )
 
@@ -507,9 +505,7 @@ class Proxy:
         """The worker takes the task."""
         self._perform(call, call.machine.accept(connection, number))
 
-    def rejected(
-        self, connection: Connection, call: PlacedCall, number: int, code: RejectCode, reason: str
-    ) -> None:
+    def rejected(self, connection: Connection, call: PlacedCall, number: int, code: RejectCode, reason: str) -> None:
         """The worker does not take the task."""
         self._patience.remove(call)
         link = self._by_connection.get(connection)
@@ -616,6 +612,3 @@ class Proxy:
     def workers(self) -> list[WorkerStatus]:
         """Return the workers in view, in the order in which discovery named them."""
         return [link.status for link in self._links.values()]
-
-
-

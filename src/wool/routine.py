@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from types import FunctionType
@@ -76,7 +77,8 @@ def routine(function: Any, /) -> Any:
         raise ValueError(f"{function.__qualname__} is a routine already: apply @wool.routine once")
     if not isinstance(function, FunctionType):
         raise TypeError(
-            f"@wool.routine takes a function defined with 'async def', got {type(function).__qualname__}: {function!r:.100}"
+            "@wool.routine takes a function defined with 'async def', "
+            f"got {type(function).__qualname__}: {function!r:.100}"
         )
     if inspect.isasyncgenfunction(function):
         return _wrap(function, "generator")
@@ -154,9 +156,16 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
             while not stream.ended:
                 kind, payload = StepKind.NEXT, None
                 thrown = None
+                item = [stream.item()]
                 try:
-                    sent = yield stream.item()
+                    # Popped, so that nothing here keeps it alive while the consumer is at work.
+                    sent = yield item.pop()
                 except BaseException as error:
+                    if type(error) is GeneratorExit and stream.ignored_close:
+                        # It was closed before. So this is the garbage collector, and nobody can wait.
+                        stream.suspended = False
+                        call.step(StepKind.CLOSE, None).close()
+                        return
                     thrown = error
                     if type(error) is GeneratorExit and not error.args:
                         kind = StepKind.CLOSE
@@ -167,6 +176,7 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
                         kind, payload = StepKind.SEND, stream.pickled(sent)
                     del sent
                 await stream.take(call.step(kind, payload), thrown)
+                stream.ignored_close = stream.ignored_close or kind is StepKind.CLOSE
         finally:
             del thrown
             if stream.suspended:
@@ -180,13 +190,15 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
 class _Stream:
     """What a generator's wrapper knows of the remote one."""
 
-    __slots__ = ("_answer", "_call", "_info", "ended", "suspended")
+    __slots__ = ("_answer", "_call", "_info", "ended", "ignored_close", "suspended")
 
     def __init__(self, info: RoutineInfo, call: Call) -> None:
         self._info = info
         self._call = call
         self._answer: Answer | None = None
         self.ended = False
+        self.ignored_close = False
+        """It was told to close, and yielded."""
         self.suspended = False
         """The remote body stands at a yield, and somebody has to tell it how to go on."""
 
@@ -215,10 +227,7 @@ class _Stream:
         if answer.kind is None and isinstance(answer.error, SerializationError):
             # Decided on this side, before the body heard of the step.
             self.suspended = True
-        if answer.echo and thrown is not None:
-            assert answer.payload is not None
-            raise _echoed(thrown, answer.payload)
-        _value(self._call, answer)
+        _value(self._call, answer, thrown)
 
     def item(self) -> Any:
         """Return the item that has come."""
@@ -238,19 +247,6 @@ class _Stream:
             raise
 
 
-def _echoed(thrown: BaseException, payload: Payload) -> BaseException:
-    """Return the very exception that was thrown in, with what the body's handling has added to it."""
-    if isinstance(thrown, GeneratorExit):
-        return thrown
-    remote = rebuild(payload)
-    if type(remote) is type(thrown):
-        thrown.__dict__.update(remote.__dict__)
-        thrown.__cause__ = remote.__cause__
-        thrown.__suppress_context__ = remote.__suppress_context__
-        return thrown.with_traceback(remote.__traceback__)
-    return thrown
-
-
 def _load(call: Call, payload: Payload) -> Any:
     try:
         return loads(payload)
@@ -261,8 +257,8 @@ def _load(call: Call, payload: Payload) -> Any:
         ) from error
 
 
-def _value(call: Call, answer: Answer) -> Any:
-    """Return what the body returned, or raise what came instead."""
+def _value(call: Call, answer: Answer, thrown: BaseException | None = None) -> Any:
+    """Return what the body returned, or raise what came instead. ``thrown`` is what was thrown in, if anything."""
     kind = answer.kind
     if kind is ResultKind.RETURN:
         assert answer.payload is not None
@@ -284,12 +280,44 @@ def _value(call: Call, answer: Answer) -> Any:
             elif kind is ResultKind.UNSENDABLE:
                 error = rebuild(answer.payload)
             else:
-                error = as_outcome(rebuild(answer.payload))
+                error = rebuild(answer.payload, thrown)
+                if answer.echo and thrown is not None:
+                    error = thrown
+                else:
+                    error = as_outcome(error)
         call.task.exception = TaskException.from_exception(error)
-        raise error
+        context = _joined(error, sys.exception())
+        try:
+            raise error
+        finally:
+            # Raising has put what the caller is handling in the place of what the body was handling.
+            error.__context__ = context
+            del context
     finally:
-        # The traceback holds this frame, and this frame must not hold the exception.
-        del error
+        # The traceback holds this frame, and this frame must not hold the exceptions.
+        del error, thrown
+
+
+def _joined(error: BaseException, handled: BaseException | None) -> BaseException | None:
+    """Put what the caller is handling at the end of the chain of contexts, as locally; return the first context."""
+    if handled is None or error is handled:
+        return error.__context__
+    chain = _contexts(error)
+    if chain.keys().isdisjoint(_contexts(handled)):
+        _, last = chain.popitem()
+        if last.__context__ is None:
+            last.__context__ = handled
+    return error.__context__
+
+
+def _contexts(error: BaseException) -> dict[int, BaseException]:
+    """Return ``error`` and its chain of contexts, which may be a cycle."""
+    chain: dict[int, BaseException] = {}
+    link: BaseException | None = error
+    while link is not None and id(link) not in chain:
+        chain[id(link)] = link
+        link = link.__context__
+    return chain
 
 
 set_routine_rebuilder(cast("Callable[[FunctionType], Callable[..., object]]", _rebuild))

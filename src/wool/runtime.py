@@ -88,7 +88,7 @@ class Runtime:
     pid: int = field(default_factory=os.getpid)
     _forks: int = field(default_factory=lambda: _forks)
     _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, MailboxLike] = field(
-        default_factory=lambda: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, MailboxLike]()
+        default_factory=weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, MailboxLike]
     )
 
     def mailbox(self, loop: asyncio.AbstractEventLoop) -> MailboxLike:

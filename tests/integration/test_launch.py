@@ -22,9 +22,10 @@ import pytest
 
 import wool.worker
 from wool.limits import Limits
-from wool.worker import launch
+from wool.worker import child, launch
 from wool.worker.channel import ChannelError
-from wool.worker.launch import ProcessLauncher, WorkerHandle, WorkerSpec, WorkerStartError
+from wool.worker.child import WorkerStartError
+from wool.worker.launch import ProcessLauncher, WorkerHandle, WorkerSpec
 
 SECRET = bytes(range(100, 132))
 SOURCE = Path(wool.worker.__file__).parents[2]
@@ -86,7 +87,7 @@ def nothing_is_left() -> Iterator[None]:
     assert {name: what for name, what in descriptors().items() if what not in before and "event" not in what} == {}
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
-    assert launch._Lifeline._open == set()
+    assert child.Lifeline._open == set()
 
 
 @pytest.fixture(params=["announced", "polled"])

@@ -139,6 +139,7 @@ async def caller(mode: str, journal: Journal, worker: WorkerMetadata) -> AsyncIt
         stderr=subprocess.DEVNULL,
     )
     try:
+        await journal.appears("begin", mode)
         await journal.appears("ready", mode)
         yield process.pid
     finally:

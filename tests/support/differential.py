@@ -76,11 +76,12 @@ def forget_frames(description: Any) -> None:
 class Consumer:
     """Performs operations on one generator, and notes what comes of each."""
 
-    def __init__(self, generator: AsyncGenerator[Any, Any], journal: Journal) -> None:
+    def __init__(self, generator: AsyncGenerator[Any, Any], journal: Journal, expected: list[Any] | None) -> None:
         self._generator: Any = generator
         self._journal = journal
         self._parks = 0
-        self._finalizers: list[asyncio.Task[None]] = []
+        self._finalizers: list[tuple[int, asyncio.Task[str]]] = []
+        self._expected = expected
         self.seen: list[Any] = []
         self.gone = False
         self._begun = False
@@ -94,11 +95,13 @@ class Consumer:
         thrown = make_error(op.value) if op.kind == "throw" else None
         outcome = await self._attended(asyncio.ensure_future(self._attempt(op.kind, op.value, thrown)), op)
         generator = self._generator
-        state = generator.ag_running, generator.ag_frame is None
+        # What CPython says of one that has ended depends on how it was ended.
+        state = "ended" if generator.ag_frame is None else ("running", generator.ag_running)
         if not self._begun and outcome[0] == "raised":
             # Thrown into a body that has not begun: there is no line of it to point to.
             forget_frames(outcome[2])
-        self._begun = self._begun or op.kind in ("next", "send")
+        just_started = outcome[0] == "raised" and "just-started" in outcome[2]["args"]
+        self._begun = self._begun or (op.kind in ("next", "send") and not just_started)
         self.seen.append((op.kind, outcome, state, self._journal.notes))
 
     async def _attempt(self, kind: str, value: Any, thrown: BaseException | None) -> tuple[Any, ...]:
@@ -143,17 +146,27 @@ class Consumer:
     async def _drop(self, op: Op) -> None:
         """Let go, and wait for what the loop makes of it."""
         self.gone = True
+        self._mine = id(self._generator)
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # One that has ignored its end before.
         self._generator = None
         gc.collect()
+        sys.unraisablehook = hook
         outcomes: list[Any] = []
-        for finalizer in self._finalizers:
-            outcomes.append(await self._attended(finalizer, Op("drop", message=op.message)))
+        for generator, finalizer in self._finalizers:
+            outcome = await self._attended(finalizer, Op("drop", message=op.message))
+            if generator == self._mine:
+                outcomes.append(outcome)
         self._finalizers.clear()
+        if self._expected is not None and not outcomes:
+            # One that had ignored its end and is collected now: nobody waits for what it does then.
+            async with asyncio.timeout(CHANGE_SECONDS):
+                while len(self._journal.notes) < len(self._expected[-1][-1]):
+                    await self._journal.changed()
         self.seen.append(("dropped", outcomes, self._journal.notes))
 
     def finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Be the hook for a generator that was collected, as the event loop is."""
-        self._finalizers.append(asyncio.ensure_future(_closed(generator)))
+        self._finalizers.append((id(generator), asyncio.ensure_future(_closed(generator))))
 
 
 async def _closed(generator: AsyncGenerator[Any, Any]) -> str:
@@ -170,10 +183,11 @@ def make_error(recipe: Any) -> BaseException:
     return error
 
 
-async def observe(function: Body, script: list[Op], *, local: bool) -> list[Any]:
-    """Run ``script`` and return all that was seen."""
+async def observe(function: Body, script: list[Op], expected: list[Any] | None = None) -> list[Any]:
+    """Run ``script`` and return all that was seen; where ``expected`` was seen before, ``function`` is the routine."""
+    local = expected is None
     with Journal() as journal:
-        consumer = Consumer(function(journal.local_pen if local else journal.pen), journal)
+        consumer = Consumer(function(journal.local_pen if local else journal.pen), journal, expected)
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=None, finalizer=consumer.finalize)
         try:
@@ -187,8 +201,8 @@ async def observe(function: Body, script: list[Op], *, local: bool) -> list[Any]
 
 async def compare(plain: Body, routine: Body, script: list[Op]) -> None:
     """Fail unless plain function and routine are the same to their consumer."""
-    expected = await observe(plain, script, local=True)
-    seen = await observe(routine, script, local=False)
+    expected = await observe(plain, script)
+    seen = await observe(routine, script, expected)
     assert len(seen) == len(expected), (expected, seen)
     for number, (there, here) in enumerate(zip(seen, expected, strict=True)):
         assert there == here, f"\nstep {number}\nroutine: {there}\nlocally: {here}\nscript: {script}"

@@ -76,10 +76,12 @@ LAYERS = (
             "proxy",
             "runtime",
             "worker.channel",
+            "worker.child",
             "worker.launch",
             "worker.lifeline",
             "worker.local",
             "worker.nested",
+            "worker.output",
             "worker.process",
             "worker.runner",
             "worker.serve",
@@ -182,7 +184,7 @@ def test_what_a_module_may_import_from_outside(module: str) -> None:
             assert module in GRPC, f"wool.{module}, line {line}: only {sorted(GRPC)} know gRPC"
         if module in PURE:
             assert top not in IMPURE, f"wool.{module}, line {line}: a pure module has no use for {top}"
-        assert top in sys.stdlib_module_names | {"wool", "grpc", "google", "cloudpickle", "tblib"}, (
+        assert top in sys.stdlib_module_names | {"wool", "grpc", "google", "cloudpickle"}, (
             f"wool.{module}, line {line}: {top} is no dependency"
         )
 

@@ -19,6 +19,10 @@ FRAME_OVERHEAD_BYTES = 64
 """What a frame takes besides its inline payload, roughly; for packing only."""
 
 
+SIZE_OVERHEAD_BYTES = 10
+"""What the size of one part takes in a head, at most."""
+
+
 def body_of(payload: Payload, limits: Limits) -> Body:
     """Return how ``payload`` travels in a frame: inline, or announced for chunks."""
     parts = payload.parts
@@ -55,7 +59,9 @@ class Outbox:
 
     def __init__(self, limits: Limits, credit_bytes: int) -> None:
         self._limits = limits
-        self._credit = credit_bytes
+        self._credit = self._whole_credit = credit_bytes
+        # A peer may grant less than a chunk: then smaller ones must do, or none would ever leave.
+        self._chunk_bytes = min(limits.chunk_bytes, credit_bytes)
         self._control: deque[tuple[Frame, Payload | None]] = deque()
         self._transfers: deque[tuple[int, Iterator[memoryview]]] = deque()
         self._next_chunk: tuple[int, memoryview] | None = None
@@ -89,6 +95,8 @@ class Outbox:
 
     def acknowledge(self, size: int) -> None:
         """The peer has taken in ``size`` chunk bytes."""
+        if self._credit + size > self._whole_credit:
+            raise ProtocolError(f"{size} bytes are acknowledged, more than were sent")
         self._credit += size
 
     def __bool__(self) -> bool:
@@ -110,9 +118,9 @@ class Outbox:
             frames.append(frame)
             room -= FRAME_OVERHEAD_BYTES
             if isinstance(frame, (Offer, Result, Step)):
-                room -= len(frame.body.inline)
+                room -= len(frame.body.inline) + SIZE_OVERHEAD_BYTES * len(frame.body.sizes)
                 if payload is not None:
-                    self._transfers.append((frame.number, _chunks(payload, self._limits.chunk_bytes)))
+                    self._transfers.append((frame.number, _chunks(payload, self._chunk_bytes)))
         if self._chunk_ready():
             assert self._next_chunk is not None
             number, view = self._next_chunk

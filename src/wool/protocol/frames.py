@@ -266,14 +266,16 @@ def _get_body(wire: Any) -> Body:
         # The path that nearly every payload takes: one part, here.
         if not wire.sizes:
             return Body((), inline) if inline else EMPTY
-        sizes = tuple(wire.sizes)
-        if len(sizes) > MOST_PARTS or sum(sizes) != len(inline):
-            raise ProtocolError(f"an inline payload of {len(inline)} bytes announces {len(sizes)} other parts")
+        # Counted before it is copied: millions of sizes fit into one message.
+        parts = len(wire.sizes)
+        sizes = tuple(wire.sizes) if parts <= MOST_PARTS else ()
+        if not sizes or sum(sizes) != len(inline):
+            raise ProtocolError(f"an inline payload of {len(inline)} bytes announces {parts} other parts")
         return Body(sizes, inline)
-    sizes = tuple(wire.sizes)
-    if inline or not sizes or len(sizes) > MOST_PARTS:
-        raise ProtocolError(f"a chunked payload announces {len(sizes)} parts and has {len(inline)} bytes inline")
-    return Body(sizes, b"", True)
+    parts = len(wire.sizes)
+    if inline or not 0 < parts <= MOST_PARTS:
+        raise ProtocolError(f"a chunked payload announces {parts} parts and has {len(inline)} bytes inline")
+    return Body(tuple(wire.sizes), b"", True)
 
 
 def _get_offer(wire: wire_pb2.Frame) -> Frame:

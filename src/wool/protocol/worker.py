@@ -131,9 +131,8 @@ TABLE: dict[State, dict[Event, tuple[State, Do]]] = {
         Event.DRAIN_OVER: (State.INTERRUPTING, Do.NOTHING),
         Event.LOST: (State.ENDED, Do.ABANDON),
     },
-    State.ENDED: {
-        event: (State.ENDED, Do.NOTHING)
-        for event in (
+    State.ENDED: dict.fromkeys(
+        (
             Event.WITHDRAW,
             Event.CANCEL,
             Event.STEP,
@@ -142,8 +141,9 @@ TABLE: dict[State, dict[Event, tuple[State, Do]]] = {
             Event.YIELDED,
             Event.FINISHED,
             Event.DRAIN_OVER,
-        )
-    },
+        ),
+        (State.ENDED, Do.NOTHING),
+    ),
 }
 
 _ROWS = tuple(TABLE[state] for state in State)

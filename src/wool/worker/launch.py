@@ -14,20 +14,16 @@ end. It uses none of asyncio's child watchers, since its loop does not run in th
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Final, Protocol, TextIO
+from typing import Final, Protocol
 
 from wool.discovery.base import WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
@@ -44,19 +40,14 @@ from wool.worker.channel import (
     decode_from_worker,
     encode,
 )
+from wool.worker.child import Child, WorkerStartError
+from wool.worker.output import Output
 
 _READ_BYTES: Final = 64 * 1024
 """Asked of a descriptor at once: what a pipe holds on Linux, so that one worker cannot keep the loop busy."""
 
 _DRAIN_READS: Final = 16
 """After the worker's end, to empty its pipe and its socket; then somebody else is writing, and never stops."""
-
-
-class WorkerStartError(RuntimeError):
-    """A worker process did not become ready. It is gone, and nothing of it is left.
-
-    The message says how it ended, and ends with what it printed last.
-    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +130,7 @@ class ProcessLauncher:
         """
         configuration = encode(_configure(spec))
         try:
-            child = _Child(self._module)
+            child = Child(self._module)
         except OSError as error:
             raise WorkerStartError(f"no worker process could be created: {error}") from error
         try:
@@ -175,202 +166,17 @@ def _configure(spec: WorkerSpec) -> Configure:
         raise ChannelError(f"no worker can be configured so: {error}") from error
 
 
-def _command(module: str) -> list[str]:
-    if not sys.executable:
-        raise WorkerStartError("sys.executable is empty: this interpreter cannot be started a second time")
-    # Not public, but what `multiprocessing` starts its processes with.
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    if not sys.flags.ignore_environment:
-        return [sys.executable, "-P", *flags, "-m", module]
-    # With -E or -I the variable PYTHONPATH has no effect, so the path goes into the program.
-    program = (
-        f"import sys; sys.path[:] = {[entry for entry in sys.path if type(entry) is str]!r}; "
-        f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-    )
-    return [sys.executable, "-P", *flags, "-c", program]
-
-
-def _environment() -> dict[str, str]:
-    entries: list[str] = []
-    for entry in sys.path:
-        if type(entry) is not str or os.pathsep in entry:
-            continue  # cannot be said in PYTHONPATH; `Configure` can
-        try:
-            entries.append(os.path.abspath(entry))
-        except FileNotFoundError:
-            continue  # relative to a working directory that was removed: imports nothing here either
-    # The worker never forks without executing a program, and the handlers cost gRPC time at each start.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(entries), "GRPC_ENABLE_FORK_SUPPORT": "0"}
-
-
-class _Lifeline:
-    """The write end of the pipe that keeps one worker alive.
-
-    It is closed on exec, and here also in every child that this process forks: such a child, say of
-    `multiprocessing`, may live on when this process is gone, and the workers must not.
-    """
-
-    _lock: ClassVar = threading.RLock()  # re-entrant, since a signal handler may fork
-    _open: ClassVar[set[int]] = set()
-
-    def __init__(self) -> None:
-        with self._lock:
-            self.reader, self._writer = os.pipe()  # the reader is the caller's, who gives it to the worker
-            self._open.add(self._writer)
-
-    def close(self) -> None:
-        """Let the worker die, if it still lives. May be called again."""
-        with self._lock:
-            if self._writer in self._open:
-                self._open.remove(self._writer)
-                os.close(self._writer)
-                self._writer = -1
-
-    @classmethod
-    def close_in_forked_child(cls) -> None:
-        try:
-            while cls._open:
-                os.close(cls._open.pop())
-        finally:
-            cls._lock.release()
-
-    @classmethod
-    def install(cls) -> None:
-        os.register_at_fork(
-            before=cls._lock.acquire, after_in_parent=cls._lock.release, after_in_child=cls.close_in_forked_child
-        )
-
-
-_Lifeline.install()
-
-
-class _Child:
-    """A process that was just created, and the owner's ends of what joins it. Raises `OSError`."""
-
-    def __init__(self, module: str) -> None:
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            self.lifeline = _Lifeline()
-            ours.callback(self.lifeline.close)
-            theirs.callback(os.close, self.lifeline.reader)
-            self.control, remote = socket.socketpair()
-            ours.enter_context(self.control)
-            theirs.enter_context(remote)
-            self.output, writer = os.pipe()
-            ours.callback(os.close, self.output)
-            theirs.callback(os.close, writer)
-            self.control.setblocking(False)
-            os.set_blocking(self.output, False)
-            given: list[int] = []
-            for descriptor in (remote.fileno(), self.lifeline.reader):
-                # In an owner whose standard streams are closed these might be 0, 1 or 2, which the output takes.
-                given.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
-                theirs.callback(os.close, given[-1])
-            # No preexec_fn: it would cost the cheap vfork. In a session of its own, so that a Ctrl-C in the
-            # terminal reaches the owner alone.
-            self.process = subprocess.Popen(
-                [*_command(module), "--control", str(given[0]), "--lifeline", str(given[1])],
-                stdin=subprocess.DEVNULL,
-                stdout=writer,
-                stderr=writer,
-                env=_environment(),
-                pass_fds=given,
-                start_new_session=True,
-            )
-            self.announcer = _open_announcer(self.process.pid)
-            ours.pop_all()
-
-    def close_descriptors(self) -> None:
-        """Close all that the owner holds, the lifeline too. May be called again."""
-        self.lifeline.close()
-        self.control.close()
-        if self.output >= 0:
-            os.close(self.output)
-            self.output = -1
-        if self.announcer is not None:
-            os.close(self.announcer)
-            self.announcer = None
-
-
-def _open_announcer(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when ``pid`` ends, or `None` where there is no such thing."""
-    if sys.platform != "linux":
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None  # an old kernel, a sandbox, no descriptors left: polling does it too
-
-
-class _Output:
-    """Forwards a worker's output by whole lines, and remembers the end of it."""
-
-    def __init__(self, pid: int, limits: Limits) -> None:
-        self.uid: str | None = None
-        self._pid = pid
-        self._line_bytes = limits.output_line_bytes
-        self._tail_bytes = limits.output_tail_bytes
-        self._rest = bytearray()
-        self._tail = bytearray()
-
-    @property
-    def tail(self) -> str:
-        return self._tail.decode(errors="replace")
-
-    def feed(self, data: bytes) -> None:
-        """Take what the worker printed, and forward the lines that are complete."""
-        self._tail += data
-        del self._tail[: -self._tail_bytes]
-        *lines, rest = (bytes(self._rest) + data).split(b"\n")
-        pieces = [piece for line in lines for piece in self._split(line)]
-        *full, rest = self._split(rest)
-        self._rest = bytearray(rest)
-        self._forward([*pieces, *full])
-
-    def finish(self) -> None:
-        """Forward what came after the last newline."""
-        rest, self._rest = bytes(self._rest), bytearray()
-        if rest:
-            self._forward([rest])
-
-    def _split(self, line: bytes) -> list[bytes]:
-        pieces: list[bytes] = []
-        while len(line) > self._line_bytes:
-            end = self._line_bytes
-            while end > max(1, self._line_bytes - 3) and line[end] & 0xC0 == 0x80:
-                end -= 1  # not in the middle of a character
-            pieces.append(line[:end])
-            line = line[end:]
-        return [*pieces, line]
-
-    def _forward(self, lines: list[bytes]) -> None:
-        if not lines:
-            return
-        who = f"worker {self.uid[:8]}" if self.uid else "worker"
-        text = "".join(f"[{who} pid {self._pid}] {line.decode(errors='replace')}\n" for line in lines)
-        # Whatever it is now: tests and notebooks replace it, and in a process without a terminal it may be None.
-        stream: TextIO | None = getattr(sys, "stderr", None)
-        if stream is None:
-            return
-        try:
-            stream.write(text)
-            stream.flush()
-        except (OSError, ValueError):
-            # Closed, or nobody reads it, or it cannot encode this: no reason to lose the worker, and the place
-            # to complain at is the one that is broken.
-            return
-
-
 class WorkerProcess:
     """A worker process, as its owner sees it. See `WorkerHandle`.
 
     Bookkeeping happens in callbacks of the loop and never waits, so no task is needed to notice the end.
     """
 
-    def __init__(self, child: _Child, spec: WorkerSpec) -> None:
+    def __init__(self, child: Child, spec: WorkerSpec) -> None:
         self._loop = asyncio.get_running_loop()
         self._child = child
         self._spec = spec
-        self._output = _Output(child.process.pid, spec.limits)
+        self._output = Output(child.process.pid, spec.limits)
         self._output.uid = spec.uid
         self._lines = Lines()
         self._unsent = bytearray()

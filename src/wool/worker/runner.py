@@ -259,8 +259,7 @@ class Runner:
         except BaseException as error:
             what = "an item" if kind is ResultKind.YIELD else "the result"
             wrong = SerializationError(
-                f"{what} of {task} cannot be pickled "
-                f"({type(value).__qualname__}): {type(error).__name__}: {error}",
+                f"{what} of {task} cannot be pickled ({type(value).__qualname__}): {type(error).__name__}: {error}",
                 executed="yes",
             )
             wrong.__cause__ = error
@@ -283,11 +282,11 @@ class Runner:
             task.exception = TaskException.from_exception(error)
         if state.abandoned and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             _log.info("task %s, whose caller has gone, ended with %r", job.task.hex()[:12], type(error).__name__)
-        self._answer(job, state, ResultKind.RAISE, self._capture(job, error), echo=error is thrown)
+        self._answer(job, state, ResultKind.RAISE, self._capture(job, error, thrown), echo=error is thrown)
 
-    def _capture(self, job: Job, error: BaseException) -> Payload:
+    def _capture(self, job: Job, error: BaseException, thrown: BaseException | None = None) -> Payload:
         here = Origin(worker=self._worker, host=self._host, pid=self._pid, task=job.task.hex())
-        return capture(error, here=here, limits=self._limits)
+        return capture(error, here=here, limits=self._limits, thrown=thrown)
 
 
 def _state(job: Job) -> _Running:

@@ -49,8 +49,13 @@ class WorkerNode:
         self._routines: MailboxLike = runtime.mailbox(loop)
         self._nested = Nested(runtime, self._secret)
         self._runner = Runner(
-            loop=loop, io=self._io.batched(loop), pools=self._nested, worker=self.uid, limits=configure.limits,
-            host=runtime.host, pid=runtime.pid,
+            loop=loop,
+            io=self._io.batched(loop),
+            pools=self._nested,
+            worker=self.uid,
+            limits=configure.limits,
+            host=runtime.host,
+            pid=runtime.pid,
         )
         self._service: WorkerService | None = None
         self._stopping: asyncio.Task[None] | None = None

@@ -96,7 +96,7 @@ class RunnerLike(Protocol):
 class _Served:
     """A task on its way or at work, on the I/O side."""
 
-    __slots__ = ("definition", "job", "machine", "offer", "payload", "size")
+    __slots__ = ("cancels", "definition", "job", "machine", "offer", "payload", "size")
 
     def __init__(self, offer: frames.Offer) -> None:
         self.machine = WorkerTask()
@@ -105,6 +105,8 @@ class _Served:
         self.payload: Payload | None = None
         self.definition = b""
         self.job: Job | None = None
+        self.cancels: list[frames.Cancel] = []
+        """Cancels that have overtaken the chunks of a step, and are for it."""
 
 
 class CallerSession:
@@ -165,7 +167,11 @@ class CallerSession:
         if isinstance(frame, frames.Step):
             if frame.body.total > self._limits.payload_bytes:
                 raise ProtocolError(f"a step of {frame.body.total} bytes, over the limit that was agreed on")
-            return self._find(frame.number) is not None
+            served = self._find(frame.number)
+            if served is None:
+                return False
+            served.machine.handle(Event.STEP_ANNOUNCED)
+            return served.machine.state is State.RESUMING
         raise ProtocolError("a caller does not say Result")
 
     def on_frame(self, frame: Frame, payload: Payload | None) -> None:
@@ -227,7 +233,9 @@ class CallerSession:
         offer = served.offer
         if offer.defines:
             blob = payload.parts[0]
-            served.definition = self._define(offer.definition, b"".join(blob) if isinstance(blob, list) else bytes(blob))
+            served.definition = self._define(
+                offer.definition, b"".join(blob) if isinstance(blob, list) else bytes(blob)
+            )
             payload = Payload(payload.parts[1:])
         else:
             known = self._definitions.get(offer.definition)
@@ -289,6 +297,12 @@ class CallerSession:
         elif do is Do.DELIVER_STEP:
             assert served.job is not None and isinstance(frame, frames.Step) and payload is not None
             self._runner.step(served.job, frame.kind, payload)
+            for cancel in served.cancels:
+                self._runner.cancel(served.job, cancel.message)
+            served.cancels.clear()
+        elif do is Do.KEEP_CANCEL:
+            assert isinstance(frame, frames.Cancel)
+            served.cancels.append(frame)
         elif do is Do.CLOSE_GENERATOR:
             assert served.job is not None
             self._runner.step(served.job, StepKind.CLOSE, Payload((b"",)))
@@ -406,9 +420,7 @@ class WorkerService:
         except (HandshakeFailed, StreamLost, TimeoutError) as failure:
             _log.warning("a caller was refused: %s", str(failure) or "no handshake in time")
             return
-        session = CallerSession(
-            service=self, runner=self._runner, stream=stream, caller=caller, limits=self._limits
-        )
+        session = CallerSession(service=self, runner=self._runner, stream=stream, caller=caller, limits=self._limits)
         self._sessions[session] = None
         try:
             if self.draining:

@@ -1,0 +1,67 @@
+"""What workers print, on its way to the owner's standard error: whole lines, each with its worker's name."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from wool.limits import Limits
+
+
+class Output:
+    """Forwards a worker's output by whole lines, and remembers the end of it."""
+
+    def __init__(self, pid: int, limits: Limits) -> None:
+        self.uid: str | None = None
+        self._pid = pid
+        self._line_bytes = limits.output_line_bytes
+        self._tail_bytes = limits.output_tail_bytes
+        self._rest = bytearray()
+        self._tail = bytearray()
+
+    @property
+    def tail(self) -> str:
+        return self._tail.decode(errors="replace")
+
+    def feed(self, data: bytes) -> None:
+        """Take what the worker printed, and forward the lines that are complete."""
+        self._tail += data
+        del self._tail[: -self._tail_bytes]
+        *lines, rest = (bytes(self._rest) + data).split(b"\n")
+        pieces = [piece for line in lines for piece in self._split(line)]
+        *full, rest = self._split(rest)
+        self._rest = bytearray(rest)
+        self._forward([*pieces, *full])
+
+    def finish(self) -> None:
+        """Forward what came after the last newline."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        if rest:
+            self._forward([rest])
+
+    def _split(self, line: bytes) -> list[bytes]:
+        pieces: list[bytes] = []
+        while len(line) > self._line_bytes:
+            end = self._line_bytes
+            while end > max(1, self._line_bytes - 3) and line[end] & 0xC0 == 0x80:
+                end -= 1  # not in the middle of a character
+            pieces.append(line[:end])
+            line = line[end:]
+        return [*pieces, line]
+
+    def _forward(self, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        who = f"worker {self.uid[:8]}" if self.uid else "worker"
+        text = "".join(f"[{who} pid {self._pid}] {line.decode(errors='replace')}\n" for line in lines)
+        # Whatever it is now: tests and notebooks replace it, and in a process without a terminal it may be None.
+        stream: TextIO | None = getattr(sys, "stderr", None)
+        if stream is None:
+            return
+        try:
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError):
+            # Closed, or nobody reads it, or it cannot encode this: no reason to lose the worker, and the place
+            # to complain at is the one that is broken.
+            return
