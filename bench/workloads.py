@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -41,7 +41,7 @@ class Options:
         return quick if self.quick else full
 
 
-Benchmark: TypeAlias = Callable[[Options], Awaitable[list[Row]]]
+Benchmark: TypeAlias = Callable[[Options], Coroutine[Any, Any, list[Row]]]
 
 
 async def _gathered(routine: Callable[[], Awaitable[Any]], calls: int) -> float:
@@ -114,6 +114,7 @@ async def _iterations_per_millisecond(repetitions: int) -> int:
         await routines.spin(iterations)
         return time.perf_counter() - began
 
+    seconds: list[float]
     (seconds,) = await by_turns(repetitions, once)
     return round(iterations / min(seconds) / 1000)
 

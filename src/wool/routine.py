@@ -161,11 +161,6 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
                     # Popped, so that nothing here keeps it alive while the consumer is at work.
                     sent = yield item.pop()
                 except BaseException as error:
-                    if type(error) is GeneratorExit and stream.ignored_close:
-                        # It was closed before. So this is the garbage collector, and nobody can wait.
-                        stream.suspended = False
-                        call.step(StepKind.CLOSE, None).close()
-                        return
                     thrown = error
                     if type(error) is GeneratorExit and not error.args:
                         kind = StepKind.CLOSE
@@ -176,7 +171,6 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
                         kind, payload = StepKind.SEND, stream.pickled(sent)
                     del sent
                 await stream.take(call.step(kind, payload), thrown)
-                stream.ignored_close = stream.ignored_close or kind is StepKind.CLOSE
         finally:
             del thrown
             if stream.suspended:
@@ -190,15 +184,13 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
 class _Stream:
     """What a generator's wrapper knows of the remote one."""
 
-    __slots__ = ("_answer", "_call", "_info", "ended", "ignored_close", "suspended")
+    __slots__ = ("_answer", "_call", "_info", "ended", "suspended")
 
     def __init__(self, info: RoutineInfo, call: Call) -> None:
         self._info = info
         self._call = call
         self._answer: Answer | None = None
         self.ended = False
-        self.ignored_close = False
-        """It was told to close, and yielded."""
         self.suspended = False
         """The remote body stands at a yield, and somebody has to tell it how to go on."""
 

@@ -94,7 +94,7 @@ def nothing_is_left() -> Iterator[None]:
 def noticing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to notice that a process has ended."""
     if request.param == "polled":
-        monkeypatch.setattr(launch, "_open_announcer", lambda pid: None)
+        monkeypatch.setattr(child, "_open_announcer", lambda pid: None)
     return str(request.param)
 
 

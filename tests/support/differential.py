@@ -103,6 +103,10 @@ class Consumer:
         just_started = outcome[0] == "raised" and "just-started" in outcome[2]["args"]
         self._begun = self._begun or (op.kind in ("next", "send") and not just_started)
         self.seen.append((op.kind, outcome, state, self._journal.notes))
+        if op.kind == "close" and self._cancelled and state == "ended":
+            # CPython 3.11 takes one for running for ever whose aclose() was cancelled.
+            self.gone = True
+            self._generator = None
 
     async def _attempt(self, kind: str, value: Any, thrown: BaseException | None) -> tuple[Any, ...]:
         generator = self._generator
@@ -123,6 +127,7 @@ class Consumer:
 
     async def _attended(self, task: asyncio.Task[Any], op: Op) -> Any:
         """Wait for the task; where the body parks, disturb it and cancel it."""
+        self._cancelled = False
         async with asyncio.timeout(CHANGE_SECONDS):
             while True:
                 parked = asyncio.ensure_future(self._parked())
@@ -136,6 +141,7 @@ class Consumer:
                 if op.overlap is not None:
                     thrown = ValueError("overlapping") if op.overlap == "throw" else None
                     self.seen.append(("overlap", await self._attempt(op.overlap, None, thrown)))
+                self._cancelled = True
                 task.cancel(op.message)
 
     async def _parked(self) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -164,13 +162,3 @@ async def workers(*tags: str, host: str | None = None) -> AsyncIterator[list[woo
                 kill(worker.metadata.pid)
         for worker in started:
             await worker.stop(drain_seconds=0)
-
-
-@contextlib.contextmanager
-def private_place() -> Iterator[Path]:
-    """A directory of our own with a path short enough for sockets, to look into afterwards."""
-    place = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp"))
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)

@@ -134,3 +134,11 @@ async def die_unless_on(safe: int, journal: str, call: str) -> None:
     if os.getpid() != safe:
         note(journal, "dies", call)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@wool.routine
+async def run_nested_when(gate: str, journal: str, call: str) -> int:
+    """Once the file ``gate`` exists, call `run`; return where that ran."""
+    note(journal, "begin", call)
+    await _until_exists(gate)
+    return await run(journal, f"{call}-inner")

@@ -97,7 +97,7 @@ def _check_text(name: str, value: object, most: int) -> None:
 def _checked_extra(extra: object) -> Mapping[str, str]:
     is_mapping = isinstance(extra, Mapping)
     items: dict[object, object] = dict(cast("Mapping[object, object]", extra)) if is_mapping else {}
-    good = is_mapping and all(isinstance(text, str) for pair in items.items() for text in pair)
+    good = is_mapping and all(isinstance(key, str) and isinstance(text, str) for key, text in items.items())
     _check(good, "extra", extra, "a mapping of strings to strings")
     return MappingProxyType(cast("dict[str, str]", items))
 
