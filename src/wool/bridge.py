@@ -72,6 +72,7 @@ class Mailbox:
                 if not loop.is_closed():
                     raise
         self._queue.clear()
+        self._woken = False
 
     def batched(self, loop: asyncio.AbstractEventLoop) -> Batch:
         """Return a way to post from ``loop``, and only from there, with fewer wake-ups."""
@@ -81,17 +82,20 @@ class Mailbox:
         self._woken = False
         queue = self._queue
         # Only what is there now: what these callbacks post comes after what else the loop has to do.
-        for _ in range(len(queue)):
-            callback, args = queue.popleft()
-            try:
-                callback(*args)
-            except Exception as error:
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": f"a callback across the bridge failed: {callback!r}", "exception": error}
-                )
-        if queue and not self._woken:
-            self._woken = True
-            asyncio.get_running_loop().call_soon(self._deliver, context=self._context)
+        try:
+            for _ in range(len(queue)):
+                callback, args = queue.popleft()
+                try:
+                    callback(*args)
+                except Exception as error:
+                    asyncio.get_running_loop().call_exception_handler(
+                        {"message": f"a callback across the bridge failed: {callback!r}", "exception": error}
+                    )
+        finally:
+            # Also where KeyboardInterrupt or SystemExit leaves some behind: the loop may run again.
+            if queue and not self._woken:
+                self._woken = True
+                asyncio.get_running_loop().call_soon(self._deliver, context=self._context)
 
 
 BATCH = 64

@@ -20,7 +20,7 @@ _Key = TypeVar("_Key")
 class Deadlines(Generic[_Key]):
     """``fire(key)`` is called ``seconds`` after ``add(key)``, unless `remove` came first."""
 
-    __slots__ = ("_due", "_fire", "_limits", "_loop", "_settled", "_timer", "seconds")
+    __slots__ = ("_due", "_fire", "_limits", "_looking", "_loop", "_settled", "_timer", "seconds")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, seconds: float, limits: Limits, fire: Callable[[_Key], None]
@@ -33,6 +33,7 @@ class Deadlines(Generic[_Key]):
         self._due: OrderedDict[_Key, float] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._settled = False
+        self._looking = False
 
     def __len__(self) -> int:
         return len(self._due)
@@ -43,7 +44,7 @@ class Deadlines(Generic[_Key]):
         if key in self._due:
             self._due.move_to_end(key)
         self._due[key] = due
-        if self._timer is None:
+        if self._timer is None and not self._looking:
             self._timer = self._loop.call_at(due, self._look)
 
     def remove(self, key: _Key) -> None:
@@ -66,11 +67,16 @@ class Deadlines(Generic[_Key]):
             self._timer = self._loop.call_at(now + self._limits.stall_settle_seconds, self._look)
             return
         self._settled = False
-        while self._due:
-            key, due = next(iter(self._due.items()))
-            if due > now:
-                break
-            del self._due[key]
-            self._fire(key)
-        if self._due and self._timer is None:
-            self._timer = self._loop.call_at(next(iter(self._due.values())), self._look)
+        self._looking = True
+        try:
+            while self._due:
+                key, due = next(iter(self._due.items()))
+                if due > now:
+                    break
+                del self._due[key]
+                self._fire(key)
+        finally:
+            # Armed for the one that is due first, whatever was added meanwhile; also if one has failed.
+            self._looking = False
+            if self._due:
+                self._timer = self._loop.call_at(next(iter(self._due.values())), self._look)

@@ -7,13 +7,16 @@ so that a script has one course on either side.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import wool
+from support import streams
 from support.journal import CHANGE_SECONDS, Journal, Pen
 
 PARKED = "park"
@@ -154,8 +157,10 @@ class Consumer:
         self.gone = True
         self._mine = id(self._generator)
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # One that has ignored its end before.
+        dropped = weakref.ref(self._generator)
         self._generator = None
-        gc.collect()
+        if dropped() is not None:
+            gc.collect()
         sys.unraisablehook = hook
         outcomes: list[Any] = []
         for generator, finalizer in self._finalizers:
@@ -203,6 +208,14 @@ async def observe(function: Body, script: list[Op], expected: list[Any] | None =
         finally:
             sys.set_asyncgen_hooks(*hooks)
         return consumer.seen
+
+
+def compiled(source: str) -> tuple[Body, Body]:
+    """Return a generated program as a plain function and as a routine, which travels by value."""
+    scope: dict[str, Any] = {"asyncio": asyncio, "streams": streams, "contextlib": contextlib, "__name__": "program"}
+    exec(compile(source, f"<program {hash(source)}>", "exec"), scope)
+    plain: Body = scope["program"]
+    return plain, wool.routine(plain)
 
 
 async def compare(plain: Body, routine: Body, script: list[Op]) -> None:

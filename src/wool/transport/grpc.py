@@ -488,11 +488,11 @@ class GrpcTransport:
         where = parse(address)
         if where.kind == "unix":
             _check_unix_path_is_free(where)
-        servicer = SessionServicer(handler, self._limits, name=where.text)
         server = grpc.aio.server(options=server_options(where.kind, self._limits))
-        add_servicer_to_server(servicer, server)
         try:
             where = _bind(server, where)
+            servicer = SessionServicer(handler, self._limits, name=where.text)
+            add_servicer_to_server(servicer, server)
             await server.start()
             return GrpcListener(where, server, servicer, self._limits)
         except BaseException:

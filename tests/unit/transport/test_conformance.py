@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -622,19 +622,17 @@ async def test_a_handler_that_survives_even_its_cancellation_is_named(
 
     async def immortal(_: Stream) -> None:
         while not release.is_set():
-            try:
+            with suppress(asyncio.CancelledError):
                 await release.wait()
-            except asyncio.CancelledError:
-                pass
 
     listener = await net.transport(QUICK).listen(net.address, immortal)
     stream = await net.transport().connect(listener.address)
     await stream.write(b"")
     await listener.close()
-    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert errors == [f"{listener.address}: stream 1 does not end, although its stream is gone and it was cancelled"]
     release.set()
     await stream.close()
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert errors == [f"{listener.address}: stream 1 does not end, although its stream is gone and it was cancelled"]
 
 
 async def test_closing_a_listener_is_bounded_although_a_caller_does_not_read(net: Net) -> None:

@@ -1,0 +1,323 @@
+"""Callbacks cross the bridge in order and once, from any thread, and none is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from support.one_loop import LoopMailbox, until
+from wool.bridge import BATCH, IoThread, Mailbox, MailboxLike, run_on
+
+
+@pytest.fixture
+def io() -> Iterator[IoThread]:
+    yield IoThread()
+
+
+# ---- mailboxes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Mailbox, LoopMailbox])
+async def test_posted_from_the_loop_itself_it_runs_soon_in_order_and_never_here(kind: type[Mailbox]) -> None:
+    loop = asyncio.get_running_loop()
+    ran: list[int] = []
+    mailbox = kind(loop)
+    for poster in (mailbox, mailbox.batched(loop)):
+        for number in range(3 * BATCH):
+            poster.post(ran.append, number)
+        assert ran == []
+        await until(lambda: len(ran) == 3 * BATCH)
+        assert ran == list(range(3 * BATCH))
+        ran.clear()
+
+
+async def test_what_a_callback_posts_comes_after_what_was_posted_before() -> None:
+    loop = asyncio.get_running_loop()
+    for kind in (Mailbox, LoopMailbox):
+        ran: list[str] = []
+        mailbox: MailboxLike = kind(loop)
+
+        def first(ran: list[str] = ran, mailbox: MailboxLike = mailbox) -> None:
+            ran.append("first")
+            mailbox.post(ran.append, "third")
+
+        mailbox.post(first)
+        mailbox.post(ran.append, "second")
+        await until(lambda ran=ran: len(ran) == 3)
+        assert ran == ["first", "second", "third"]
+
+
+async def test_a_callback_that_posts_for_ever_lets_the_loop_do_other_things() -> None:
+    mailbox = Mailbox(asyncio.get_running_loop())
+    going = True
+
+    def again() -> None:
+        if going:
+            mailbox.post(again)
+
+    again()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    going = False
+    await asyncio.sleep(0.01)
+
+
+async def test_posted_from_many_threads_each_threads_order_is_kept_and_nothing_is_lost() -> None:
+    mailbox = Mailbox(asyncio.get_running_loop())
+    ran: list[tuple[int, int]] = []
+    threads = 4
+    each = 5000
+
+    def work(thread: int) -> None:
+        for number in range(each):
+            mailbox.post(ran.append, (thread, number))
+
+    working = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
+    for thread in working:
+        thread.start()
+    await until(lambda: len(ran) == threads * each, seconds=20)
+    for thread in working:
+        thread.join()
+    for number in range(threads):
+        assert [found for thread, found in ran if thread == number] == list(range(each))
+
+
+async def test_batches_and_single_posts_from_other_threads_are_all_delivered() -> None:
+    here = asyncio.get_running_loop()
+    io = IoThread()
+    there = io.acquire()
+    try:
+        to, back = Mailbox(there), Mailbox(here)
+        batch = to.batched(here)
+        ran: list[int] = []
+        for round_ in range(200):
+            for number in range(round_ % 7):
+                batch.post(lambda number=number: back.post(ran.append, number))
+            to.post(lambda: back.post(ran.append, -1))
+            await asyncio.sleep(0)
+        await until(lambda: len(ran) == sum(round_ % 7 + 1 for round_ in range(200)))
+    finally:
+        await io.release()
+
+
+async def test_a_callback_that_fails_is_told_and_holds_up_nobody() -> None:
+    loop = asyncio.get_running_loop()
+    problems: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda loop, context: problems.append(context))
+    mailbox = Mailbox(loop)
+    ran: list[str] = []
+
+    def fail() -> None:
+        raise LookupError("no")
+
+    mailbox.post(fail)
+    mailbox.post(ran.append, "behind it")
+    await until(lambda: ran)
+    assert isinstance(problems[0]["exception"], LookupError)
+
+
+def test_a_callback_that_ends_the_program_leaves_what_is_behind_it_for_the_next_look() -> None:
+    loop = asyncio.new_event_loop()
+    mailbox = Mailbox(loop)
+    ran: list[str] = []
+
+    def leave() -> None:
+        raise SystemExit
+
+    mailbox.post(leave)
+    mailbox.post(ran.append, "behind it")
+    try:
+        with pytest.raises(SystemExit):
+            loop.run_until_complete(asyncio.sleep(1))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert ran == ["behind it"]
+    finally:
+        loop.close()
+
+
+def test_posted_to_a_closed_loop_it_is_dropped_and_not_kept() -> None:
+    loop = asyncio.new_event_loop()
+    mailbox = Mailbox(loop)
+    loop.close()
+    for _ in range(5):
+        mailbox.post(print)
+    other = asyncio.new_event_loop()
+    batch = mailbox.batched(other)
+
+    async def post() -> None:
+        for _ in range(2 * BATCH):
+            batch.post(print)
+        await asyncio.sleep(0.01)
+
+    other.run_until_complete(post())
+    other.close()
+    assert len(mailbox._queue) == 0
+
+
+def test_a_mailbox_does_not_keep_its_loop_alive() -> None:
+    loop = asyncio.new_event_loop()
+    mailbox = Mailbox(loop)
+    batch = mailbox.batched(loop)
+    loop.close()
+    gone = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert gone() is None
+    mailbox.post(print)
+    assert len(mailbox._queue) == 0
+    del batch
+
+
+async def test_a_mailbox_held_back_delivers_what_it_held_in_order() -> None:
+    mailbox = LoopMailbox(asyncio.get_running_loop())
+    ran: list[int] = []
+    mailbox.post(ran.append, 0)
+    mailbox.hold()
+    mailbox.post(ran.append, 1)
+    await asyncio.sleep(0.01)
+    assert ran == []
+    mailbox.release()
+    mailbox.post(ran.append, 2)
+    await until(lambda: len(ran) == 3)
+    assert ran == [0, 1, 2]
+
+
+# ---- the I/O thread ----------------------------------------------------------------------------------
+
+
+async def test_the_first_starts_the_io_thread_and_the_last_ends_it(io: IoThread) -> None:
+    before = threading.active_count()
+    loop = io.acquire()
+    assert io.acquire() is loop
+    assert loop.is_running()
+    assert threading.active_count() == before + 1
+    await io.release()
+    assert loop.is_running()
+    await io.release()
+    assert loop.is_closed()
+    assert threading.active_count() == before
+
+
+async def test_after_the_last_has_gone_the_next_gets_a_new_loop(io: IoThread) -> None:
+    first = io.acquire()
+    await io.release()
+    second = io.acquire()
+    assert second is not first
+    await io.release()
+
+
+def test_two_threads_that_start_it_together_share_one_loop(io: IoThread) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+    ready = threading.Barrier(4)
+
+    def acquire() -> None:
+        ready.wait()
+        loops.append(io.acquire())
+
+    threads = [threading.Thread(target=acquire) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(loop) for loop in loops}) == 1
+
+    async def release() -> None:
+        for _ in loops:
+            await io.release()
+
+    asyncio.run(release())
+    assert loops[0].is_closed()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_io_loop_that_ends_by_itself_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    deaths: list[BaseException | None] = []
+    io = IoThread(on_death=deaths.append)
+    loop = io.acquire()
+    loop.call_soon_threadsafe(loop.stop)
+    end = time.monotonic() + 5
+    while not deaths and time.monotonic() < end:
+        time.sleep(0.001)
+    assert deaths == [None]
+    thread = io._thread
+    assert thread is not None
+    thread.join()
+
+
+# ---- work on another loop ----------------------------------------------------------------------------
+
+
+async def test_work_on_the_other_loop_returns_its_result_here(io: IoThread) -> None:
+    here, there = asyncio.get_running_loop(), io.acquire()
+
+    async def work() -> object:
+        assert asyncio.get_running_loop() is there
+        await asyncio.sleep(0)
+        return "result"
+
+    try:
+        assert await run_on(Mailbox(there), Mailbox(here), work, "work") == "result"
+    finally:
+        await io.release()
+
+
+async def test_work_that_fails_there_fails_here(io: IoThread) -> None:
+    here, there = asyncio.get_running_loop(), io.acquire()
+
+    async def work() -> None:
+        raise LookupError("there")
+
+    try:
+        with pytest.raises(LookupError, match="there"):
+            await run_on(Mailbox(there), Mailbox(here), work, "work")
+    finally:
+        await io.release()
+
+
+async def test_cancelling_cancels_the_work_and_waits_until_it_has_cleaned_up(io: IoThread) -> None:
+    here, there = asyncio.get_running_loop(), io.acquire()
+    story: list[str] = []
+    begun = threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            story.append("cleaned up")
+
+    try:
+        task = asyncio.ensure_future(run_on(Mailbox(there), Mailbox(here), work, "work"))
+        await until(begun.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert story == ["cleaned up"]
+    finally:
+        await io.release()
+
+
+async def test_work_cancelled_before_it_began_never_begins(io: IoThread) -> None:
+    here = asyncio.get_running_loop()
+    there = LoopMailbox(here)
+    there.hold()
+    begun: list[bool] = []
+
+    async def work() -> None:
+        begun.append(True)
+
+    task = asyncio.ensure_future(run_on(there, LoopMailbox(here), work, "work"))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    there.release()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert begun == []
