@@ -48,6 +48,15 @@ class Placer(Protocol):
 
     def step(self, call: PlacedCall, kind: StepKind, payload: Payload | None) -> None: ...
 
+    @property
+    def closed(self) -> bool:
+        """Nothing will ever happen here again; `answer_closed` may then be called from any loop."""
+        ...
+
+    def answer_closed(self, call: PlacedCall) -> Answer:
+        """Answer a step that was asked for when it was too late."""
+        ...
+
 
 class PlacedCall:
     """The I/O side of a call."""
@@ -153,6 +162,10 @@ class Call:
     def step(self, kind: StepKind, payload: Payload | None) -> Coroutine[Any, Any, Answer]:
         """Ask for the next step of a generator and return the answer."""
         self._answer = self._loop.create_future()
+        if self._placer.closed:
+            # The I/O loop may have ended: nobody would hear what is posted there.
+            self._answer.set_result(self._placer.answer_closed(self._placed))
+            return self._wait()
         # In case the last answer, which lets go, is the one that was overtaken by a cancellation.
         self._placed.deliver = self.deliver
         self._io.post(self._placer.step, self._placed, kind, payload)

@@ -110,6 +110,8 @@ class Limits:
             value = getattr(self, field.name)
             if not value > 0:
                 raise ValueError(f"Limits.{field.name} must be positive, got {value!r}")
+        if self.credit_bytes < 2 * self.chunk_bytes:
+            raise ValueError("Limits.credit_bytes must hold two chunks, or a transfer would wait for its own end")
         if self.message_bytes < self.packet_bytes + self.inline_bytes + self.chunk_bytes:
             raise ValueError("Limits.message_bytes must hold a packet, an inline payload and a chunk")
 

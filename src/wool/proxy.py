@@ -78,6 +78,8 @@ class Proxy:
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         self._closing: str | None = None
+        self.closed = False
+        """It was closed, all its calls have heard so, and no session is left."""
         self._discovery_error: Exception | None = None
         self._closers: set[asyncio.Task[None]] = set()
         self._patience = Deadlines[PlacedCall](self._loop, limits.patience_seconds, limits, self._impatient)
@@ -603,6 +605,14 @@ class Proxy:
             deadlines.close()
         self._dispatch.clear()
         await self._transport.close()
+        self.closed = True
+
+    def answer_closed(self, call: PlacedCall) -> Answer:
+        """Answer a step of a generator that has outlived the proxy."""
+        for instruction in call.machine.step():
+            if isinstance(instruction, caller.End):
+                return self._local_answer(call, instruction.outcome)
+        return self._local_answer(call, Outcome.LOST)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(work, name=name)

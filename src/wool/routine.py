@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from wool.call import Answer, Call
 from wool.dispatch import Dispatcher, current_source
-from wool.errors import SerializationError
+from wool.errors import SerializationError, TaskInterrupted
 from wool.failure import TaskException, as_outcome, capture, rebuild
 from wool.limits import DEFAULT_LIMITS
 from wool.protocol.frames import ResultKind, StepKind
@@ -215,6 +215,9 @@ class _Stream:
             return
         self.ended = True
         if answer.kind is ResultKind.RETURN:
+            return
+        if type(thrown) is GeneratorExit and isinstance(answer.error, TaskInterrupted):
+            # It was to be closed, and it has been: by the end of its pool.
             return
         if answer.kind is None and isinstance(answer.error, SerializationError):
             # Decided on this side, before the body heard of the step.

@@ -72,7 +72,7 @@ PROTOCOL = 5
 LARGE_BYTES = 64 * 1024
 """From this size a buffer gets its own part: below, one more part costs more than one more copy."""
 
-Part: TypeAlias = bytes | memoryview | list[bytes]
+Part: TypeAlias = bytes | memoryview | list[bytes | memoryview]
 
 
 class Payload(NamedTuple):

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from wool.limits import Limits
 from wool.protocol.caller import IllegalEvent
-from wool.protocol.flow import Inbox, Outbox, body_of
+from wool.protocol.codec import decode, encode, encode_chunk
+from wool.protocol.flow import CREDIT_SHARE, Inbox, Outbox, body_of
 from wool.protocol.frames import (
     Chunk,
     Credit,
@@ -22,8 +23,6 @@ from wool.protocol.frames import (
     ProtocolError,
     Result,
     Step,
-    decode,
-    encode,
 )
 from wool.serialization import Payload
 from wool.transport.base import Stream, StreamLost
@@ -63,7 +62,7 @@ class Session:
         self.limits = limits
         self.name = name
         self.outbox = Outbox(limits, peer_credit_bytes)
-        self.inbox = Inbox()
+        self.inbox = Inbox(limits.credit_bytes // CREDIT_SHARE)
         self._heads: dict[int, Offer | Step | Result] = {}
         self._wake: asyncio.Future[None] | None = None
         self._finishing = False
@@ -195,7 +194,16 @@ class Session:
         try:
             while self._reason is None:
                 if outbox:
-                    await stream.write(encode(outbox.take()))
+                    frames = outbox.take()
+                    last = frames[-1]
+                    if isinstance(last, Chunk):
+                        # A message of its own, which is made and read with one copy less on each side.
+                        frames.pop()
+                        if frames:
+                            await stream.write(encode(frames))
+                        await stream.write(encode_chunk(last))
+                    else:
+                        await stream.write(encode(frames))
                 elif self._finishing:
                     # Closing ends the peer's reads after what was written, and our own reader with them.
                     await stream.close()

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import wool
 from support.faults import Journal, OneAtATime, frozen, is_alive, is_suspect, kill, until, workers
 from support.traced import (
     block,
@@ -20,8 +22,6 @@ from support.traced import (
     run_until,
     run_until_another_dies,
 )
-
-import wool
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.runtime import real_runtime, set_runtime
 

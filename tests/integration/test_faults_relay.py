@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import wool
 from support.faults import InOrder, Journal, is_suspect, until, workers
 from support.relay import Relay
 from support.traced import count_up, run, run_until
-
-import wool
 from wool.limits import Limits
 from wool.protocol import frames
 from wool.protocol.frames import Frame, StepKind

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import wool
 from support import bystander
 from support.faults import Journal, frozen, is_suspect, until, workers
 from support.relay import Relay
 from support.traced import download, hold_the_gil, run, run_until, upload
-
-import wool
 from wool.discovery.base import WorkerMetadata
 
 HOSTS = {"unix": None, "tcp": "127.0.0.1"}

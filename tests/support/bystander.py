@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from support.traced import count_up, note, run_until, upload
-
 import wool
+from support.traced import count_up, note, run_until, upload
 
 BULK_BYTES = 32 * 1024 * 1024
 

@@ -49,10 +49,15 @@ TOLERATED_PROCESSES = (
     "multiprocessing.resource_tracker",
     "multiprocessing.forkserver",
 )
-TOLERATED_FILES = (
-    # The user's own key, made on first use and kept (0600, in the 0700 runtime directory).
-    "wool/key",
+TOLERATED_FILES = tuple(
+    # The runtime directory is kept while it holds the user's own key, which is made on first use and kept.
+    path
+    for directory in ("wool", f"wool-{os.getuid()}")
+    for path in (directory, f"{directory}/key")
 )
+
+SHORT = "/tmp"
+"""Where temporary directories go: what nox or macOS would choose is too long for the path of a socket."""
 
 _state = pytest.StashKey[tuple[Path, dict[str, str | None]]]()
 
@@ -62,14 +67,14 @@ _state = pytest.StashKey[tuple[Path, dict[str, str | None]]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the session directories of its own, with paths short enough for a Unix socket."""
-    place = Path(tempfile.mkdtemp(prefix="wt-", dir="/tmp"))
+    place = Path(tempfile.mkdtemp(prefix="wt-", dir=SHORT))
     runtime = place / "run"
     runtime.mkdir(mode=0o700)
     temporary = place / "tmp"
     temporary.mkdir(mode=0o700)
     mine = {
-        # pytest's own directories stay where they were, and are kept after the session.
-        "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT") or tempfile.gettempdir(),
+        # pytest's own directories lie outside, and are kept after the session.
+        "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT") or SHORT,
         "TMPDIR": str(temporary),
         "XDG_RUNTIME_DIR": str(runtime),
         MARK: uuid.uuid4().hex,
@@ -201,9 +206,7 @@ def present_files() -> dict[object, str]:
 
 
 def _tolerated_file(path: Path, top: Path) -> bool:
-    relative = str(path.relative_to(top))
-    # The directories that all workers of a user share are kept; what is in them is not.
-    return relative in ("wool", f"wool-{os.getuid()}", *TOLERATED_FILES)
+    return str(path.relative_to(top)) in TOLERATED_FILES
 
 
 def in_use_elsewhere(path: Path) -> bool:

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Literal, Self
 
 from wool.discovery.base import WorkerMetadata
-from wool.protocol.frames import Frame, decode
+from wool.protocol.codec import decode
+from wool.protocol.frames import Frame
 
 Direction = Literal["to worker", "to caller"]
 

@@ -59,6 +59,7 @@ LAYERS = (
         {
             "protocol",
             "protocol.caller",
+            "protocol.codec",
             "protocol.flow",
             "protocol.frames",
             "protocol.handshake",

@@ -15,6 +15,9 @@ from wool.limits import Limits
 from wool.protocol.frames import EMPTY, Body, Chunk, Credit, Frame, Offer, ProtocolError, Result, Step
 from wool.serialization import Payload
 
+CREDIT_SHARE = 8
+"""An eighth of the credit is acknowledged at once: a frame per chunk would be as many messages again."""
+
 FRAME_OVERHEAD_BYTES = 64
 """What a frame takes besides its inline payload, roughly; for packing only."""
 
@@ -109,7 +112,7 @@ class Outbox:
         )
 
     def take(self) -> list[Frame]:
-        """Return the frames of the next packet: waiting control frames, then at most one chunk."""
+        """Return what to write next: waiting control frames, then at most one chunk, as the last."""
         frames: list[Frame] = []
         room = self._limits.packet_bytes
         control = self._control
@@ -121,7 +124,7 @@ class Outbox:
                 room -= len(frame.body.inline) + SIZE_OVERHEAD_BYTES * len(frame.body.sizes)
                 if payload is not None:
                     self._transfers.append((frame.number, _chunks(payload, self._chunk_bytes)))
-        if self._chunk_ready():
+        if self._large and self._chunk_ready():
             assert self._next_chunk is not None
             number, view = self._next_chunk
             self._next_chunk = None
@@ -149,16 +152,17 @@ class _Arriving:
         self.ends = list(accumulate(sizes))
         self.missing = self.ends[-1]
         self.received = 0
-        self.chunks: list[list[bytes]] = [[] for _ in sizes]
+        self.chunks: list[list[bytes | memoryview]] = [[] for _ in sizes]
         self.part = 0
 
 
 class Inbox:
     """Payloads that arrive: whole ones at once, chunked ones when their last chunk has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, acknowledge_bytes: int = 1) -> None:
         self._arriving: dict[int, _Arriving] = {}
         self._owed = 0
+        self._acknowledge_bytes = acknowledge_bytes
 
     def open(self, number: int, body: Body) -> Payload | None:
         """Take the head of a payload; return it if it is complete."""
@@ -177,7 +181,7 @@ class Inbox:
 
     def chunk(self, frame: Chunk) -> Payload | None:
         """Take one chunk; return the payload if it was the last. A number nobody waits for is dropped."""
-        data = bytes(frame.data)
+        data = frame.data
         self._owed += len(data)
         arriving = self._arriving.get(frame.number)
         if arriving is None:
@@ -201,8 +205,8 @@ class Inbox:
         self._arriving.pop(number, None)
 
     def credit(self) -> Credit | None:
-        """Return the acknowledgement that is owed for chunks taken in, if any."""
-        if not self._owed:
+        """Return the acknowledgement that is due for chunks taken in, if it is worth a frame."""
+        if self._owed < self._acknowledge_bytes:
             return None
         owed, self._owed = self._owed, 0
         return Credit(owed)

@@ -184,8 +184,11 @@ class Runner:
         return function, args, kwargs
 
     async def _run_coroutine(self, job: Job, state: _Running, task: Task, body: Coroutine[Any, Any, Any]) -> None:
-        value = await body
-        self._answer_value(job, state, task, ResultKind.RETURN, value)
+        answer = self._pickled(job, task, "the result", await body)
+        if isinstance(answer, SerializationError):
+            self._answer(job, state, ResultKind.UNSENDABLE, self._capture(job, answer))
+        else:
+            self._answer(job, state, ResultKind.RETURN, answer)
 
     async def _run_generator(self, job: Job, state: _Running, task: Task, body: AsyncGenerator[Any, Any]) -> None:
         kind, payload = StepKind.NEXT, _NONE
@@ -196,7 +199,13 @@ class Runner:
                 if kind is StepKind.NEXT:
                     item = await body.__anext__()
                 elif kind is StepKind.SEND:
-                    item = await body.asend(loads(payload))
+                    try:
+                        sent = loads(payload)
+                    except BaseException as error:
+                        await self._close_unanswerable(job, state, body, _not_loaded(task, error))
+                        return
+                    item = await body.asend(sent)
+                    del sent
                 else:
                     # A close is a GeneratorExit like any other: what the body makes of it is for the
                     # caller's own generator to judge, which has been told to close.
@@ -210,15 +219,17 @@ class Runner:
                     thrown = error
                 self._raised(job, state, task, error, thrown)
                 return
-            state.stepping = False
             while own.cancelling():
                 # What the body has swallowed does not count against its next step.
                 own.uncancel()
-            if not self._answer_value(job, state, task, ResultKind.YIELD, item):
-                state.stepping = True
-                await body.aclose()
-                return
+            answer = self._pickled(job, task, "an item", item)
             del item
+            if isinstance(answer, SerializationError):
+                await self._close_unanswerable(job, state, body, answer)
+                return
+            state.stepping = False
+            self._answer(job, state, ResultKind.YIELD, answer)
+            del answer
             kind, payload = await self._next_step(state)
             state.stepping = True
             for message in state.cancels:
@@ -252,28 +263,34 @@ class Runner:
         if not state.abandoned:
             self._io.post(job.session.answer, job, kind, payload, echo)
 
-    def _answer_value(self, job: Job, state: _Running, task: Task, kind: ResultKind, value: object) -> bool:
-        """Answer with ``value``; if it does not travel, end the task with the reason and return False."""
+    def _pickled(self, job: Job, task: Task, what: str, value: object) -> Payload | SerializationError:
+        """Return ``value`` as it travels, or why it does not."""
         try:
             payload = dumps(value)
         except BaseException as error:
-            what = "an item" if kind is ResultKind.YIELD else "the result"
             wrong = SerializationError(
                 f"{what} of {task} cannot be pickled ({type(value).__qualname__}): {type(error).__name__}: {error}",
                 executed="yes",
             )
             wrong.__cause__ = error
-        else:
-            if payload.size <= job.limit:
-                self._answer(job, state, kind, payload)
-                return True
-            wrong = SerializationError(
-                f"a result or item of {task} takes {payload.size} bytes pickled, the limit is {job.limit} "
-                "(payload_bytes): return a reference to the data, or yield it in pieces",
-                executed="yes",
-            )
-        self._answer(job, state, ResultKind.UNSENDABLE, self._capture(job, wrong))
-        return False
+            return wrong
+        if payload.size <= job.limit:
+            return payload
+        return SerializationError(
+            f"{what} of {task} takes {payload.size} bytes pickled, the limit is {job.limit} (payload_bytes): "
+            "return a reference to the data, or yield it in pieces",
+            executed="yes",
+        )
+
+    async def _close_unanswerable(
+        self, job: Job, state: _Running, body: AsyncGenerator[Any, Any], why: SerializationError
+    ) -> None:
+        """End a generator that cannot go on: its ``finally`` has run when the caller hears why."""
+        try:
+            await body.aclose()
+        except BaseException as error:
+            why.__context__ = error
+        self._answer(job, state, ResultKind.UNSENDABLE, self._capture(job, why))
 
     def _raised(
         self, job: Job, state: _Running, task: Task | None, error: BaseException, thrown: BaseException | None = None
@@ -287,6 +304,14 @@ class Runner:
     def _capture(self, job: Job, error: BaseException, thrown: BaseException | None = None) -> Payload:
         here = Origin(worker=self._worker, host=self._host, pid=self._pid, task=job.task.hex())
         return capture(error, here=here, limits=self._limits, thrown=thrown)
+
+
+def _not_loaded(task: Task, error: BaseException) -> SerializationError:
+    wrong = SerializationError(
+        f"the worker cannot load what was sent into {task}: {type(error).__name__}: {error}", executed="yes"
+    )
+    wrong.__cause__ = error
+    return wrong
 
 
 def _state(job: Job) -> _Running:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from wool.limits import Limits
+from wool.protocol.codec import decode, encode
 from wool.protocol.flow import Inbox, Outbox, body_of
 from wool.protocol.frames import (
     EMPTY,
@@ -26,9 +27,7 @@ from wool.protocol.frames import (
     Result,
     ResultKind,
     Start,
-    decode,
-    encode,
-)
+        )
 from wool.serialization import Part, Payload
 
 SMALL = Limits(inline_bytes=8, chunk_bytes=10, credit_bytes=40, packet_bytes=200)

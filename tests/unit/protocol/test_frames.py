@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wool.protocol import wire_pb2
+from wool.protocol.codec import decode, encode
 from wool.protocol.frames import (
     DIGEST_BYTES,
     EMPTY,
@@ -33,8 +34,6 @@ from wool.protocol.frames import (
     Step,
     StepKind,
     Withdraw,
-    decode,
-    encode,
 )
 
 numbers = st.integers(0, 2**64 - 1)

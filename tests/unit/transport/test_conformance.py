@@ -303,6 +303,26 @@ async def test_close_ends_a_read_that_waits(net: Net, turn: Turn) -> None:
             await reading
 
 
+async def test_close_ends_a_write_of_the_other_end_that_waits(net: Net, turn: Turn) -> None:
+    taken = 0
+
+    async def fill(stream: Stream) -> None:
+        nonlocal taken
+        while True:
+            await stream.write(bytes(64 * KIB))
+            taken += 1
+
+    async with joined(net, QUICK) as pair:
+        closer, other = turn(*pair)
+        writing = asyncio.create_task(fill(other))
+        reading = asyncio.create_task(other.read())
+        await standing_still(lambda: taken, net)
+        await closer.close()
+        for task in (writing, reading):
+            with pytest.raises(StreamLost):
+                await task
+
+
 async def test_close_is_bounded_although_the_other_end_neither_reads_nor_closes(net: Net, turn: Turn) -> None:
     async with joined(net, QUICK) as pair:
         closer, _ = turn(*pair)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import socket
@@ -308,20 +307,6 @@ async def test_a_living_socket_is_not_taken_over_even_if_its_owner_has_no_time(
             for connection in waiting:
                 connection.close()
     assert (directory / "s").exists()
-
-
-async def test_a_closing_listener_makes_no_peer_write_to_its_stderr(
-    transport: GrpcTransport, directory: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    listener = await transport.listen(f"unix:{directory}/s", echo)
-    stream = await transport.connect(listener.address)
-    await stream.write(b"hello")
-    await listener.close()
-    with contextlib.suppress(StreamLost):
-        while True:
-            await stream.read()
-    await stream.close()
-    assert capfd.readouterr() == ("", "")
 
 
 async def test_a_failed_listen_leaves_nothing(transport: GrpcTransport) -> None:
