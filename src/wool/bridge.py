@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, ClassVar, Protocol, TypeVar, TypeVarTuple
 
 _log = logging.getLogger("wool.bridge")
 _T = TypeVar("_T")
@@ -161,20 +161,25 @@ class IoThread:
     gRPC's own threads would go on to answer pings for a dead process.
     """
 
+    _first_process: ClassVar[int | None] = None
+    """Where gRPC was first used. It does not survive a fork, not even when nothing of it is open any more."""
+
     def __init__(self, on_death: Callable[[BaseException | None], None] | None = None) -> None:
         self._lock = threading.Lock()
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
         self._on_death = on_death
 
     def acquire(self) -> asyncio.AbstractEventLoop:
         """Return the I/O loop, starting its thread if need be. Raises `RuntimeError` after a fork."""
-        if os.getpid() != self._pid:
+        first = IoThread._first_process
+        if first is None:
+            IoThread._first_process = os.getpid()
+        elif first != os.getpid():
             raise RuntimeError(
-                f"process {os.getpid()} was forked from {self._pid}, which had wool running: start worker "
-                "processes by spawn or exec, not by fork"
+                f"process {os.getpid()} was forked from {first}, which had used wool: gRPC does not survive a fork; "
+                "start processes by spawn or exec"
             )
         with self._lock:
             if self._users == 0:

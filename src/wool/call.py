@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wool.bridge import MailboxLike
-from wool.connection import Connection
-from wool.deadlines import Deadlines
-from wool.errors import RpcError
 from wool.protocol.caller import CallerTask
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Definition, Payload
 from wool.task import Task
+
+if TYPE_CHECKING:
+    from wool.connection import Connection
+    from wool.deadlines import Deadlines
+    from wool.errors import RpcError
 
 
 class Answer:

@@ -82,6 +82,7 @@ class Connection:
         self._unstarted: dict[int, int] = {}
         self._unstarted_bytes = 0
         self._number = 0
+        self._defining: set[int] = set()
         # Digests that the worker has, oldest first; bounded, since what falls out is just sent again.
         self._defined: dict[bytes, None] = {}
         self.session = Session(
@@ -152,15 +153,16 @@ class Connection:
 
     # ---- what the caller says ----
 
-    def has_room_for(self, size: int) -> bool:
-        """Whether the window has room for an offer of ``size`` payload bytes; one alone always fits."""
+    def has_room_for(self, call: OfferedCall) -> bool:
+        """Whether the window has room for an offer of ``call``; one alone always fits."""
         if not self._unstarted:
             return not self.ended
-        return (
-            not self.ended
-            and len(self._unstarted) < self.peer.window_tasks
-            and self._unstarted_bytes + size <= self.peer.window_bytes
-        )
+        if self.ended or len(self._unstarted) >= self.peer.window_tasks:
+            return False
+        size = call.arguments.size
+        if call.definition.digest not in self._defined:
+            size += len(call.definition.blob)
+        return self._unstarted_bytes + size <= self.peer.window_bytes
 
     def next_number(self) -> int:
         """Mint the number of the next offer."""
@@ -174,6 +176,7 @@ class Connection:
         defines = digest not in self._defined
         if defines:
             payload = Payload((call.definition.blob, *payload.parts))
+            self._defining.add(number)
         body = body_of(payload, self._limits)
         if defines and not body.chunked:
             # A definition that goes in chunks may be overtaken by the next offer, so it is sent with
@@ -207,6 +210,9 @@ class Connection:
 
     def cancel(self, number: int, message: str | None) -> None:
         """Pass a cancellation on."""
+        if message is not None:
+            # A str may hold what no frame can: half of a surrogate pair.
+            message = message[: self._limits.text_characters].encode(errors="replace").decode()
         self.session.say(frames.Cancel(number, message))
 
     def step(self, number: int, kind: StepKind, payload: Payload | None) -> None:
@@ -216,9 +222,14 @@ class Connection:
 
     def forget(self, number: int) -> None:
         """The call has ended; what still comes for it has crossed."""
-        if self._calls.pop(number, None) is not None:
-            self._settle(number)
+        if self._calls.pop(number, None) is None:
+            return
+        if number in self._unstarted:
             self.session.forget(number)
+            self._settle(number)
+        else:
+            # A step on its way goes on: the generator waits for it, and is closed with its answer.
+            self.session.ignore(number)
 
     def calls(self) -> list[Any]:
         """Return the calls that are offered or started here, oldest first."""
@@ -237,6 +248,7 @@ class Connection:
         size = self._unstarted.pop(number, None)
         if size is not None:
             self._unstarted_bytes -= size
+            self._defining.discard(number)
             if self._owner is not None:
                 self._owner.has_room(self)
 
@@ -294,7 +306,12 @@ class Connection:
         call = self._calls.get(frame.number)
         if call is None:
             return
+        if frame.code is RejectCode.DRAINING:
+            # First, so that what waits for room does not go where it would be rejected too.
+            owner.draining(self)
         if frame.code is RejectCode.UNKNOWN_DEFINITION:
+            if frame.number in self._defining:
+                raise ProtocolError("the worker does not know the definition that came with the offer")
             self._defined.pop(call.definition.digest, None)
         self.forget(frame.number)
         owner.rejected(self, call, frame.number, frame.code, frame.reason[: self._limits.text_characters])

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wool.balancer import LoadBalancerLike
 from wool.bridge import MailboxLike, run_on
@@ -23,10 +23,12 @@ from wool.definition import define
 from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerMetadata
 from wool.discovery.local import LocalSubscriber
 from wool.errors import RpcError
-from wool.proxy import Proxy
 from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
 from wool.task import RoutineKind, Task, current_task
+
+if TYPE_CHECKING:
+    from wool.proxy import Proxy
 
 _log = logging.getLogger("wool.proxy")
 
@@ -111,6 +113,9 @@ class Dispatcher:
             io, here = runtime.mailbox(io_loop), runtime.mailbox(asyncio.get_running_loop())
 
             async def make() -> Proxy:
+                # Late: the engine and what is below it take most of the time of `import wool`.
+                from wool.proxy import Proxy
+
                 return Proxy(
                     transport=runtime.transport(runtime.limits),
                     balancer=balancer,
@@ -174,7 +179,7 @@ class Dispatcher:
 
     async def close(self, why: str) -> None:
         """End the sessions, stop following discovery, give the I/O loop back; idempotent; bounded."""
-        if self._closed:
+        if self._closed or self._runtime.forked:
             return
         self._closed = True
         feed, self._feed = self._feed, None

@@ -14,6 +14,7 @@ REFUSED        a permanent refusal: out of rotation until discovery announces th
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -25,6 +26,8 @@ from wool.connection import Connection, ConnectionOwner
 from wool.discovery.base import WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
 from wool.limits import Limits
+
+_log = logging.getLogger("wool.proxy")
 
 
 class LinkState(Enum):
@@ -114,6 +117,12 @@ class Link:
         try:
             connection = await self._connect(self.status.metadata)
         except RpcError as reason:
+            self._failed(reason)
+            return
+        except Exception as error:
+            _log.exception("worker %s cannot be connected to", self.uid[:8])
+            reason = TransientRpcError(f"{self.status.metadata.address}: {type(error).__name__}: {error}")
+            reason.__cause__ = error
             self._failed(reason)
             return
         finally:

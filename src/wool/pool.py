@@ -192,7 +192,12 @@ class WorkerPool(_Entered):
                 await publisher.publish("worker-added", metadata)
             return ready
 
-        ready = await self._run(start, "wool starting a pool's workers")
+        starting = asyncio.create_task(self._run(start, "wool starting a pool's workers"), name="wool starting a pool")
+        try:
+            await asyncio.sleep(0)  # The start is under way on the I/O loop;
+            runtime.prepare()  # meanwhile this thread imports what the first connection needs.
+        finally:
+            ready = await starting
         self._workers = {metadata.uid: metadata for metadata in ready}
 
     async def _run(self, work: Callable[[], Any], name: str) -> Any:
@@ -208,6 +213,9 @@ class WorkerPool(_Entered):
     async def _close(self, why: str) -> None:
         """Refuse new calls, interrupt what runs, stop the workers, end the sessions, remove the home."""
         if self._io is None:
+            return
+        if self._runtime.forked:
+            self._io = self.open_dispatcher = None  # it is the parent's, all of it
             return
         dispatcher, fleet, home = self.open_dispatcher, self._fleet, self._home
         self.open_dispatcher = None

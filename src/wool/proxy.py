@@ -27,6 +27,7 @@ from wool.errors import (
     SerializationError,
     TaskInterrupted,
     TransientRpcError,
+    UnexpectedResponse,
     WorkerLost,
 )
 from wool.limits import Limits
@@ -100,13 +101,18 @@ class Proxy:
             if link.status.metadata.address == metadata.address:
                 link.status.metadata = metadata
                 return
-            self._drop(link, TransientRpcError(f"worker {metadata.uid[:8]} has moved to {metadata.address}"))
+            moved = link
+        else:
+            moved = None
         if self._closing is None:
-            self._departed.pop(metadata.uid, None)
             self._links[metadata.uid] = Link(
                 metadata=metadata, owner=self, connect=self._connect, loop=self._loop, limits=self._limits
             )
-            self._view_changed()
+        if moved is not None:
+            # After the new one is in view: what waits moves with the worker.
+            self._drop(moved, TransientRpcError(f"worker {metadata.uid[:8]} has moved to {metadata.address}"))
+        self._departed.pop(metadata.uid, None)
+        self._view_changed()
 
     def discovery_ended(self, error: Exception | None) -> None:
         """Discovery will say no more; what is known stays in use, and nobody waits for it."""
@@ -118,16 +124,19 @@ class Proxy:
         link = self._links.get(uid)
         if link is not None:
             self._drop(link, reason)
+        self._remember_departed(uid, reason)
+
+    def _remember_departed(self, uid: str, reason: RpcError) -> None:
         self._departed[uid] = reason
+        while len(self._departed) > _MOST_DEPARTED:
+            del self._departed[next(iter(self._departed))]
 
     def _drop(self, link: Link, reason: RpcError) -> None:
         if self._links.get(link.uid) is link:
             del self._links[link.uid]
         link.dropped = True
         link.reason = reason
-        self._departed[link.uid] = reason
-        while len(self._departed) > _MOST_DEPARTED:
-            del self._departed[next(iter(self._departed))]
+        self._remember_departed(link.uid, reason)
         self._view_changed()
         self._rebind_waiting(link)
         self._close_if_unused(link)
@@ -243,7 +252,7 @@ class Proxy:
         call.link = link
         link.status.in_flight += 1
         connection = link.connection
-        if connection is not None and not link.waiting and connection.has_room_for(call.size):
+        if connection is not None and not link.waiting and connection.has_room_for(call):
             self._offer(call, link, connection)
             return
         link.waiting[call] = None
@@ -277,10 +286,12 @@ class Proxy:
     def _reasons(self, call: PlacedCall) -> dict[str, RpcError]:
         reasons: dict[str, RpcError] = dict(self._departed)
         for link in self._links.values():
-            if link.reason is not None:
-                reasons[link.uid] = link.reason
-            elif link.draining:
+            if link.draining:
                 reasons[link.uid] = TransientRpcError("the worker is draining")
+            elif link.reason is not None:
+                reasons[link.uid] = link.reason
+            elif self._closing is None:
+                reasons[link.uid] = TransientRpcError(_standing(call, link))
         reasons.update(call.tried or {})
         return reasons
 
@@ -348,7 +359,10 @@ class Proxy:
                 self._bind(call)
             elif kind is caller.CloseSession:
                 assert isinstance(instruction, caller.CloseSession) and isinstance(instruction.session, Connection)
-                instruction.session.session.violation(f"an answer that {call.task} does not allow")
+                session = instruction.session.session
+                if isinstance(call.link, Link):
+                    call.link.reason = UnexpectedResponse(f"{session.name}: an answer that {call.task} does not allow")
+                session.violation(f"an answer that {call.task} does not allow")
             elif isinstance(instruction, caller.End):
                 self._finish(call, (instruction,), self._local_answer(call, instruction.outcome))
 
@@ -477,8 +491,8 @@ class Proxy:
 
     def slow_to_connect(self, link: Link) -> None:
         """The session is not up after the patience of an offer."""
-        if link.waiting and any(self._has_other(call) for call in link.waiting):
-            link.status.suspect = True
+        link.status.suspect = True
+        if any(self._has_other(call) for call in link.waiting):
             self._rebind_waiting(link)
 
     def heard(self, connection: Connection) -> None:
@@ -498,7 +512,7 @@ class Proxy:
         connection, waiting = link.connection, link.waiting
         while waiting and connection is not None:
             call = next(iter(waiting))
-            if not connection.has_room_for(call.size):
+            if not connection.has_room_for(call):
                 return
             del waiting[call]
             self._offer(call, link, connection)
@@ -622,3 +636,12 @@ class Proxy:
     def workers(self) -> list[WorkerStatus]:
         """Return the workers in view, in the order in which discovery named them."""
         return [link.status for link in self._links.values()]
+
+
+def _standing(call: PlacedCall, link: Link) -> str:
+    """Say why a worker that has refused nothing does not have the task."""
+    if call.link is not link:
+        return "the task was not offered to it: the load balancer did not name it"
+    if call.machine.state is State.OFFERED:
+        return "it has not answered the offer"
+    return "there was no room in its window" if link.connection is not None else "its session was not open yet"

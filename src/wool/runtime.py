@@ -82,6 +82,8 @@ class Runtime:
     task_key: Callable[[], bytes] = field(default_factory=lambda: _TaskKeys().next)
     """Mints a task's identity: unique, not secret."""
     limits: Limits = DEFAULT_LIMITS
+    prepare: Callable[[], None] = lambda: None
+    """Does ahead of time, while workers start, what the first connection would have to wait for."""
     uid: str = field(default_factory=_uid)
     """Of this process as a caller."""
     host: str = field(default_factory=socket.gethostname)
@@ -112,7 +114,7 @@ class Runtime:
         if self.forked:
             raise RuntimeError(
                 f"process {os.getpid()} was forked from {self.pid}, where this pool was opened: a pool belongs to "
-                "the process that opened it; open one here, and start processes by spawn or exec"
+                "the process that opened it; start processes by spawn or exec, and open a pool there"
             )
 
 
@@ -143,14 +145,27 @@ def real_runtime(*, limits: Limits = DEFAULT_LIMITS, io: IoHost | None = None) -
     # Imported late: gRPC takes most of the time of `import wool`, and a child that fails should say so fast.
     from wool.home import LocalHome
     from wool.runtime_directory import user_key
-    from wool.transport.grpc import GrpcTransport
     from wool.worker.launch import ProcessLauncher
 
     return Runtime(
         io=io if io is not None else IoThread(),
-        transport=GrpcTransport,
+        transport=_grpc_transport,
+        prepare=_import_engine,
         launcher=ProcessLauncher,
         home=lambda: LocalHome(limits),
         user_key=user_key,
         limits=limits,
     )
+
+
+def _grpc_transport(limits: Limits) -> Transport:
+    from wool.transport.grpc import GrpcTransport
+
+    return GrpcTransport(limits)
+
+
+def _import_engine() -> None:
+    from wool import proxy
+    from wool.transport import grpc
+
+    assert proxy and grpc

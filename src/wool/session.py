@@ -65,7 +65,7 @@ class Session:
         self.inbox = Inbox(limits.credit_bytes // CREDIT_SHARE)
         self._heads: dict[int, Offer | Step | Result] = {}
         self._wake: asyncio.Future[None] | None = None
-        self._finishing = False
+        self._finishing: str | None = None
         self._reason: str | None = None
         self.violated = False
         """Whether it ended because the peer broke the protocol."""
@@ -92,11 +92,16 @@ class Session:
             self.inbox.forget(number)
             self._heads.pop(number, None)
 
+    def ignore(self, number: int) -> None:
+        """Collect no more of any payload of ``number``; what is on its way to the peer goes on."""
+        if self._heads:
+            self.inbox.forget(number)
+            self._heads.pop(number, None)
+
     def finish(self, reason: str) -> None:
         """Say goodbye after all that is queued, then end."""
-        if not self._finishing:
-            self.say(Goodbye(reason))
-            self._finishing = True
+        if self._finishing is None:
+            self._finishing = reason
             self._awake()
 
     def abort(self, reason: str) -> None:
@@ -204,7 +209,8 @@ class Session:
                         await stream.write(encode_chunk(last))
                     else:
                         await stream.write(encode(frames))
-                elif self._finishing:
+                elif self._finishing is not None and not outbox.unfinished:
+                    await stream.write(encode([Goodbye(self._finishing)]))
                     # Closing ends the peer's reads after what was written, and our own reader with them.
                     await stream.close()
                     return
@@ -215,6 +221,10 @@ class Session:
             if self._reason is None:
                 self._reason = str(lost) or "the stream broke"
                 stream.abort(self._reason)
+        except Exception as error:
+            # Nobody would be heard any more, and nobody would notice.
+            _log.exception("%s: a frame cannot be written", self.name)
+            self.abort(f"a frame cannot be written: {type(error).__name__}: {error}")
 
 
 __all__ = ["Session", "SessionOwner", "body_of"]

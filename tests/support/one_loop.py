@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -162,7 +161,7 @@ class Cluster:
         self.proxies: list[Proxy] = []
         self.proxy: Proxy
         self._random = random.Random("caller")
-        self.calls: list[weakref.ref[Call]] = []
+        self._spawned: list[asyncio.Task[Any]] = []
 
     def open_proxy(
         self,
@@ -230,7 +229,11 @@ class Cluster:
         return value_of(await self.new_call(function, *args, **options).first())
 
     def spawn(self, function: Callable[..., Any], *args: Any, **options: Any) -> asyncio.Task[Any]:
-        return self.loop.create_task(self.call(function, *args, **options), name=f"call of {function.__name__}")
+        """Call a routine in a task of its own, which ends with the cluster."""
+        task = self.loop.create_task(self.call(function, *args, **options), name=f"call of {function.__name__}")
+        self._spawned.append(task)
+        task.add_done_callback(self._spawned.remove)
+        return task
 
     def stream(self, function: Callable[..., Any], *args: Any, **options: Any) -> RemoteGenerator:
         return RemoteGenerator(self.new_call(function, *args, generator=True, **options))
@@ -243,6 +246,7 @@ class Cluster:
     async def close(self) -> None:
         for proxy in self.proxies:
             await proxy.close("the test is over")
+        await asyncio.gather(*self._spawned, return_exceptions=True)
         for worker in self.workers.values():
             await worker.service.close()
         await self.settle()

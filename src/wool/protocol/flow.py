@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import accumulate
 
 from wool.limits import Limits
@@ -63,8 +64,8 @@ class Outbox:
     def __init__(self, limits: Limits, credit_bytes: int) -> None:
         self._limits = limits
         self._credit = self._whole_credit = credit_bytes
-        # A peer may grant less than a chunk: then smaller ones must do, or none would ever leave.
-        self._chunk_bytes = min(limits.chunk_bytes, credit_bytes)
+        # A peer may grant little, and acknowledges in shares of it: a chunk must fit beside what it still owes.
+        self._chunk_bytes = min(limits.chunk_bytes, max(1, credit_bytes // 2))
         self._control: deque[tuple[Frame, Payload | None]] = deque()
         self._transfers: deque[tuple[int, Iterator[memoryview]]] = deque()
         self._next_chunk: tuple[int, memoryview] | None = None
@@ -104,6 +105,11 @@ class Outbox:
 
     def __bool__(self) -> bool:
         return bool(self._control) or self._chunk_ready()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether part of a large payload has still to leave, now or when there is credit again."""
+        return self._large > 0
 
     def sending(self, number: int) -> bool:
         """Whether chunks of ``number`` have still to leave."""
@@ -146,14 +152,45 @@ class Outbox:
 
 
 class _Arriving:
-    __slots__ = ("chunks", "ends", "missing", "part", "received")
+    """A payload of which chunks have come. Each part is filled in place, so that nothing is joined at the end."""
+
+    __slots__ = ("_filling", "_parts", "_room", "_sizes", "missing")
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
-        self.ends = list(accumulate(sizes))
-        self.missing = self.ends[-1]
-        self.received = 0
-        self.chunks: list[list[bytes | memoryview]] = [[] for _ in sizes]
-        self.part = 0
+        self._sizes = deque(sizes)
+        self._parts: list[bytes] = []
+        self._filling = BytesIO()
+        self._room = 0
+        self.missing = sum(sizes)
+        """Bytes that have still to come."""
+
+    def add(self, data: bytes | memoryview) -> bool:
+        """Take the next chunk; False if it does not fit what was announced."""
+        if not self._room:
+            self._open_part()
+        if not data or len(data) > self._room:
+            return False
+        self._filling.write(data)
+        self._room -= len(data)
+        self.missing -= len(data)
+        if not self._room:
+            # Filled to its size, the buffer gives the bytes it holds and copies nothing.
+            self._parts.append(self._filling.getvalue())
+        return True
+
+    def _open_part(self) -> None:
+        while self._sizes and not (size := self._sizes.popleft()):
+            self._parts.append(b"")
+        try:
+            # Zeroed lazily by the system: a size that is only announced takes no memory.
+            self._filling = BytesIO(bytes(size))
+        except (MemoryError, OverflowError):
+            raise ProtocolError(f"a part of {size} bytes was announced, for which there is no memory") from None
+        self._room = size
+
+    def payload(self) -> Payload:
+        """Return the payload, all of which has come."""
+        return Payload((*self._parts, *(b"" for _ in self._sizes)))
 
 
 class Inbox:
@@ -186,19 +223,12 @@ class Inbox:
         arriving = self._arriving.get(frame.number)
         if arriving is None:
             return None
-        if not data or len(data) > arriving.missing:
-            raise ProtocolError(f"number {frame.number} announced {arriving.ends[-1]} bytes and sends others")
-        while arriving.received >= arriving.ends[arriving.part]:
-            arriving.part += 1
-        if arriving.received + len(data) > arriving.ends[arriving.part]:
-            raise ProtocolError(f"a chunk of number {frame.number} spans two parts")
-        arriving.chunks[arriving.part].append(data)
-        arriving.received += len(data)
-        arriving.missing -= len(data)
+        if not arriving.add(data):
+            raise ProtocolError(f"a chunk of {len(data)} bytes does not fit what number {frame.number} announced")
         if arriving.missing:
             return None
         del self._arriving[frame.number]
-        return Payload(tuple(chunks[0] if len(chunks) == 1 else chunks for chunks in arriving.chunks))
+        return arriving.payload()
 
     def forget(self, number: int) -> None:
         """Nobody waits for ``number`` any more; its chunks are dropped as they come."""

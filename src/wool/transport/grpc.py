@@ -21,13 +21,20 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar, cast
 
-import grpc
-import grpc.aio
-
 from wool.limits import Limits
 from wool.transport.base import ConnectFailed, Stream, StreamHandler, StreamLost
 from wool.transport.grpc_options import Address, channel_options, check, join, parse, server_options
 from wool.transport.serving import Handlers
+
+# In every child that this process forks gRPC would start its threads anew, and crash many of them; yet with wool
+# running no such child can use gRPC. It looks for this as it is imported, so who imported it before us decides.
+_DECIDED = os.environ.get("GRPC_ENABLE_FORK_SUPPORT")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+import grpc  # noqa: E402
+import grpc.aio  # noqa: E402
+
+if _DECIDED is None:
+    del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
 
 _T = TypeVar("_T")
 

@@ -160,6 +160,8 @@ class LocalWorker:
         What runs may go on for ``drain_seconds`` (default ``Limits.drain_seconds``), then is interrupted.
         A worker that does not end is killed. Cancelling kills it at once.
         """
+        if self._runtime.forked:
+            self._io = None  # the process is the parent's
         if self._io is not None:
             await self._clean_up(self._runtime.limits.drain_seconds if drain_seconds is None else drain_seconds)
 

@@ -128,6 +128,9 @@ class CallerSession:
         self._definition_bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._interrupted = False
+        self.ended = asyncio.Event()
+        """Set when the session is over and what it started has been abandoned."""
         self.session = Session(
             stream=stream,
             owner=self,
@@ -149,6 +152,7 @@ class CallerSession:
             self._served.clear()
             self._runner.session_closed(self.caller.pool)
             self._idle.set()
+            self.ended.set()
 
     @property
     def open_tasks(self) -> int:
@@ -219,15 +223,11 @@ class CallerSession:
         self._unstarted += 1
         self._unstarted_bytes += served.size
         if self._unstarted > 1 and (
-            self._unstarted > self._limits.window_tasks or self._unstarted_bytes > self._window_bytes(served)
+            self._unstarted > self._limits.window_tasks or self._unstarted_bytes > self._limits.window_bytes
         ):
             raise ProtocolError(f"{self._unstarted} unstarted offers with {self._unstarted_bytes} bytes: no window")
         self._served[offer.number] = served
         return served
-
-    def _window_bytes(self, served: _Served) -> int:
-        # Definitions ride on top of what the caller counts.
-        return self._limits.window_bytes + self._limits.definition_bytes
 
     def _complete(self, served: _Served, payload: Payload) -> None:
         offer = served.offer
@@ -241,7 +241,7 @@ class CallerSession:
             known = self._definitions.get(offer.definition)
             if known is None:
                 # Forgotten while the payload was under way.
-                del self._served[offer.number]
+                self._forget(offer.number)
                 self._release(served)
                 served.machine.handle(Event.REFUSE)
                 self.session.say(
@@ -273,6 +273,8 @@ class CallerSession:
         if served is None:
             raise IllegalEvent(f"start of number {number}, which is no accepted offer")
         self._do(served, served.machine.handle(Event.START))
+        if self._interrupted:
+            self._do(served, served.machine.handle(Event.DRAIN_OVER))
 
     # ---- doing what a machine says ----
 
@@ -287,10 +289,8 @@ class CallerSession:
             self._begin(served)
         elif do is Do.FORGET:
             self._release(served)
-            self._served.pop(offer.number, None)
+            self._forget(offer.number)
             self.session.forget(offer.number)
-            if not self._served:
-                self._idle.set()
         elif do is Do.DELIVER_CANCEL:
             assert served.job is not None
             self._runner.cancel(served.job, frame.message if isinstance(frame, frames.Cancel) else None)
@@ -309,6 +309,11 @@ class CallerSession:
         elif do is Do.ABANDON:
             assert served.job is not None
             self._runner.abandon(served.job)
+
+    def _forget(self, number: int) -> None:
+        del self._served[number]
+        if not self._served:
+            self._idle.set()
 
     def _release(self, served: _Served) -> None:
         self._unstarted -= 1
@@ -351,9 +356,9 @@ class CallerSession:
         if do is Do.SAY_INTERRUPTED:
             kind, payload, echo = ResultKind.INTERRUPTED, Payload((b"",)), False
         if served.machine.state is State.ENDED:
-            del self._served[job.number]
-            if not self._served:
-                self._idle.set()
+            self._forget(job.number)
+            # A step that was on its way when the task was interrupted is not collected any more.
+            self.session.ignore(job.number)
         self.session.say(frames.Result(job.number, kind, body_of(payload, self._limits), echo), payload)
 
     # ---- drain ----
@@ -363,7 +368,8 @@ class CallerSession:
         self.session.say(frames.Draining())
 
     def interrupt(self) -> None:
-        """Drain time is over: end what runs."""
+        """Drain time is over: end what runs, and what was accepted as soon as it is started."""
+        self._interrupted = True
         for served in list(self._served.values()):
             if served.machine.started:
                 self._do(served, served.machine.handle(Event.DRAIN_OVER))
@@ -488,9 +494,15 @@ class WorkerService:
                 await asyncio.wait(late)
 
     async def close(self) -> None:
-        """Say goodbye on every session and free the address; idempotent."""
-        for session in list(self._sessions):
+        """Say goodbye on every session, after what was answered, and free the address; bounded; idempotent."""
+        sessions = list(self._sessions)
+        for session in sessions:
             session.session.finish("the worker has stopped")
+        if sessions:
+            waits = [asyncio.ensure_future(session.ended.wait()) for session in sessions]
+            _, late = await asyncio.wait(waits, timeout=self._limits.close_seconds)
+            for wait in late:
+                wait.cancel()
         if self._listener is not None:
             await self._listener.close()
         await self._transport.close()
