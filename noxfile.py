@@ -135,6 +135,9 @@ def protos(session: nox.Session) -> None:
     names = [str(path.relative_to(source)) for path in sorted(source.rglob("*.proto"))]
     protoc = ("python", "-m", "grpc_tools.protoc", f"-I{source}", f"--python_out={fresh}", f"--pyi_out={fresh}")
     session.run(*protoc, *names)
+    for stub in fresh.rglob("*.pyi"):
+        # protoc leaves out what a message's fields map to, and a partly unknown type is none.
+        stub.write_text(re.sub(r"\b_Mapping\b(?=\])", "_Mapping[str, object]", stub.read_text()))
 
     made = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
     kept = {path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*_pb2.py*") if path.suffix != ".pyc"}

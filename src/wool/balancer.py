@@ -15,11 +15,11 @@ class WorkerStatus:
     __slots__ = ("in_flight", "metadata", "suspect")
 
     def __init__(self, metadata: WorkerMetadata) -> None:
-        self.metadata = metadata
+        self.metadata: WorkerMetadata = metadata
         """The worker, as discovery announced it."""
-        self.in_flight = 0
+        self.in_flight: int = 0
         """Tasks of this caller that are bound to the worker and have not ended."""
-        self.suspect = False
+        self.suspect: bool = False
         """It did not answer in time, or its session broke: it is tried last, whatever the order."""
 
     def __repr__(self) -> str:

@@ -35,10 +35,10 @@ class Answer:
         echo: bool = False,
         error: BaseException | None = None,
     ) -> None:
-        self.kind = kind
-        self.payload = payload
-        self.echo = echo
-        self.error = error
+        self.kind: ResultKind | None = kind
+        self.payload: Payload | None = payload
+        self.echo: bool = echo
+        self.error: BaseException | None = error
 
 
 class Placer(Protocol):
@@ -90,23 +90,23 @@ class PlacedCall:
         user: MailboxLike,
         deliver: Callable[[Answer], None],
     ) -> None:
-        self.task = task
-        self.definition = definition
-        self.arguments = arguments
-        self.size = arguments.size
+        self.task: Task = task
+        self.definition: Definition = definition
+        self.arguments: Payload = arguments
+        self.size: int = arguments.size
         """Bytes of the arguments, pickled."""
-        self.dispatch_timeout = dispatch_timeout
-        self.user = user
+        self.dispatch_timeout: float | None = dispatch_timeout
+        self.user: MailboxLike = user
         self.deliver: Callable[[Answer], None] | None = deliver
-        self.machine = CallerTask()
+        self.machine: CallerTask = CallerTask()
         self.link: object | None = None
         self.connection: Connection | None = None
-        self.number = 0
+        self.number: int = 0
         self.clock: Deadlines[PlacedCall] | None = None
         """The dispatch timeout's clock, while it runs."""
         self.tried: dict[str, RpcError] | None = None
         """Why each worker that was tried did not take it; None until the first."""
-        self.uploaded = 0
+        self.uploaded: int = 0
         """How far uploads on the connection were when patience was last looked at."""
         self.step: tuple[StepKind, Payload | None] | None = None
         """The step at hand, for the machine to say."""

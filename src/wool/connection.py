@@ -85,14 +85,14 @@ class Connection:
         self._defining: set[int] = set()
         # Digests that the worker has, oldest first; bounded, since what falls out is just sent again.
         self._defined: dict[bytes, None] = {}
-        self.session = Session(
+        self.session: Session = Session(
             stream=stream,
             owner=self,
             limits=limits,
             peer_credit_bytes=peer.credit_bytes,
             name=f"wool session with worker {metadata.uid[:8]}",
         )
-        self.ended = False
+        self.ended: bool = False
 
     @classmethod
     async def open(

@@ -26,7 +26,7 @@ class Deadlines(Generic[_Key]):
         self, loop: asyncio.AbstractEventLoop, seconds: float, limits: Limits, fire: Callable[[_Key], None]
     ) -> None:
         self._loop = loop
-        self.seconds = seconds
+        self.seconds: float = seconds
         self._limits = limits
         self._fire = fire
         # Equal lengths: the order of insertion is the order of time.

@@ -79,18 +79,18 @@ class Link:
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
     ) -> None:
-        self.uid = metadata.uid
-        self.status = WorkerStatus(metadata)
-        self.state = LinkState.CLOSED
+        self.uid: str = metadata.uid
+        self.status: WorkerStatus = WorkerStatus(metadata)
+        self.state: LinkState = LinkState.CLOSED
         self.connection: Connection | None = None
         self.waiting: OrderedDict[PlacedCall, None] = OrderedDict()
         """Calls bound to this worker that wait for the session or for room in its window."""
-        self.draining = False
-        self.dropped = False
+        self.draining: bool = False
+        self.dropped: bool = False
         """Discovery has withdrawn it: no new call, but what was started goes on."""
         self.reason: RpcError | None = None
         """Why it could not be used, the last time that it could not."""
-        self.backoff = 0.0
+        self.backoff: float = 0.0
         self._owner = owner
         self._connect = connect
         self._loop = loop
@@ -121,9 +121,9 @@ class Link:
             return
         except Exception as error:
             _log.exception("worker %s cannot be connected to", self.uid[:8])
-            reason = TransientRpcError(f"{self.status.metadata.address}: {type(error).__name__}: {error}")
-            reason.__cause__ = error
-            self._failed(reason)
+            unknown = TransientRpcError(f"{self.status.metadata.address}: {type(error).__name__}: {error}")
+            unknown.__cause__ = error
+            self._failed(unknown)
             return
         finally:
             patience.cancel()

@@ -128,8 +128,8 @@ class WorkerPool(_Entered):
         loadbalancer: LoadBalancerArgument = RoundRobinLoadBalancer,
     ) -> None:
         super().__init__()
-        self.tags = check_tags(tags)
-        self.size = _checked_size(size)
+        self.tags: frozenset[str] = check_tags(tags)
+        self.size: int = _checked_size(size)
         self._balancer = loadbalancer
         self._runtime: Runtime = current_runtime()
         self._io: MailboxLike | None = None

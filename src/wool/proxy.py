@@ -79,7 +79,7 @@ class Proxy:
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         self._closing: str | None = None
-        self.closed = False
+        self.closed: bool = False
         """It was closed, all its calls have heard so, and no session is left."""
         self._discovery_error: Exception | None = None
         self._closers: set[asyncio.Task[None]] = set()

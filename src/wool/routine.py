@@ -38,9 +38,9 @@ class RoutineInfo:
     __slots__ = ("function", "kind", "name")
 
     def __init__(self, function: FunctionType, kind: RoutineKind) -> None:
-        self.function = function
+        self.function: FunctionType = function
         self.kind = kind
-        self.name = f"{function.__module__}:{function.__qualname__}"
+        self.name: str = f"{function.__module__}:{function.__qualname__}"
 
     def __repr__(self) -> str:
         return f"<routine {self.name}>"

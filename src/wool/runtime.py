@@ -7,6 +7,7 @@ reaches for a transport, a process, a thread or randomness by itself.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import random
 import socket
@@ -165,7 +166,5 @@ def _grpc_transport(limits: Limits) -> Transport:
 
 
 def _import_engine() -> None:
-    from wool import proxy
-    from wool.transport import grpc
-
-    assert proxy and grpc
+    importlib.import_module("wool.proxy")
+    importlib.import_module("wool.transport.grpc")

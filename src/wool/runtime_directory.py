@@ -38,7 +38,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 KEY_BYTES = 32
 """The user's key: as much as HMAC-SHA256 can use."""
@@ -72,7 +72,7 @@ class LockFile:
     def __init__(self, path: Path, flags: int = os.O_RDWR) -> None:
         """Open ``path`` (made with 0600 if ``flags`` have ``O_CREAT``); unlocked. Raises `OSError`."""
         self._fd = -1
-        self.path = path
+        self.path: Path = path
         self._fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         _lock_files.add(self)
 
@@ -369,7 +369,7 @@ def _remove_tree(path: Path) -> None:
             failure = error
         if not os.path.lexists(path):
             return
-    logger.warning("could not remove %s: %s; the next pool of this user tries again", path, failure)
+    _log.warning("could not remove %s: %s; the next pool of this user tries again", path, failure)
 
 
 def _read_key(path: Path) -> bytes:

@@ -61,15 +61,15 @@ class Session:
         self._on_frame = owner.on_frame
         self.limits = limits
         self.name = name
-        self.outbox = Outbox(limits, peer_credit_bytes)
-        self.inbox = Inbox(limits.credit_bytes // CREDIT_SHARE)
+        self.outbox: Outbox = Outbox(limits, peer_credit_bytes)
+        self.inbox: Inbox = Inbox(limits.credit_bytes // CREDIT_SHARE)
         self._heads: dict[int, Offer | Step | Result] = {}
         self._wake: asyncio.Future[None] | None = None
         self._finishing: str | None = None
         self._reason: str | None = None
-        self.violated = False
+        self.violated: bool = False
         """Whether it ended because the peer broke the protocol."""
-        self.last_heard = 0.0
+        self.last_heard: float = 0.0
         """When the last message came, on the loop's clock, in seconds."""
 
     @property

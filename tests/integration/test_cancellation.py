@@ -317,6 +317,26 @@ async def test_cancelled_at_any_moment_a_step_of_a_generator_ends_once(pool: woo
     await unharmed(pool, pids)
 
 
+@pytest.mark.parametrize("kind", ["coroutine", "generator", "nested generator"])
+async def test_no_cancellation_is_lost_to_an_answer_that_crosses_it(kind: str) -> None:
+    async def forever() -> None:
+        stream = None if kind == "coroutine" else (routines.count if kind == "generator" else routines.nested_count)(10**9)
+        try:
+            while True:
+                await (routines.add(1, 2) if stream is None else anext(stream))
+        finally:
+            if stream is not None:
+                await stream.aclose()
+
+    for k in range(200):
+        task = start(forever())
+        await asyncio.sleep(0.001 + k * 10e-6)
+        task.cancel("once")
+        await asyncio.wait([task], timeout=5)
+        assert task.done(), f"cancellation {k} was lost"
+        assert task.cancelled()
+
+
 async def test_a_cancel_between_two_steps_does_not_touch_the_generator() -> None:
     stream = routines.count(3)
     assert await anext(stream) == 0

@@ -299,6 +299,7 @@ async def test_a_generator_that_is_collected_is_closed_on_its_worker() -> None:
 async def test_a_loop_that_shuts_down_closes_what_is_open() -> None:
     with Journal() as journal:
         pen = journal.pen
+
         def other_loop() -> None:
             async def main() -> None:
                 keep.append(generators.slow_finally(pen))
@@ -363,7 +364,8 @@ async def test_a_script_may_leave_generators_open_when_its_pool_closes(tmp_path:
         """)
     )
     env = {**os.environ, "PYTHONPATH": str(Path(wool.__file__).parents[1])}
-    process = await asyncio.create_subprocess_exec(sys.executable, str(script), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
         async with asyncio.timeout(20):

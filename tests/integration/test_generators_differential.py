@@ -104,7 +104,9 @@ def compound(inner: st.SearchStrategy[list[str]]) -> st.SearchStrategy[list[str]
     handled = block(inner | in_handlers)
     return st.one_of(
         st.builds(attempt, block(inner), st.sampled_from(CAUGHT), handled, st.none() | block(inner)),
-        st.builds(lambda body, last: ["try:", *indented(body), "finally:", *indented(last)], block(inner), block(inner)),
+        st.builds(
+            lambda body, last: ["try:", *indented(body), "finally:", *indented(last)], block(inner), block(inner)
+        ),
         block(inner).map(lambda body: ["for _ in range(2):", *indented(body)]),
     )
 

@@ -279,7 +279,9 @@ async def test_wrong_arguments_are_the_callers_own_type_error_and_no_worker_hear
 # ---- values ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [b"", None, "", 0, (), [], {}, float("inf"), 2**200, "é\0\ud83d\ude00", ...], ids=repr)
+@pytest.mark.parametrize(
+    "value", [b"", None, "", 0, (), [], {}, float("inf"), 2**200, "é\0\ud83d\ude00", ...], ids=repr
+)
 async def test_small_values_come_back_as_they_went(value: Any) -> None:
     result = await routines.echo(value)
     assert result == value

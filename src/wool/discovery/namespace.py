@@ -49,7 +49,7 @@ from wool.runtime_directory import (
     remove_if_empty,
 )
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 NAMESPACE_CHARACTERS = 64
 """The longest name of a namespace: it is part of a path."""
@@ -228,7 +228,7 @@ class Membership:
             if gate is not None:
                 return gate
             time.sleep(LOCK_RETRY_SECONDS)
-        logger.warning("%s; its next start cleans up what is left", gate_stuck(self.place))
+        _log.warning("%s; its next start cleans up what is left", gate_stuck(self.place))
         return None
 
     def _leave(self, gate: LockFile) -> None:
@@ -289,7 +289,7 @@ def try_join(place: Place, limits: Limits) -> Membership | None:
         try:
             _clear_others(place)
         except OSError as error:  # somebody else's rest is no reason not to start
-            logger.warning("could not remove what crashed processes left in %s: %s", place.base, error)
+            _log.warning("could not remove what crashed processes left in %s: %s", place.base, error)
     return membership
 
 

@@ -38,7 +38,7 @@ class View:
         self._filter = filter
         self._known: dict[str, _Known] = {}
         self._cache: dict[int, tuple[Slot, WorkerMetadata | None]] = {}
-        self.rejected = 0
+        self.rejected: int = 0
         """Live slots at the last look whose record is not well formed; no events come from them."""
 
     @property

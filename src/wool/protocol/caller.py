@@ -263,7 +263,7 @@ class CallerTask:
     __slots__ = ("_remembered", "offers", "started", "state")
 
     def __init__(self) -> None:
-        self.state = State.QUEUED
+        self.state: State = State.QUEUED
         self.offers: list[tuple[SessionKey, int]] = []
         """Offers that are out and not withdrawn."""
         self.started: tuple[SessionKey, int] | None = None

@@ -71,7 +71,7 @@ class Outbox:
         self._next_chunk: tuple[int, memoryview] | None = None
         self._large = 0
         """Payloads that wait, head or chunks, to leave in chunks."""
-        self.progress = 0
+        self.progress: int = 0
         """Chunk bytes that have left, ever: an upload that moves is not a worker that is silent."""
 
     def say(self, frame: Frame, payload: Payload | None = None) -> None:

@@ -102,7 +102,7 @@ class CallerHandshake:
         self._words = words
         self.peer: WorkerWords | None = None
         """What the worker said of itself, once its proof has been checked."""
-        self.done = False
+        self.done: bool = False
 
     def hello(self) -> bytes:
         """Return the first message."""

@@ -19,7 +19,7 @@ class Handshake(_message.Message):
     response: Response
     welcome: Welcome
     refusal: Refusal
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., response: _Optional[_Union[Response, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping[str, object]]] = ..., challenge: _Optional[_Union[Challenge, _Mapping[str, object]]] = ..., response: _Optional[_Union[Response, _Mapping[str, object]]] = ..., welcome: _Optional[_Union[Welcome, _Mapping[str, object]]] = ..., refusal: _Optional[_Union[Refusal, _Mapping[str, object]]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("nonce",)
@@ -99,7 +99,7 @@ class Packet(_message.Message):
     __slots__ = ("frames",)
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     frames: _containers.RepeatedCompositeFieldContainer[Frame]
-    def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ...) -> None: ...
+    def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "chunk", "credit", "goodbye")
@@ -127,7 +127,7 @@ class Frame(_message.Message):
     chunk: Chunk
     credit: int
     goodbye: Goodbye
-    def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., start: _Optional[int] = ..., withdraw: _Optional[int] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., accept: _Optional[int] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., credit: _Optional[int] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    def __init__(self, offer: _Optional[_Union[Offer, _Mapping[str, object]]] = ..., start: _Optional[int] = ..., withdraw: _Optional[int] = ..., cancel: _Optional[_Union[Cancel, _Mapping[str, object]]] = ..., step: _Optional[_Union[Step, _Mapping[str, object]]] = ..., accept: _Optional[int] = ..., reject: _Optional[_Union[Reject, _Mapping[str, object]]] = ..., result: _Optional[_Union[Result, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ..., chunk: _Optional[_Union[Chunk, _Mapping[str, object]]] = ..., credit: _Optional[int] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping[str, object]]] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout")

@@ -155,7 +155,7 @@ class WorkerTask:
     __slots__ = ("state",)
 
     def __init__(self) -> None:
-        self.state = State.RECEIVING
+        self.state: State = State.RECEIVING
 
     def handle(self, event: Event) -> Do:
         """Take ``event``; return what is to be done. Raises `IllegalEvent`, then nothing has changed."""

@@ -62,8 +62,11 @@ class Lifeline:
     _open: ClassVar[set[int]] = set()
 
     def __init__(self) -> None:
+        """Open the pipe; ``reader`` is the caller's, who gives it to the worker."""
         with self._lock:
-            self.reader, self._writer = os.pipe()  # the reader is the caller's, who gives it to the worker
+            reader, writer = os.pipe()
+            self.reader: int = reader
+            self._writer: int = writer
             self._open.add(self._writer)
 
     def close(self) -> None:
@@ -97,13 +100,15 @@ class Child:
 
     def __init__(self, module: str) -> None:
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            self.lifeline = Lifeline()
+            self.lifeline: Lifeline = Lifeline()
             ours.callback(self.lifeline.close)
             theirs.callback(os.close, self.lifeline.reader)
-            self.control, remote = socket.socketpair()
+            control, remote = socket.socketpair()
+            self.control: socket.socket = control
             ours.enter_context(self.control)
             theirs.enter_context(remote)
-            self.output, writer = os.pipe()
+            output, writer = os.pipe()
+            self.output: int = output
             ours.callback(os.close, self.output)
             theirs.callback(os.close, writer)
             self.control.setblocking(False)
@@ -115,7 +120,7 @@ class Child:
                 theirs.callback(os.close, given[-1])
             # No preexec_fn: it would cost the cheap vfork. In a session of its own, so that a Ctrl-C in the
             # terminal reaches the owner alone.
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] = subprocess.Popen(
                 [*_command(module), "--control", str(given[0]), "--lifeline", str(given[1])],
                 stdin=subprocess.DEVNULL,
                 stdout=writer,

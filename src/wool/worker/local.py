@@ -88,7 +88,7 @@ class LocalWorker:
         port: int = 0,
         extra: Mapping[str, str] | None = None,
     ) -> None:
-        self.tags = check_tags(tags)
+        self.tags: frozenset[str] = check_tags(tags)
         self._runtime: Runtime = current_runtime()
         self._extra = dict(extra or {})
         self._bind = _loopback_address(host, port)

@@ -43,7 +43,7 @@ class WorkerNode:
         self._configure = configure
         self._runtime = runtime
         self._secret = configure.secret or b""
-        self.uid = configure.uid or runtime.new_uid()
+        self.uid: str = configure.uid or runtime.new_uid()
         loop = asyncio.get_running_loop()
         self._io: MailboxLike = runtime.mailbox(io_loop)
         self._routines: MailboxLike = runtime.mailbox(loop)

@@ -62,17 +62,17 @@ class Job:
         dispatch_timeout: float | None,
     ) -> None:
         # Written here, before the job crosses; read on the routine loop.
-        self.session = session
-        self.number = number
-        self.task = task
-        self.parent = parent
-        self.digest = digest
-        self.definition = definition
-        self.arguments = arguments
-        self.dispatch_timeout = dispatch_timeout
-        self.caller = session.caller.uid
-        self.pool = session.caller.pool
-        self.limit = session.answer_limit
+        self.session: CallerSession = session
+        self.number: int = number
+        self.task: bytes = task
+        self.parent: bytes = parent
+        self.digest: bytes = digest
+        self.definition: bytes = definition
+        self.arguments: Payload = arguments
+        self.dispatch_timeout: float | None = dispatch_timeout
+        self.caller: str = session.caller.uid
+        self.pool: bytes = session.caller.pool
+        self.limit: int = session.answer_limit
         # The routine loop's own.
         self.runner_state: object | None = None
 
@@ -116,7 +116,7 @@ class CallerSession:
         self, *, service: WorkerService, runner: RunnerLike, stream: Stream, caller: CallerWords, limits: Limits
     ) -> None:
         self.caller = caller
-        self.answer_limit = min(limits.payload_bytes, caller.payload_bytes)
+        self.answer_limit: int = min(limits.payload_bytes, caller.payload_bytes)
         self._service = service
         self._runner = runner
         self._limits = limits
@@ -129,9 +129,9 @@ class CallerSession:
         self._idle = asyncio.Event()
         self._idle.set()
         self._interrupted = False
-        self.ended = asyncio.Event()
+        self.ended: asyncio.Event = asyncio.Event()
         """Set when the session is over and what it started has been abandoned."""
-        self.session = Session(
+        self.session: Session = Session(
             stream=stream,
             owner=self,
             limits=limits,
@@ -401,7 +401,7 @@ class WorkerService:
         self._sessions: dict[CallerSession, None] = {}
         self._listener: Listener | None = None
         self._metadata: WorkerMetadata | None = None
-        self.draining = False
+        self.draining: bool = False
         self.started = 0
         """Tasks started here, ever."""
 
