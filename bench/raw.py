@@ -42,7 +42,7 @@ async def _store(_: object, context: Any) -> None:
 async def serve(path: str) -> None:
     """Serve until standard input ends."""
     server = grpc.aio.server()
-    handlers = {
+    handlers: dict[str, Any] = {
         "Echo": grpc.stream_stream_rpc_method_handler(_echo),
         "Store": grpc.stream_stream_rpc_method_handler(_store),
     }
@@ -109,7 +109,8 @@ def _copy(size: int) -> float:
 async def drive(path: str) -> None:
     """Do what the commands on standard input say."""
     async with grpc.aio.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")]) as channel:
-        echo, store = channel.stream_stream("/raw/Echo")(), channel.stream_stream("/raw/Store")()
+        echo: Any = channel.stream_stream("/raw/Echo")()
+        store: Any = channel.stream_stream("/raw/Store")()
         await _ping_pong(echo, 1)
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):

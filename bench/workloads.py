@@ -23,9 +23,8 @@ from bench.yardsticks import Executor, RawGrpc
 Nothing: TypeAlias = Callable[[], Awaitable[None]]
 
 BULK_BYTES = 32 * MIB
-GROWTH_BYTES = 2 * MIB
-"""What a process's memory may vary by: one object kept per call would be eight times as much."""
 GROWTH_OBJECTS = 500
+"""What the number of objects in a process may vary by, in a run that keeps none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,12 +311,23 @@ async def waiting(options: Options) -> list[Row]:
 
 
 def _grown(first: dict[str, int], last: dict[str, int]) -> list[str]:
-    grown = [name for name in first if name not in ("resident", "objects") and last[name] > first[name]]
-    if last["resident"] - first["resident"] > GROWTH_BYTES:
-        grown.append("resident")
-    if last["objects"] - first["objects"] > GROWTH_OBJECTS:
-        grown.append("objects")
-    return grown
+    return [
+        name
+        for name in first
+        if name != "resident" and last[name] - first[name] > (GROWTH_OBJECTS if name == "objects" else 0)
+    ]
+
+
+def _told(states: dict[str, list[dict[str, int]]]) -> list[str]:
+    told = []
+    for done, state in states.items():
+        each = "; ".join(
+            f"{name} {held['resident'] / MIB:.1f} MiB, {held['objects']} objects, {held['asyncio tasks']} tasks, "
+            f"{held['threads']} threads, {held['descriptors']} descriptors"
+            for name, held in zip(("caller", "worker 1", "worker 2"), state, strict=True)
+        )
+        told.append(f"after {number(int(done))}: {each}.")
+    return told
 
 
 async def growth(options: Options) -> list[Row]:
@@ -327,29 +337,27 @@ async def growth(options: Options) -> list[Row]:
     calls = options.times(1_000_000, 50_000)
     result = fresh.run("growth", calls)
     states: dict[str, list[dict[str, int]]] = result["states"]
-    notes = [f"{number(result['calls per second'])} calls a second, in waves of {number(fresh.WAVE)}."]
-    checkpoints = list(states.values())
-    grown = [
-        f"{'the caller' if who == 0 else f'worker {who}'}: {', '.join(names)}"
-        for who, (first, last) in enumerate(zip(checkpoints[0], checkpoints[-1], strict=True))
-        if (names := _grown(first, last))
+    counted = [int(done) for done in states]
+    first, *_, last = states.values()
+    resident = [
+        max(0, end["resident"] - start["resident"]) / (counted[-1] - counted[0])
+        for start, end in zip(first, last, strict=True)
     ]
-    for done, state in states.items():
-        who = ("caller", "worker 1", "worker 2")
-        told = "; ".join(
-            f"{name} {held['resident'] / MIB:.1f} MiB, {held['objects']} objects, {held['asyncio tasks']} tasks, "
-            f"{held['threads']} threads, {held['descriptors']} descriptors"
-            for name, held in zip(who, state, strict=True)
-        )
-        notes.append(f"after {number(int(done))}: {told}.")
-    notes.append(f"grown: {'; '.join(grown) or 'nothing'}.")
+    grown = [name for start, end in zip(first, last, strict=True) for name in _grown(start, end)]
     return [
         Row(
-            workload=f"{number(calls)} calls in waves: grown",
-            figure=time_figure([len(grown)], "processes"),
+            workload=f"{number(calls)} calls in waves: grown by",
+            figure=time_figure([max(resident)], "bytes/call"),
+            # The smallest object that could be kept takes 16 bytes. A short run sees the allocator's own settling.
+            need=Need(at_most=options.times(4, 64)),
+            notes=[f"{number(result['calls per second'])} calls a second, in waves of {number(fresh.WAVE)}."],
+        ),
+        Row(
+            workload="and more objects, tasks, threads, files",
+            figure=time_figure([len(grown)], "kinds"),
             need=Need(at_most=0),
-            notes=notes,
-        )
+            notes=[*_told(states), f"grown: {', '.join(grown) or 'nothing'}."],
+        ),
     ]
 
 

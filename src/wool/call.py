@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Answer:
     """What came of a step: a frame's kind and payload, or an error that was made on this side."""
 
-    __slots__ = ("echo", "error", "kind", "payload")
+    __slots__ = ("cancels", "echo", "error", "kind", "payload")
 
     def __init__(
         self,
@@ -34,7 +34,9 @@ class Answer:
         payload: Payload | None = None,
         echo: bool = False,
         error: BaseException | None = None,
+        cancels: int = 0,
     ) -> None:
+        self.cancels: int = cancels
         self.kind: ResultKind | None = kind
         self.payload: Payload | None = payload
         self.echo: bool = echo
@@ -153,7 +155,10 @@ class Call:
 
     def deliver(self, answer: Answer) -> None:
         """Take the answer to the step at hand. Run on the user's loop."""
-        if not self._answer.done():
+        if self._answer.done():
+            # Cancelled, and the task has not run since: it finds the answer when it does.
+            self.unseen = answer
+        else:
             self._answer.set_result(answer)
 
     def first(self) -> Coroutine[Any, Any, Answer]:
@@ -176,24 +181,32 @@ class Call:
     async def _wait(self) -> Answer:
         self.unseen = None
         last: asyncio.CancelledError | None = None
+        asked = 0
         while True:
             future = self._answer
             try:
                 answer = await future
             except asyncio.CancelledError as cancelled:
-                if future.done() and not future.cancelled():
+                if not future.cancelled():
+                    self.unseen = future.result()
+                if self.unseen is not None:
                     # The answer was here, and the cancellation came before we looked: it wins, as it
                     # does for any future that is awaited.
-                    self.unseen = future.result()
                     raise
                 # The answer may come meanwhile; what counts is what the remote end makes of it.
                 self._answer = self._loop.create_future()
                 last = cancelled
+                asked += 1
                 message = cancelled.args[0] if cancelled.args and isinstance(cancelled.args[0], str) else None
                 self._io.post(self._placer.cancel, self._placed, message)
                 continue
-            if last is not None and (answer.kind is ResultKind.CANCELLED or _was_cancelled(answer)):
-                raise last
+            if last is not None:
+                if answer.kind is ResultKind.CANCELLED or _was_cancelled(answer):
+                    raise last
+                if answer.cancels < asked:
+                    # The body had answered before it could hear of the cancellation, which must not be lost.
+                    self.unseen = answer
+                    raise last
             return answer
 
 

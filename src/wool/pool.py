@@ -176,15 +176,20 @@ class WorkerPool(_Entered):
             )
         publisher = home.discovery.publisher
 
-        def gone(metadata: WorkerMetadata, how: str) -> None:
+        def withdraw(metadata: WorkerMetadata) -> None:
             self._workers.pop(metadata.uid, None)
+            if metadata.uid not in drops:
+                drop = publisher.publish("worker-dropped", metadata)
+                drops[metadata.uid] = asyncio.get_running_loop().create_task(drop)
+
+        def gone(metadata: WorkerMetadata, how: str) -> None:
             reason = TransientRpcError(f"worker {metadata.uid[:8]} (pid {metadata.pid}) ended: {how}")
             if self.open_dispatcher is not None:
                 self.open_dispatcher.departed(metadata.uid, reason)
-            drops.append(asyncio.get_running_loop().create_task(publisher.publish("worker-dropped", metadata)))
+            withdraw(metadata)
 
-        drops: list[asyncio.Task[None]] = []
-        fleet = self._fleet = Fleet(launcher=runtime.launcher(), gone=gone)
+        drops: dict[str, asyncio.Task[None]] = {}
+        fleet = self._fleet = Fleet(launcher=runtime.launcher(), gone=gone, draining=withdraw)
 
         async def start() -> list[WorkerMetadata]:
             ready = await fleet.start(specs)

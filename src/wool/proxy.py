@@ -42,6 +42,8 @@ _log = logging.getLogger("wool.proxy")
 
 _SENT = Payload((b"",))
 """What remains of arguments that have arrived: nothing keeps them alive here."""
+_UPLOADED = -1
+"""For the progress of an upload that is over."""
 _MOST_DEPARTED = 64
 """Workers that are gone, remembered to say why nobody is left."""
 
@@ -342,7 +344,8 @@ class Proxy:
             elif kind is caller.Offer:
                 assert call.connection is not None
                 call.connection.offer(call.number, call)
-                call.uploaded = call.connection.session.outbox.progress
+                large = call.size > self._limits.inline_bytes
+                call.uploaded = call.connection.session.outbox.progress if large else _UPLOADED
                 self._patience.add(call)
             elif kind is caller.Step:
                 assert call.connection is not None and call.step is not None
@@ -450,9 +453,11 @@ class Proxy:
         if call.machine.state is not State.OFFERED or connection is None:
             return
         progress = connection.session.outbox.progress
-        uploading = connection.uploading(call.number) and progress != call.uploaded
-        call.uploaded = progress
-        if uploading or not self._has_other(call):
+        uploading = connection.uploading(call.number)
+        # Also if it has just come to its end: the worker could not answer before.
+        moved = progress != call.uploaded and (uploading or call.uploaded != _UPLOADED)
+        call.uploaded = progress if uploading else _UPLOADED
+        if moved or not self._has_other(call):
             self._patience.add(call)
         else:
             self._perform(call, call.machine.impatient(connection, call.number))
@@ -551,9 +556,9 @@ class Proxy:
         for instruction in call.machine.result(connection, number, event):
             if isinstance(instruction, caller.Deliver):
                 self._grace.remove(call)
-                call.respond(Answer(result.kind, payload))
+                call.respond(Answer(result.kind, payload, cancels=result.cancels))
             elif isinstance(instruction, caller.End) and event is not Event.INTERRUPTED:
-                self._finish(call, (instruction,), Answer(result.kind, payload, result.echo))
+                self._finish(call, (instruction,), Answer(result.kind, payload, result.echo, cancels=result.cancels))
             else:
                 self._perform(call, (instruction,))
 

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from wool.call import Answer, Call
 from wool.dispatch import Dispatcher, current_source
-from wool.errors import SerializationError, TaskInterrupted
+from wool.errors import SerializationError, TaskInterrupted, WorkerLost
 from wool.failure import TaskException, as_outcome, capture, rebuild
 from wool.limits import DEFAULT_LIMITS
 from wool.protocol.frames import ResultKind, StepKind
@@ -203,6 +203,7 @@ class _Stream:
             except asyncio.CancelledError as cancelled:
                 unseen = self._call.unseen
                 if unseen is None or unseen.kind is not ResultKind.YIELD:
+                    self.suspended = unseen is not None and _unheard(unseen)
                     raise
                 # An item had come, unseen, when we were cancelled: the body hears of it where it stands.
                 thrown = cancelled
@@ -219,9 +220,10 @@ class _Stream:
         if type(thrown) is GeneratorExit and isinstance(answer.error, TaskInterrupted):
             # It was to be closed, and it has been: by the end of its pool.
             return
-        if answer.kind is None and isinstance(answer.error, SerializationError):
-            # Decided on this side, before the body heard of the step.
-            self.suspended = True
+        if isinstance(thrown, asyncio.CancelledError) and isinstance(answer.error, TaskInterrupted | WorkerLost):
+            # Whoever is cancelled hears that, as for any call, and not how little could be done about it.
+            raise thrown
+        self.suspended = _unheard(answer)
         _value(self._call, answer, thrown)
 
     def item(self) -> Any:
@@ -240,6 +242,11 @@ class _Stream:
                 "the routine has been closed"
             )
             raise
+
+
+def _unheard(answer: Answer) -> bool:
+    """Whether the answer was decided on this side, before the body heard of the step."""
+    return answer.kind is None and isinstance(answer.error, SerializationError)
 
 
 def _load(call: Call, payload: Payload) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def pids(pool: wool.WorkerPool) -> list[int]:
     return [worker.pid for worker in pool.workers]
 
 
+async def ended(pool: wool.WorkerPool, pid: int) -> None:
+    """Wait until the pool has noticed that the worker is no more."""
+    await until(lambda: pid not in pids(pool), what="the pool to notice")
+
+
+async def exhausted(items: AsyncIterator[Any]) -> None:
+    async for _ in items:
+        pass
+
+
 # ---- killed ------------------------------------------------------------------------------------------
 
 
@@ -82,7 +93,7 @@ async def test_calls_after_an_idle_worker_was_killed_succeed_on_the_others(journ
             where = await asyncio.gather(*(run(journal.path, call) for call in calls))
             assert victim not in where
             assert [journal.executions(call) for call in calls] == [1] * len(calls)
-            await until(lambda: victim not in pids(pool), what="the pool to notice")
+            await ended(pool, victim)
 
 
 async def test_a_worker_killed_before_its_first_call_is_passed_over(journal: Journal) -> None:
@@ -143,7 +154,7 @@ async def test_a_kill_under_load_runs_no_body_twice_and_loses_no_call(journal: J
                 else:
                     assert isinstance(outcome, wool.WorkerLost), outcome
                     assert journal.pids("begin", call) in ([], [victim])
-            await until(lambda: victim not in pids(pool), what="the pool to notice")
+            await ended(pool, victim)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
@@ -155,7 +166,7 @@ async def test_a_routine_that_takes_its_worker_down_is_not_run_on_the_next(
         with pytest.raises(wool.WorkerLost):
             await die(journal.path, call, int(number))
         [victim] = journal.pids("begin", call)
-        await until(lambda: victim not in pids(pool), what="the pool to notice")
+        await ended(pool, victim)
         assert await run(journal.path, journal.new_call()) == pids(pool)[0]
         assert journal.executions(call) == 1
     capsys.readouterr()
@@ -168,8 +179,7 @@ async def test_a_generator_whose_worker_was_killed_says_so_at_the_next_step(jour
         assert [await anext(items), await anext(items)] == [0, 1]
         kill(journal.pids("begin", call)[0])
         with pytest.raises(wool.WorkerLost):
-            while True:
-                await anext(items)
+            await exhausted(items)
         with pytest.raises(StopAsyncIteration):
             await anext(items)
         assert journal.executions(call) == 1
@@ -315,7 +325,7 @@ async def test_a_pool_with_a_frozen_worker_ends_in_bounded_time(journal: Journal
         started = pids(pool)
         calls = [journal.new_call() for _ in range(4)]
         tasks = [asyncio.create_task(run_until(journal.path, call, str(tmp_path / "never"))) for call in calls]
-        victim = [await journal.appears("begin", call) for call in calls][0]
+        victim, *_ = [await journal.appears("begin", call) for call in calls]
         with frozen(victim):
             began = time.monotonic()
             await pool.__aexit__(None, None, None)
@@ -425,6 +435,6 @@ async def test_a_nested_call_finds_the_workers_that_are_left(journal: Journal) -
             pass
         victim, other = pids(pool)
         kill(victim)
-        await until(lambda: victim not in pids(pool), what="the pool to notice")
+        await ended(pool, victim)
         for _ in range(5):
             assert set(await run_nested(journal.path, journal.new_call(), 3)) == {other}

@@ -368,9 +368,7 @@ async def test_a_cut_at_any_frame_runs_no_body_twice(direction: Any, seed: int, 
             calls = [it.journal.new_call() for _ in range(20)]
             fatal = it.relay.hold_at(direction, is_the_one)
             tasks = [asyncio.create_task(run(it.journal.path, call)) for call in calls]
-            await asyncio.wait(
-                [asyncio.create_task(fatal.reached.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait([asyncio.create_task(fatal.reached.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
             await fatal.reached.wait()
             await it.relay.cut()
             outcomes = [await outcome_of(task) for task in tasks]

@@ -118,7 +118,9 @@ class InOrder:
         self.tags = tags
 
     def order(self, task: Task, workers: Sequence[WorkerStatus]) -> Iterable[WorkerStatus]:
-        return sorted(workers, key=lambda status: next(i for i, tag in enumerate(self.tags) if tag in status.metadata.tags))
+        return sorted(
+            workers, key=lambda status: next(i for i, tag in enumerate(self.tags) if tag in status.metadata.tags)
+        )
 
 
 class OneAtATime:

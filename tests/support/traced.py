@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncGenerator
 
@@ -142,3 +143,46 @@ async def run_nested_when(gate: str, journal: str, call: str) -> int:
     note(journal, "begin", call)
     await _until_exists(gate)
     return await run(journal, f"{call}-inner")
+
+
+@wool.routine
+async def describe(value: object) -> str:
+    """Take anything."""
+    return repr(value)
+
+
+@wool.routine
+async def unpicklable_result(journal: str, call: str) -> object:
+    """Return what cannot travel."""
+    note(journal, "begin", call)
+    return {"deep": threading.Lock()}
+
+
+@wool.routine
+async def unpicklable_item(journal: str, call: str) -> AsyncGenerator[object, None]:
+    """Yield what can travel, then what cannot."""
+    note(journal, "begin", call)
+    try:
+        yield 0
+        yield threading.Lock()
+    finally:
+        await asyncio.sleep(0)
+        note(journal, "closed", call)
+
+
+@wool.routine
+async def fail_with(error: Exception) -> None:
+    """Raise it, with an attribute of its own size."""
+    raise error
+
+
+class Unloadable:
+    """Loads in one process only."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        if os.getpid() != state["pid"]:
+            raise LookupError("not here")
+        self.__dict__.update(state)

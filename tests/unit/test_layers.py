@@ -22,6 +22,7 @@ LAYERS = (
         {
             "_version",
             "balancer",
+            "buffers",
             "context",
             "credentials",
             "deadlines",

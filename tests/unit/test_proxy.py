@@ -876,7 +876,8 @@ async def test_a_goodbye_ends_the_session_and_the_next_call_opens_another() -> N
         first = made.spawn(bodies.echo, 1)
         peer = await worker.session()
         await peer.expect(Offer)
-        await peer.say(Goodbye("for today"))
+        with contextlib.suppress(StreamLost):
+            await peer.say(Goodbye("for today"))
         with pytest.raises(NoWorkersAvailable, match="said goodbye: for today"):
             await first
         second = made.spawn(bodies.echo, 2)
@@ -980,15 +981,35 @@ async def test_a_cancelled_caller_does_not_wait_for_a_lost_session() -> None:
         await until(lambda: not made.workers["a"].runner.running)
 
 
+@asynccontextmanager
+async def slow_upload(made: Cluster) -> AsyncIterator[None]:
+    """While it lasts, worker a acknowledges nothing: what is sent in stays on its way."""
+    (session,) = made.workers["a"].sessions
+    inbox = session.session.inbox
+    credit = inbox.credit
+    inbox.credit = lambda: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        inbox.credit = credit  # type: ignore[method-assign]
+        if (owed := inbox.credit()) is not None:
+            session.session.say(owed)
+
+
+SLOW = limits(chunk_bytes=64 * KIB, credit_bytes=128 * KIB, cancel_grace_seconds=0.05)
+
+
 async def test_a_cancel_is_not_lost_while_what_was_sent_in_is_still_on_its_way() -> None:
     """The cancel overtakes the chunks of the step that it is for."""
-    async with cluster("a", limits=limits(cancel_grace_seconds=5)) as made:
+    async with cluster("a", limits=dataclasses.replace(SLOW, cancel_grace_seconds=5)) as made:
         stream = made.stream(bodies.take_then_wait, "gate")
         assert await stream.next() == "first"
-        step = asyncio.ensure_future(stream.send(bytes(800 * KIB)))
-        (session,) = made.workers["a"].sessions
-        await until(lambda: session.session.inbox._arriving)
-        step.cancel()
+        async with slow_upload(made):
+            step = asyncio.ensure_future(stream.send(bytes(800 * KIB)))
+            (session,) = made.workers["a"].sessions
+            await until(lambda: session.session.inbox._arriving)
+            step.cancel()
+            await made.settle()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(step, 2)
         assert bodies.story[-1] == "gate finally"
@@ -997,20 +1018,16 @@ async def test_a_cancel_is_not_lost_while_what_was_sent_in_is_still_on_its_way()
 
 async def test_a_generator_whose_consumer_has_gone_during_an_upload_is_closed() -> None:
     """The grace is over before what was sent in has arrived."""
-    async with cluster("a", limits=limits(cancel_grace_seconds=0.05, chunk_bytes=64 * KIB, credit_bytes=128 * KIB)) as made:
+    async with cluster("a", limits=SLOW) as made:
         stream = made.stream(bodies.count, 5)
         assert await stream.next() == 0
         (session,) = made.workers["a"].sessions
-        credit = session.session.inbox.credit
-        session.session.inbox.credit = lambda: None  # type: ignore[method-assign]
-        step = asyncio.ensure_future(stream.send(bytes(500 * KIB)))
-        await until(lambda: session.session.inbox._arriving)
-        step.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await step
-        session.session.inbox.credit = credit  # type: ignore[method-assign]
-        assert session.session.inbox._owed
-        session.session.say(credit() or Credit(1))
+        async with slow_upload(made):
+            step = asyncio.ensure_future(stream.send(bytes(500 * KIB)))
+            await until(lambda: session.session.inbox._arriving)
+            step.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await step
         await until(lambda: "count finally" in bodies.story)
         await until(lambda: not made.workers["a"].runner.running)
         assert not session._served
@@ -1129,7 +1146,8 @@ async def test_garbage_from_a_worker_harms_nobody(message: bytes) -> None:
         call = made.spawn(bodies.echo, 1)
         peer = await worker.session()
         await peer.expect(Offer)
-        await peer.stream.write(message)
+        with contextlib.suppress(StreamLost):
+            await peer.stream.write(message)
         assert await call == 1
 
 
@@ -1142,7 +1160,8 @@ async def test_a_message_too_long_ends_the_session() -> None:
             peer = await worker.session()
             await peer.expect(Offer)
             peer.stream._message_bytes = 10**9  # type: ignore[attr-defined]
-            await peer.stream.write(bytes(700 * KIB))
+            with contextlib.suppress(StreamLost):
+                await peer.stream.write(bytes(700 * KIB))
             assert await call == 1
             assert isinstance(made.link("hostile").reason, UnexpectedResponse)
 
@@ -1174,8 +1193,6 @@ async def test_close_ends_every_call_with_exactly_one_outcome() -> None:
             with pytest.raises(WorkerLost):
                 await stream.next()
         assert outcomes == {"WorkerLost": 3, "CancelledError": 1, "NoWorkersAvailable": 7}
-        assert made.proxy._active == 0
-        await made.proxy.wait_idle()
         bodies.gates["linger"].set()
         await until(lambda: not made.workers["a"].runner.running)
         assert sum("finally" in line for line in bodies.story) == 5

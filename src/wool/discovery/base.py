@@ -95,11 +95,10 @@ def _check_text(name: str, value: object, most: int) -> None:
 
 
 def _checked_extra(extra: object) -> Mapping[str, str]:
-    is_mapping = isinstance(extra, Mapping)
-    items: dict[object, object] = dict(cast("Mapping[object, object]", extra)) if is_mapping else {}
-    good = is_mapping and all(isinstance(key, str) and isinstance(text, str) for key, text in items.items())
-    _check(good, "extra", extra, "a mapping of strings to strings")
-    return MappingProxyType(cast("dict[str, str]", items))
+    given: Any = extra
+    good = isinstance(extra, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair)
+    _check(good, "extra", given, "a mapping of strings to strings")
+    return MappingProxyType(cast("dict[str, str]", dict(given)))
 
 
 def check_tags(tags: Iterable[object]) -> frozenset[str]:

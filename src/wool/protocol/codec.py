@@ -106,6 +106,8 @@ def _put_result(wire: wire_pb2.Frame, frame: Result) -> None:
     _put_body(result, frame.body)
     if frame.echo:
         result.echo = True
+    if frame.cancels:
+        result.cancels = frame.cancels
 
 
 def _put_draining(wire: wire_pb2.Frame, frame: Draining) -> None:
@@ -270,7 +272,7 @@ def _get_result(wire: wire_pb2.Frame) -> Frame:
     kind = _RESULT_KINDS.get(result.kind)
     if kind is None:
         raise ProtocolError(f"unknown result {result.kind}")
-    return Result(result.number, kind, _get_body(result), result.echo)
+    return Result(result.number, kind, _get_body(result), result.echo, result.cancels)
 
 
 _GET: dict[str, Callable[[wire_pb2.Frame], Frame]] = {

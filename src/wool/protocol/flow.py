@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from io import BytesIO
 from itertools import accumulate
 
+from wool.buffers import fillable
 from wool.limits import Limits
 from wool.protocol.frames import EMPTY, Body, Chunk, Credit, Frame, Offer, ProtocolError, Result, Step
 from wool.serialization import Payload
 
-CREDIT_SHARE = 8
-"""An eighth of the credit is acknowledged at once: a frame per chunk would be as many messages again."""
+CREDIT_SHARE = 4
+"""A quarter of the credit is acknowledged at once: a frame per chunk would be as many messages again."""
 
 FRAME_OVERHEAD_BYTES = 64
 """What a frame takes besides its inline payload, roughly; for packing only."""
@@ -179,11 +180,13 @@ class _Arriving:
         return True
 
     def _open_part(self) -> None:
-        while self._sizes and not (size := self._sizes.popleft()):
-            self._parts.append(b"")
+        size = 0
+        while self._sizes and not size:
+            size = self._sizes.popleft()
+            if not size:
+                self._parts.append(b"")
         try:
-            # Zeroed lazily by the system: a size that is only announced takes no memory.
-            self._filling = BytesIO(bytes(size))
+            self._filling = fillable(size)
         except (MemoryError, OverflowError):
             raise ProtocolError(f"a part of {size} bytes was announced, for which there is no memory") from None
         self._room = size

@@ -118,6 +118,8 @@ class Result(NamedTuple):
     kind: ResultKind
     body: Body = EMPTY
     echo: bool = False
+    cancels: int = 0
+    """Cancels that the body has seen in this step: what is missing was too late for it."""
 
 
 class Draining(NamedTuple):

@@ -208,7 +208,7 @@ class Reject(_message.Message):
     def __init__(self, number: _Optional[int] = ..., code: _Optional[_Union[Reject.Code, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("number", "kind", "sizes", "inline", "chunked", "echo")
+    __slots__ = ("number", "kind", "sizes", "inline", "chunked", "echo", "cancels")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[Result.Kind]
@@ -233,13 +233,15 @@ class Result(_message.Message):
     INLINE_FIELD_NUMBER: _ClassVar[int]
     CHUNKED_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
+    CANCELS_FIELD_NUMBER: _ClassVar[int]
     number: int
     kind: Result.Kind
     sizes: _containers.RepeatedScalarFieldContainer[int]
     inline: bytes
     chunked: bool
     echo: bool
-    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Result.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., echo: bool = ...) -> None: ...
+    cancels: int
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Result.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., echo: bool = ..., cancels: _Optional[int] = ...) -> None: ...
 
 class Draining(_message.Message):
     __slots__ = ()

@@ -511,7 +511,7 @@ class GrpcTransport:
     async def close(self) -> None:
         """Let go of gRPC's machinery, which ends with the last stream and listener; idempotent."""
         if self._loop is not None and not self._closed:
-            grpc.aio.shutdown_grpc_aio()
+            grpc.aio.shutdown_grpc_aio()  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
         self._closed = True
 
     def _use(self) -> None:
@@ -520,7 +520,7 @@ class GrpcTransport:
             raise RuntimeError("the transport is closed")
         loop = asyncio.get_running_loop()
         if self._loop is None:
-            grpc.aio.init_grpc_aio()
+            grpc.aio.init_grpc_aio()  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
             self._loop = loop
         if loop is not self._loop:
             # Objects of grpc.aio belong to the loop that made them (#25364).

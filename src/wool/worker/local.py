@@ -17,15 +17,18 @@ from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec
 _log = logging.getLogger("wool.worker")
 
 Gone = Callable[[WorkerMetadata, str], None]
-"""Told, on the I/O loop, that a worker has ended without being asked to, and how."""
+"""Told, on the I/O loop, that a worker has ended without being asked to by its owner, and how."""
 
 
 class Fleet:
     """Several workers that start and stop together. Everything here is run on the I/O loop."""
 
-    def __init__(self, *, launcher: Launcher, gone: Gone) -> None:
+    def __init__(
+        self, *, launcher: Launcher, gone: Gone, draining: Callable[[WorkerMetadata], None] | None = None
+    ) -> None:
         self._launcher = launcher
         self._gone = gone
+        self._draining = draining
         self._handles: list[WorkerHandle] = []
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -52,6 +55,9 @@ class Fleet:
         return [handle.metadata for handle in self._handles]
 
     async def _watch(self, handle: WorkerHandle) -> None:
+        await handle.wait_draining()
+        if not self._stopping and self._draining is not None and handle.exit_reason is None:
+            self._draining(handle.metadata)
         how = await handle.wait_closed()
         if not self._stopping:
             _log.warning("worker %s (pid %d) ended: %s", handle.metadata.uid[:8], handle.metadata.pid, how)

@@ -45,7 +45,7 @@ class NestedPools(Protocol):
 class _Running:
     """A job's state on the routine loop."""
 
-    __slots__ = ("abandoned", "begun", "cancels", "ended", "step", "stepping", "task", "wake")
+    __slots__ = ("abandoned", "begun", "cancels", "delivered", "ended", "step", "stepping", "task", "wake")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -55,6 +55,8 @@ class _Running:
         """The body holds the step: a cancel goes to it, and not to the wait for the next step."""
         self.cancels: list[str | None] = []
         """Cancels that came after a step was asked for and before it was taken up, or before the first."""
+        self.delivered = 0
+        """Cancels that the body has seen in this step."""
         self.step: tuple[StepKind, Payload] | None = None
         self.wake: asyncio.Future[None] | None = None
         self.abandoned = False
@@ -111,6 +113,7 @@ class Runner:
             return
         assert state.task is not None
         state.task.cancel(message)
+        state.delivered += 1
 
     def step(self, job: Job, kind: StepKind, payload: Payload) -> None:
         """Ask the generator for its next step."""
@@ -171,6 +174,7 @@ class Runner:
             else:
                 await self._run_coroutine(job, state, task, function(*args, **kwargs))
         except BaseException as error:
+            await self._settle(state)
             self._raised(job, state, task, error)
         finally:
             state.ended = True
@@ -185,6 +189,7 @@ class Runner:
 
     async def _run_coroutine(self, job: Job, state: _Running, task: Task, body: Coroutine[Any, Any, Any]) -> None:
         answer = self._pickled(job, task, "the result", await body)
+        await self._settle(state)
         if isinstance(answer, SerializationError):
             self._answer(job, state, ResultKind.UNSENDABLE, self._capture(job, answer))
         else:
@@ -212,13 +217,16 @@ class Runner:
                     thrown = GeneratorExit() if kind is StepKind.CLOSE else rebuild(payload)
                     item = await body.athrow(thrown)
             except StopAsyncIteration:
+                await self._settle(state)
                 self._answer(job, state, ResultKind.RETURN, _NONE)
                 return
             except BaseException as error:
                 if kind is StepKind.CLOSE and isinstance(error, GeneratorExit):
                     thrown = error
+                await self._settle(state)
                 self._raised(job, state, task, error, thrown)
                 return
+            await self._settle(state)
             while own.cancelling():
                 # What the body has swallowed does not count against its next step.
                 own.uncancel()
@@ -230,13 +238,28 @@ class Runner:
             state.stepping = False
             self._answer(job, state, ResultKind.YIELD, answer)
             del answer
+            if state.abandoned:
+                # It has swallowed the cancellation, and nobody is there for the item.
+                await body.aclose()
+                return
             kind, payload = await self._next_step(state)
             state.stepping = True
             for message in state.cancels:
                 # Delivered where the body suspends next, as it is to a local body whose task was
                 # cancelled just before.
                 own.cancel(message)
+                state.delivered += 1
             state.cancels.clear()
+
+    async def _settle(self, state: _Running) -> None:
+        """Take back a cancel that the body did not live to see, so that its caller hears that it was too late."""
+        if not state.delivered:
+            return
+        state.stepping = False
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            state.delivered -= 1
 
     def _loop_task(self, state: _Running) -> asyncio.Task[None]:
         assert state.task is not None
@@ -261,7 +284,8 @@ class Runner:
 
     def _answer(self, job: Job, state: _Running, kind: ResultKind, payload: Payload, echo: bool = False) -> None:
         if not state.abandoned:
-            self._io.post(job.session.answer, job, kind, payload, echo)
+            self._io.post(job.session.answer, job, kind, payload, echo, state.delivered)
+        state.delivered = 0
 
     def _pickled(self, job: Job, task: Task, what: str, value: object) -> Payload | SerializationError:
         """Return ``value`` as it travels, or why it does not."""

@@ -344,8 +344,11 @@ class CallerSession:
 
     # ---- what the body says ----
 
-    def answer(self, job: Job, kind: ResultKind, payload: Payload, echo: bool) -> None:
-        """Say how a step, or the task, ended. Run on the I/O loop, posted by the runner."""
+    def answer(self, job: Job, kind: ResultKind, payload: Payload, echo: bool, cancels: int = 0) -> None:
+        """Say how a step, or the task, ended. Run on the I/O loop, posted by the runner.
+
+        ``cancels`` is how many cancellations the body has seen in this step.
+        """
         served = self._served.get(job.number)
         if served is None:
             return
@@ -359,7 +362,7 @@ class CallerSession:
             self._forget(job.number)
             # A step that was on its way when the task was interrupted is not collected any more.
             self.session.ignore(job.number)
-        self.session.say(frames.Result(job.number, kind, body_of(payload, self._limits), echo), payload)
+        self.session.say(frames.Result(job.number, kind, body_of(payload, self._limits), echo, cancels), payload)
 
     # ---- drain ----
 
