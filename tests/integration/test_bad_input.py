@@ -25,7 +25,7 @@ from support.traced import (
     count_up,
     describe,
     download,
-    fail_with,
+    fail_at_length,
     run,
     run_until,
     unpicklable_item,
@@ -230,8 +230,8 @@ async def test_a_value_sent_in_over_the_limit_closes_the_generator(journal: Jour
 async def test_an_exception_over_the_limit_keeps_its_class(journal: Journal, small_limit: Limits) -> None:
     set_runtime(real_runtime(limits=small_limit))
     async with unharmed(journal):
-        with pytest.raises(LookupError):
-            await fail_with(LookupError("x" * 2 * MIB))
+        with pytest.raises(LookupError, match="^xxxxx"):
+            await fail_at_length(2 * MIB)
 
 
 # ---- what the worker cannot import -------------------------------------------------------------------
@@ -296,7 +296,7 @@ async def impostor(
 ) -> AsyncIterator[WorkerMetadata]:
     """Speak the handshake in these words, and whatever ``serve`` says after it."""
     transport = GrpcTransport(DEFAULT_LIMITS)
-    found = WorkerMetadata(uid="f" * 32, address="", pid=1, version="1", tags=frozenset({"odd"}))
+    found = WorkerMetadata(uid="f" * 32, address="127.0.0.1:0", pid=1, version="1", tags=frozenset({"odd"}))
 
     async def handle(stream: Stream) -> None:
         said = dataclasses.replace(found, uid=claims, address=listener.address)

@@ -171,9 +171,9 @@ async def unpicklable_item(journal: str, call: str) -> AsyncGenerator[object, No
 
 
 @wool.routine
-async def fail_with(error: Exception) -> None:
-    """Raise it, with an attribute of its own size."""
-    raise error
+async def fail_at_length(size: int) -> None:
+    """Raise what has much to say."""
+    raise LookupError("x" * size)
 
 
 class Unloadable:
