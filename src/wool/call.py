@@ -163,6 +163,10 @@ class Call:
 
     def first(self) -> Coroutine[Any, Any, Answer]:
         """Dispatch the task, once, and return the answer to its first step (or its result)."""
+        if self._placer.closed:
+            # The I/O loop may have ended: nobody would hear what is posted there.
+            self._answer.set_result(self._placer.answer_closed(self._placed))
+            return self._wait()
         self._io.post(self._placer.place, self._placed)
         return self._wait()
 

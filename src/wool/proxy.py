@@ -627,7 +627,10 @@ class Proxy:
         self.closed = True
 
     def answer_closed(self, call: PlacedCall) -> Answer:
-        """Answer a step of a generator that has outlived the proxy."""
+        """Answer a call that comes too late, or a step of a generator that has outlived the proxy."""
+        if call.machine.state is State.QUEUED:
+            call.machine.exhausted()
+            return Answer(None, error=NoWorkersAvailable(f"{call.task} was not placed: {self._closing}"))
         for instruction in call.machine.step():
             if isinstance(instruction, caller.End):
                 return self._local_answer(call, instruction.outcome)

@@ -13,7 +13,7 @@ from typing import Protocol
 from wool.limits import Limits
 from wool.protocol.caller import IllegalEvent
 from wool.protocol.codec import decode, encode, encode_chunk
-from wool.protocol.flow import CREDIT_SHARE, Inbox, Outbox, body_of
+from wool.protocol.flow import CREDIT_SHARE, Inbox, Outbox
 from wool.protocol.frames import (
     Chunk,
     Credit,
@@ -225,6 +225,3 @@ class Session:
             # Nobody would be heard any more, and nobody would notice.
             _log.exception("%s: a frame cannot be written", self.name)
             self.abort(f"a frame cannot be written: {type(error).__name__}: {error}")
-
-
-__all__ = ["Session", "SessionOwner", "body_of"]

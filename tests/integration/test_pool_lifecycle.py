@@ -104,22 +104,25 @@ def test_routines_run_where_await_stands_at_the_top_level(how: How, place: Place
     assert place.left() == []
 
 
-def test_routines_run_in_ipython(place: Place) -> None:
-    pytest.importorskip("IPython")
-    shell = """
-import asyncio, sys
+IPYTHON = """
+import asyncio, os, pathlib
 from IPython.core.interactiveshell import InteractiveShell
 
 async def notebook():
-    shell = InteractiveShell.instance()
-    for cell in open(sys.argv[1]).read().split("# %%"):
-        (await shell.run_cell_async(cell, store_history=True)).raise_error()
+    shell = InteractiveShell.instance(ipython_dir=os.getcwd(), history_length=0)
+    for cell in pathlib.Path({cells!r}).read_text().split("# %%"):
+        done = await shell.run_cell_async(cell, transformed_cell=shell.transform_cell(cell))
+        done.raise_error()
 
 asyncio.run(notebook())
 """
-    (place.app / "cells.py").write_text(TOP_LEVEL_AWAIT)
-    output = place.run(shell.replace("sys.argv[1]", repr(str(place.app / "cells.py"))))
-    assert output.splitlines() == SAID
+
+
+def test_routines_run_in_ipython(place: Place) -> None:
+    pytest.importorskip("IPython")
+    cells = place.app / "cells.py"
+    cells.write_text(TOP_LEVEL_AWAIT)
+    assert place.run(IPYTHON.format(cells=str(cells))).splitlines() == SAID
     assert [name for name in place.left() if "wool" in name] == []
 
 

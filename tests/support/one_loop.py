@@ -123,9 +123,7 @@ class Worker:
         self.to_io = LoopMailbox(loop)
         self.to_routines = LoopMailbox(loop)
         self.pools = NoNestedPools()
-        self.runner = Runner(
-            loop=loop, io=self.to_io, pools=self.pools, worker=uid, limits=limits, host="here", pid=1
-        )
+        self.runner = Runner(loop=loop, io=self.to_io, pools=self.pools, worker=uid, limits=limits, host="here", pid=1)
         self.service = WorkerService(
             transport=MemoryTransport(network, limits),
             runner=PostedRunner(self.runner, self.to_routines),

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from support.one_loop import SECRET, metadata_of
 from wool.definition import define
 from wool.limits import Limits
-from wool.protocol.flow import body_of
 from wool.protocol.codec import decode, encode
+from wool.protocol.flow import body_of
 from wool.protocol.frames import Chunk, Credit, Frame, Offer, Result, ResultKind
 from wool.protocol.handshake import CallerHandshake, CallerWords, WorkerHandshake, WorkerWords
 from wool.serialization import Payload, dumps

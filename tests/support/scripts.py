@@ -23,11 +23,11 @@ VANISH_SECONDS = 3.0
 How = Literal["file", "stdin", "command", "repl", "notebook"]
 
 NOTEBOOK = """
-import ast, asyncio, sys, types
+import ast, asyncio, pathlib, sys, types
 
 async def notebook():
     module = sys.modules["__main__"] = types.ModuleType("__main__")
-    for cell in open(sys.argv[1]).read().split("# %%"):
+    for cell in pathlib.Path(sys.argv[1]).read_text().split("# %%"):
         for statement in ast.parse(cell).body:
             code = compile(ast.Module([statement], []), "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             if (result := eval(code, vars(module))) is not None:

@@ -7,7 +7,6 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,8 +15,8 @@ from wool.bridge import BATCH, IoThread, Mailbox, MailboxLike, run_on
 
 
 @pytest.fixture
-def io() -> Iterator[IoThread]:
-    yield IoThread()
+def io() -> IoThread:
+    return IoThread()
 
 
 # ---- mailboxes ---------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ async def test_payloads_of_any_size_go_there_and_back(size: int) -> None:
         assert await made.call(bodies.echo, value) == value
         stream = made.stream(bodies.count, 1)
         await stream.next()
-        assert await stream.send(value) == (value if value else b"")
+        assert await stream.send(value) == (value or b"")
 
 
 async def test_peers_whose_limits_differ_still_talk() -> None:
@@ -394,7 +394,12 @@ async def test_a_definition_larger_than_the_window_is_offered_alone_and_breaks_n
         assert await made.call(bodies.echo, 0) == 0
         worker = made.workers["a"]
         connection = made.link("a").connection
-        calls = [made.spawn(bodies.echo, bytes(5_000)), made.spawn(large), made.spawn(bodies.echo, 1), made.spawn(large)]
+        calls = [
+            made.spawn(bodies.echo, bytes(5_000)),
+            made.spawn(large),
+            made.spawn(bodies.echo, 1),
+            made.spawn(large),
+        ]
         assert [len(value) if isinstance(value, bytes) else value for value in await asyncio.gather(*calls)] == [
             5_000,
             90_000,
@@ -519,7 +524,9 @@ async def test_a_frozen_single_worker_is_waited_for_until_the_dispatch_timeout()
 
 
 async def test_a_worker_that_takes_in_what_it_was_sent_is_heard_though_it_has_not_answered() -> None:
-    async with cluster(balancer=Fixed("slow", "b"), limits=limits(chunk_bytes=64 * KIB, credit_bytes=150 * KIB)) as made:
+    async with cluster(
+        balancer=Fixed("slow", "b"), limits=limits(chunk_bytes=64 * KIB, credit_bytes=150 * KIB)
+    ) as made:
         async with raw(made, "slow") as (worker,):
             await made.add("b")
             value = bytes(600 * KIB)
@@ -531,7 +538,9 @@ async def test_a_worker_that_takes_in_what_it_was_sent_is_heard_though_it_has_no
 
 
 async def test_an_upload_that_moves_is_not_a_worker_that_is_silent() -> None:
-    async with cluster(balancer=Fixed("slow", "b"), limits=limits(chunk_bytes=64 * KIB, credit_bytes=128 * KIB)) as made:
+    async with cluster(
+        balancer=Fixed("slow", "b"), limits=limits(chunk_bytes=64 * KIB, credit_bytes=128 * KIB)
+    ) as made:
         async with raw(made, "slow") as (worker,):
             await made.add("b")
             value = bytes(1024 * KIB)
@@ -588,7 +597,10 @@ async def test_a_draining_workers_reject_sends_the_task_elsewhere_at_once() -> N
 
 
 async def test_a_draining_worker_is_offered_nothing_more() -> None:
-    async with cluster("b", balancer=Fixed("a", "b"), limits=limits(window_tasks=1)) as made, raw(made, "a") as (worker,):
+    async with (
+        cluster("b", balancer=Fixed("a", "b"), limits=limits(window_tasks=1)) as made,
+        raw(made, "a") as (worker,),
+    ):
         calls = [made.spawn(bodies.echo, number) for number in range(5)]
         peer = await worker.session()
         offer = await peer.expect(Offer)
@@ -602,7 +614,10 @@ async def test_a_draining_worker_is_offered_nothing_more() -> None:
 
 
 async def test_a_reject_that_says_draining_brings_no_further_offer() -> None:
-    async with cluster("b", balancer=Fixed("a", "b"), limits=limits(window_tasks=1)) as made, raw(made, "a") as (worker,):
+    async with (
+        cluster("b", balancer=Fixed("a", "b"), limits=limits(window_tasks=1)) as made,
+        raw(made, "a") as (worker,),
+    ):
         calls = [made.spawn(bodies.echo, number) for number in range(5)]
         peer = await worker.session()
         offer = await peer.expect(Offer)
@@ -1209,9 +1224,12 @@ async def test_close_is_idempotent_and_says_why_to_those_it_did_not_place() -> N
 
 
 async def test_close_is_bounded_with_a_frozen_worker() -> None:
-    async with cluster(limits=limits(handshake_seconds=0.1)) as made, raw(made, "frozen", "unborn", announce=False) as (
-        frozen,
-        unborn,
+    async with (
+        cluster(limits=limits(handshake_seconds=0.1)) as made,
+        raw(made, "frozen", "unborn", announce=False) as (
+            frozen,
+            unborn,
+        ),
     ):
         unborn.accepting.clear()
         made.announce("frozen")

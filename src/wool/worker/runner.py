@@ -310,6 +310,7 @@ class Runner:
         self, job: Job, state: _Running, body: AsyncGenerator[Any, Any], why: SerializationError
     ) -> None:
         """End a generator that cannot go on: its ``finally`` has run when the caller hears why."""
+        state.stepping = True
         try:
             await body.aclose()
         except BaseException as error:

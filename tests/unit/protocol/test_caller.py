@@ -761,7 +761,9 @@ def test_one_caller_two_workers_losses_at_every_position_begin_at_most_once(
         world = waiting.pop()
         check(world)
         outcomes.add(world.outcome)
-        if world.outcome is not None and not any(("start", number) in link.down for link in world.links for number in (1, 2, 3)):
+        if world.outcome is not None and not any(
+            ("start", number) in link.down for link in world.links for number in (1, 2, 3)
+        ):
             continue  # Nothing can begin any more: a worker begins on what it reads, and nothing is said after the end.
         following = list(at_the_caller(world))
         for index in range(len(world.links)):
@@ -770,6 +772,5 @@ def test_one_caller_two_workers_losses_at_every_position_begin_at_most_once(
             if found not in seen:
                 seen.add(found)
                 waiting.append(found)
-    print(len(seen))
     assert len(seen) > more_than
     assert outcomes == {None, *Outcome} - {Outcome.RAISED, Outcome.INTERRUPTED}

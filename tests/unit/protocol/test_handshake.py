@@ -26,9 +26,7 @@ from wool.protocol.handshake import (
 
 SECRET, OTHER = b"the secret", b"another secret"
 CALLER_NONCE, WORKER_NONCE = b"c" * NONCE_BYTES, b"w" * NONCE_BYTES
-WORKER = WorkerWords(
-    session=b"s" * 16, metadata=b"{}", window_tasks=1, window_bytes=2, payload_bytes=3, credit_bytes=4
-)
+WORKER = WorkerWords(session=b"s" * 16, metadata=b"{}", window_tasks=1, window_bytes=2, payload_bytes=3, credit_bytes=4)
 CALLER = CallerWords(uid="caller", pool=b"pool", payload_bytes=5, credit_bytes=6, expects="worker")
 
 
@@ -355,7 +353,9 @@ def test_proven_words_that_cannot_be_parsed_are_a_failed_handshake(body: bytes) 
 
 
 @pytest.mark.parametrize("side", [caller, worker])
-def test_a_message_too_long_is_not_parsed(side: Callable[[], CallerHandshake | WorkerHandshake], parsed: list[str]) -> None:
+def test_a_message_too_long_is_not_parsed(
+    side: Callable[[], CallerHandshake | WorkerHandshake], parsed: list[str]
+) -> None:
     with pytest.raises(HandshakeFailed, match=f"{MOST_HANDSHAKE_BYTES + 1} bytes"):
         side().receive(bytes(MOST_HANDSHAKE_BYTES + 1))
     assert parsed == []

@@ -24,30 +24,104 @@ PATHS: dict[State, tuple[Event, ...]] = {
 
 # "." is a crossing: nothing. "!" cannot be, or is the caller's fault: the session is closed.
 CELLS = """
-event           RECEIVING          ACCEPTED         RUNNING                      SUSPENDED                     RESUMING                      INTERRUPTING                  ENDED
-COMPLETE        ACCEPTED:ACCEPT    !                !                            !                             !                             !                             !
-REFUSE          ENDED:REJECT       !                !                            !                             !                             !                             !
-WITHDRAW        ENDED:FORGET       ENDED:FORGET     !                            !                             !                             !                             .
-LOST            ENDED:FORGET       ENDED:FORGET     ENDED:ABANDON                ENDED:ABANDON                 ENDED:ABANDON                 ENDED:ABANDON                 .
-START           !                  RUNNING:BEGIN    !                            !                             !                             !                             !
-CANCEL          !                  !                RUNNING:DELIVER_CANCEL       .                             RESUMING:KEEP_CANCEL          INTERRUPTING:DELIVER_CANCEL   .
-STEP_ANNOUNCED  !                  !                !                            RESUMING:NOTHING              !                             .                             .
-STEP            !                  !                !                            RUNNING:DELIVER_STEP          RUNNING:DELIVER_STEP          .                             .
-YIELDED         !                  !                SUSPENDED:YIELD              !                             !                             INTERRUPTING:CLOSE_GENERATOR  .
-FINISHED        !                  !                ENDED:RESULT                 !                             !                             ENDED:INTERRUPTED             .
-DRAIN_OVER      !                  !                INTERRUPTING:DELIVER_CANCEL  INTERRUPTING:CLOSE_GENERATOR  INTERRUPTING:CLOSE_GENERATOR  .                             .
+event           state         next and done
+
+COMPLETE        RECEIVING     ACCEPTED:ACCEPT
+COMPLETE        ACCEPTED      !
+COMPLETE        RUNNING       !
+COMPLETE        SUSPENDED     !
+COMPLETE        RESUMING      !
+COMPLETE        INTERRUPTING  !
+COMPLETE        ENDED         !
+
+REFUSE          RECEIVING     ENDED:REJECT
+REFUSE          ACCEPTED      !
+REFUSE          RUNNING       !
+REFUSE          SUSPENDED     !
+REFUSE          RESUMING      !
+REFUSE          INTERRUPTING  !
+REFUSE          ENDED         !
+
+WITHDRAW        RECEIVING     ENDED:FORGET
+WITHDRAW        ACCEPTED      ENDED:FORGET
+WITHDRAW        RUNNING       !
+WITHDRAW        SUSPENDED     !
+WITHDRAW        RESUMING      !
+WITHDRAW        INTERRUPTING  !
+WITHDRAW        ENDED         .
+
+LOST            RECEIVING     ENDED:FORGET
+LOST            ACCEPTED      ENDED:FORGET
+LOST            RUNNING       ENDED:ABANDON
+LOST            SUSPENDED     ENDED:ABANDON
+LOST            RESUMING      ENDED:ABANDON
+LOST            INTERRUPTING  ENDED:ABANDON
+LOST            ENDED         .
+
+START           RECEIVING     !
+START           ACCEPTED      RUNNING:BEGIN
+START           RUNNING       !
+START           SUSPENDED     !
+START           RESUMING      !
+START           INTERRUPTING  !
+START           ENDED         !
+
+CANCEL          RECEIVING     !
+CANCEL          ACCEPTED      !
+CANCEL          RUNNING       RUNNING:DELIVER_CANCEL
+CANCEL          SUSPENDED     .
+CANCEL          RESUMING      RESUMING:KEEP_CANCEL
+CANCEL          INTERRUPTING  INTERRUPTING:DELIVER_CANCEL
+CANCEL          ENDED         .
+
+STEP_ANNOUNCED  RECEIVING     !
+STEP_ANNOUNCED  ACCEPTED      !
+STEP_ANNOUNCED  RUNNING       !
+STEP_ANNOUNCED  SUSPENDED     RESUMING:NOTHING
+STEP_ANNOUNCED  RESUMING      !
+STEP_ANNOUNCED  INTERRUPTING  .
+STEP_ANNOUNCED  ENDED         .
+
+STEP            RECEIVING     !
+STEP            ACCEPTED      !
+STEP            RUNNING       !
+STEP            SUSPENDED     RUNNING:DELIVER_STEP
+STEP            RESUMING      RUNNING:DELIVER_STEP
+STEP            INTERRUPTING  .
+STEP            ENDED         .
+
+YIELDED         RECEIVING     !
+YIELDED         ACCEPTED      !
+YIELDED         RUNNING       SUSPENDED:YIELD
+YIELDED         SUSPENDED     !
+YIELDED         RESUMING      !
+YIELDED         INTERRUPTING  INTERRUPTING:CLOSE_GENERATOR
+YIELDED         ENDED         .
+
+FINISHED        RECEIVING     !
+FINISHED        ACCEPTED      !
+FINISHED        RUNNING       ENDED:RESULT
+FINISHED        SUSPENDED     !
+FINISHED        RESUMING      !
+FINISHED        INTERRUPTING  ENDED:INTERRUPTED
+FINISHED        ENDED         .
+
+DRAIN_OVER      RECEIVING     !
+DRAIN_OVER      ACCEPTED      !
+DRAIN_OVER      RUNNING       INTERRUPTING:DELIVER_CANCEL
+DRAIN_OVER      SUSPENDED     INTERRUPTING:CLOSE_GENERATOR
+DRAIN_OVER      RESUMING      INTERRUPTING:CLOSE_GENERATOR
+DRAIN_OVER      INTERRUPTING  .
+DRAIN_OVER      ENDED         .
 """
 
 SAID = {"ACCEPT", "REJECT", "YIELD", "RESULT", "INTERRUPTED"}
 
 
 def cells() -> Iterator[tuple[Event, State, str]]:
-    header, *lines = CELLS.strip().splitlines()
-    states = header.split()[1:]
-    for line in lines:
-        event, *row = line.split()
-        assert len(row) == len(states)
-        for state, cell in zip(states, row, strict=True):
+    for line in CELLS.strip().splitlines()[1:]:
+        if line:
+            event, state, cell = line.split()
             yield Event[event], State[state], cell
 
 
@@ -115,8 +189,20 @@ ROWS: list[tuple[str, State, Event, State, Do]] = [
     ),
     ("RUNNING | session lost | cancel the body, say nothing", State.RUNNING, Event.LOST, State.ENDED, Do.ABANDON),
     ("SUSPENDED | next, send, throw, close | RUNNING", State.SUSPENDED, Event.STEP, State.RUNNING, Do.DELIVER_STEP),
-    ("SUSPENDED | session lost | close the generator, say nothing", State.SUSPENDED, Event.LOST, State.ENDED, Do.ABANDON),
-    ("REJECTED, DROPPED, ENDED | withdraw that crossed | nothing", State.ENDED, Event.WITHDRAW, State.ENDED, Do.NOTHING),
+    (
+        "SUSPENDED | session lost | close the generator, say nothing",
+        State.SUSPENDED,
+        Event.LOST,
+        State.ENDED,
+        Do.ABANDON,
+    ),
+    (
+        "REJECTED, DROPPED, ENDED | withdraw that crossed | nothing",
+        State.ENDED,
+        Event.WITHDRAW,
+        State.ENDED,
+        Do.NOTHING,
+    ),
     ("REJECTED, DROPPED, ENDED | cancel that crossed | nothing", State.ENDED, Event.CANCEL, State.ENDED, Do.NOTHING),
     ("REJECTED, DROPPED, ENDED | next that crossed | nothing", State.ENDED, Event.STEP, State.ENDED, Do.NOTHING),
 ]
