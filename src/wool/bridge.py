@@ -102,14 +102,20 @@ BATCH = 64
 """Posts after which the other side is woken at once: so many keep it busy until the next."""
 
 
+QUIET_SECONDS = 0.001
+"""After so long without a wake-up the next post wakes at once: a lone one, or one among callbacks that take long."""
+
+
 class Batch:
-    """Posts into a mailbox from one loop, and wakes the other side when that loop has run what is ready.
+    """Posts into a mailbox from one loop, and wakes the other side once for what is posted together.
 
     A wake-up is a system call that hands the interpreter to the other thread: one per post would have
-    the two take turns for each.
+    the two take turns for each. But nobody waits long: the first post of a burst wakes at once, and so
+    does one that comes a millisecond after; those between, when there are many or the loop has run what
+    is ready.
     """
 
-    __slots__ = ("_append", "_loop", "_mailbox", "_pending", "_scheduled")
+    __slots__ = ("_append", "_loop", "_mailbox", "_pending", "_scheduled", "_woke")
 
     def __init__(self, mailbox: Mailbox, loop: asyncio.AbstractEventLoop) -> None:
         self._mailbox = mailbox
@@ -117,18 +123,21 @@ class Batch:
         self._loop = weakref.ref(loop)
         self._pending = 0
         self._scheduled = False
+        self._woke = 0.0
 
     def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
         """Run ``callback(*args)`` on the mailbox's loop. Only to be called on this batch's own loop."""
         if not self._append(callback, args):
             return
+        loop = self._loop()
+        assert loop is not None, "a batch is posted to from its running loop"
+        now = loop.time()
         self._pending += 1
-        if self._pending >= BATCH:
+        if self._pending >= BATCH or now - self._woke >= QUIET_SECONDS:
+            self._woke = now
             self._pending = 0
             self._mailbox.wake()
         elif not self._scheduled:
-            loop = self._loop()
-            assert loop is not None, "a batch is posted to from its running loop"
             self._scheduled = True
             loop.call_soon(self._flush)
 

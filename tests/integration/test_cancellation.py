@@ -77,11 +77,14 @@ async def test_a_failing_sibling_in_a_task_group_reaches_the_body() -> None:
             await journal.wait_for("park", 2)
             raise LookupError("sibling")
 
-        with pytest.raises(ExceptionGroup) as caught:
+        async def together() -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(cancels.parked(journal.pen))
                 group.create_task(cancels.parked(journal.pen))
                 group.create_task(fail())
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await together()
         assert [repr(error) for error in caught.value.exceptions] == ["LookupError('sibling')"]
         assert sorted(journal.notes) == sorted(CLEANED_UP * 2)
 
@@ -320,7 +323,8 @@ async def test_cancelled_at_any_moment_a_step_of_a_generator_ends_once(pool: woo
 @pytest.mark.parametrize("kind", ["coroutine", "generator", "nested generator"])
 async def test_no_cancellation_is_lost_to_an_answer_that_crosses_it(kind: str) -> None:
     async def forever() -> None:
-        stream = None if kind == "coroutine" else (routines.count if kind == "generator" else routines.nested_count)(10**9)
+        streams = {"generator": routines.count, "nested generator": routines.nested_count}
+        stream = streams[kind](10**9) if kind in streams else None
         try:
             while True:
                 await (routines.add(1, 2) if stream is None else anext(stream))

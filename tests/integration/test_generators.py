@@ -250,12 +250,9 @@ async def test_a_thrown_exception_of_any_kind_passes_through(kind: type[BaseExce
     stream = routines.count(3)
     await anext(stream)
     error = kind("thrown")
-    try:
+    with pytest.raises(kind) as caught:
         await stream.athrow(error)
-    except BaseException as caught:
-        assert caught is error
-    else:
-        pytest.fail("it was lost")
+    assert caught.value is error
 
 
 async def test_a_generator_as_a_context_manager_behaves_as_locally() -> None:
