@@ -15,6 +15,7 @@ from wool.protocol import wire_pb2
 from wool.protocol.frames import (
     DIGEST_BYTES,
     EMPTY,
+    MOST_FRAMES,
     MOST_PARTS,
     TASK_BYTES,
     Accept,
@@ -143,13 +144,75 @@ _PUT: dict[type, Callable[[wire_pb2.Frame, Any], None]] = {
 }
 
 
+# Frames of one kind that follow one another go in columns: nearly all traffic is such runs, and a message
+# object per frame is most of what a frame costs.
+
+
+def _is_plain(frame: Frame) -> bool:
+    """Whether ``frame`` may be part of a run."""
+    if isinstance(frame, Offer):
+        body = frame.body
+        return not (frame.defines or body.sizes or body.chunked) and frame.dispatch_timeout is None
+    if isinstance(frame, Result):
+        body = frame.body
+        return frame.kind is ResultKind.RETURN and not (body.sizes or body.chunked or frame.echo or frame.cancels)
+    return isinstance(frame, (Start, Accept))
+
+
+def _continues(first: Frame, frame: Frame) -> bool:
+    """Whether ``frame`` belongs to the run that a plain ``first`` has begun."""
+    if type(frame) is not type(first) or not _is_plain(frame):
+        return False
+    if isinstance(first, Offer) and isinstance(frame, Offer):
+        return frame.definition == first.definition and bool(frame.parent) == bool(first.parent)
+    return True
+
+
+def _put_run(wire: wire_pb2.Frame, run: Sequence[Any]) -> None:
+    numbers = [frame.number for frame in run]
+    first = run[0]
+    if isinstance(first, Start):
+        wire.starts.numbers.extend(numbers)
+    elif isinstance(first, Accept):
+        wire.accepts.numbers.extend(numbers)
+    elif isinstance(first, Offer):
+        offers = wire.offers
+        offers.numbers.extend(numbers)
+        offers.definition = first.definition
+        offers.tasks = b"".join([frame.task for frame in run])
+        offers.parents = b"".join([frame.parent for frame in run])
+        offers.inline.extend([frame.body.inline for frame in run])
+    else:
+        wire.returns.numbers.extend(numbers)
+        wire.returns.inline.extend([frame.body.inline for frame in run])
+
+
 def encode(frames: Iterable[Frame]) -> bytes:
     """Pack ``frames`` into one message, in order."""
     packet = wire_pb2.Packet()
     add = packet.frames.add
+    run: list[Frame] = []
     for frame in frames:
-        _PUT[type(frame)](add(), frame)
+        if run and _continues(run[0], frame):
+            run.append(frame)
+            continue
+        if run:
+            _put_run_or_one(add(), run)
+        if _is_plain(frame):
+            run = [frame]
+        else:
+            run = []
+            _PUT[type(frame)](add(), frame)
+    if run:
+        _put_run_or_one(add(), run)
     return packet.SerializeToString()
+
+
+def _put_run_or_one(wire: wire_pb2.Frame, run: list[Frame]) -> None:
+    if len(run) > 1:
+        _put_run(wire, run)
+    else:
+        _PUT[type(run[0])](wire, run[0])
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
@@ -291,6 +354,52 @@ _GET: dict[str, Callable[[wire_pb2.Frame], Frame]] = {
 }
 
 
+def _get_numbers(wire: wire_pb2.Numbers) -> list[int]:
+    numbers = list(wire.numbers)
+    if len(numbers) > MOST_FRAMES:
+        raise ProtocolError(f"a run of {len(numbers)} frames, the limit is {MOST_FRAMES}")
+    return numbers
+
+
+def _get_offers(offers: wire_pb2.Offers) -> list[Frame]:
+    numbers, inline = list(offers.numbers), list(offers.inline)
+    tasks, parents, definition = offers.tasks, offers.parents, offers.definition
+    count = len(numbers)
+    if (
+        count > MOST_FRAMES
+        or len(inline) != count
+        or len(tasks) != TASK_BYTES * count
+        or len(parents) not in (0, TASK_BYTES * count)
+        or len(definition) != DIGEST_BYTES
+    ):
+        raise ProtocolError(f"a run of {count} offers has columns of other lengths")
+    cuts = range(0, TASK_BYTES * count, TASK_BYTES)
+    each_task = [tasks[cut : cut + TASK_BYTES] for cut in cuts]
+    each_parent = [parents[cut : cut + TASK_BYTES] for cut in cuts] if parents else [b""] * count
+    return [
+        Offer(number, task, definition, False, Body((), part) if part else EMPTY, parent)
+        for number, task, part, parent in zip(numbers, each_task, inline, each_parent, strict=True)
+    ]
+
+
+def _get_returns(returns: wire_pb2.Returns) -> list[Frame]:
+    numbers, inline = list(returns.numbers), list(returns.inline)
+    if len(numbers) > MOST_FRAMES or len(inline) != len(numbers):
+        raise ProtocolError(f"a run of {len(numbers)} results has columns of other lengths")
+    kind = ResultKind.RETURN
+    return [
+        Result(number, kind, Body((), part) if part else EMPTY) for number, part in zip(numbers, inline, strict=True)
+    ]
+
+
+_GET_RUN: dict[str, Callable[[wire_pb2.Frame], Sequence[Frame]]] = {
+    "starts": lambda wire: [Start(number) for number in _get_numbers(wire.starts)],
+    "accepts": lambda wire: [Accept(number) for number in _get_numbers(wire.accepts)],
+    "offers": lambda wire: _get_offers(wire.offers),
+    "returns": lambda wire: _get_returns(wire.returns),
+}
+
+
 def decode(message: bytes) -> Sequence[Frame]:
     """Take a message apart. Raises `ProtocolError` for anything that is no packet of valid frames."""
     if len(message) >= LONG_MESSAGE_BYTES and (chunk := _decode_chunk(message)) is not None:
@@ -304,5 +413,10 @@ def decode(message: bytes) -> Sequence[Frame]:
         kind = wire.WhichOneof("kind")
         if kind is None:
             raise ProtocolError("a frame of unknown kind")
-        frames.append(_GET[kind](wire))
+        if (get_run := _GET_RUN.get(kind)) is not None:
+            frames.extend(get_run(wire))
+        else:
+            frames.append(_GET[kind](wire))
+        if len(frames) > MOST_FRAMES:
+            raise ProtocolError(f"a message of more than {MOST_FRAMES} frames")
     return frames

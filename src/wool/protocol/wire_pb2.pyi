@@ -102,7 +102,7 @@ class Packet(_message.Message):
     def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "chunk", "credit", "goodbye")
+    __slots__ = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "chunk", "credit", "goodbye", "starts", "accepts", "offers", "returns")
     OFFER_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     WITHDRAW_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +115,10 @@ class Frame(_message.Message):
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_FIELD_NUMBER: _ClassVar[int]
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
+    RETURNS_FIELD_NUMBER: _ClassVar[int]
     offer: Offer
     start: int
     withdraw: int
@@ -127,7 +131,39 @@ class Frame(_message.Message):
     chunk: Chunk
     credit: int
     goodbye: Goodbye
-    def __init__(self, offer: _Optional[_Union[Offer, _Mapping[str, object]]] = ..., start: _Optional[int] = ..., withdraw: _Optional[int] = ..., cancel: _Optional[_Union[Cancel, _Mapping[str, object]]] = ..., step: _Optional[_Union[Step, _Mapping[str, object]]] = ..., accept: _Optional[int] = ..., reject: _Optional[_Union[Reject, _Mapping[str, object]]] = ..., result: _Optional[_Union[Result, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ..., chunk: _Optional[_Union[Chunk, _Mapping[str, object]]] = ..., credit: _Optional[int] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping[str, object]]] = ...) -> None: ...
+    starts: Numbers
+    accepts: Numbers
+    offers: Offers
+    returns: Returns
+    def __init__(self, offer: _Optional[_Union[Offer, _Mapping[str, object]]] = ..., start: _Optional[int] = ..., withdraw: _Optional[int] = ..., cancel: _Optional[_Union[Cancel, _Mapping[str, object]]] = ..., step: _Optional[_Union[Step, _Mapping[str, object]]] = ..., accept: _Optional[int] = ..., reject: _Optional[_Union[Reject, _Mapping[str, object]]] = ..., result: _Optional[_Union[Result, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ..., chunk: _Optional[_Union[Chunk, _Mapping[str, object]]] = ..., credit: _Optional[int] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping[str, object]]] = ..., starts: _Optional[_Union[Numbers, _Mapping[str, object]]] = ..., accepts: _Optional[_Union[Numbers, _Mapping[str, object]]] = ..., offers: _Optional[_Union[Offers, _Mapping[str, object]]] = ..., returns: _Optional[_Union[Returns, _Mapping[str, object]]] = ...) -> None: ...
+
+class Numbers(_message.Message):
+    __slots__ = ("numbers",)
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    numbers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, numbers: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Offers(_message.Message):
+    __slots__ = ("numbers", "definition", "tasks", "parents", "inline")
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    PARENTS_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
+    numbers: _containers.RepeatedScalarFieldContainer[int]
+    definition: bytes
+    tasks: bytes
+    parents: bytes
+    inline: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, numbers: _Optional[_Iterable[int]] = ..., definition: _Optional[bytes] = ..., tasks: _Optional[bytes] = ..., parents: _Optional[bytes] = ..., inline: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Returns(_message.Message):
+    __slots__ = ("numbers", "inline")
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    INLINE_FIELD_NUMBER: _ClassVar[int]
+    numbers: _containers.RepeatedScalarFieldContainer[int]
+    inline: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, numbers: _Optional[_Iterable[int]] = ..., inline: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Offer(_message.Message):
     __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout")

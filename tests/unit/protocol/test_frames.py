@@ -83,7 +83,8 @@ frames = st.one_of(*BY_KIND.values())
 def test_every_kind_of_frame_is_tested() -> None:
     assert set(BY_KIND) == set(get_args(Frame))
     kinds = wire_pb2.Frame.DESCRIPTOR.oneofs_by_name["kind"].fields
-    assert len(kinds) == len(BY_KIND)
+    runs = {"starts", "accepts", "offers", "returns"}
+    assert len({kind.name for kind in kinds} - runs) == len(BY_KIND)
 
 
 @pytest.mark.parametrize("kind", BY_KIND, ids=lambda kind: kind.__name__)
