@@ -201,8 +201,11 @@ class WorkerPool(_Entered):
         try:
             await asyncio.sleep(0)  # The start is under way on the I/O loop;
             runtime.prepare()  # meanwhile this thread imports what the first connection needs.
-        finally:
-            ready = await starting
+        except BaseException:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            raise
+        ready = await starting
         self._workers = {metadata.uid: metadata for metadata in ready}
 
     async def _run(self, work: Callable[[], Any], name: str) -> Any:

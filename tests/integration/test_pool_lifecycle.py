@@ -309,6 +309,21 @@ async def test_a_cancelled_entry_leaves_nothing(here: Place, monkeypatch: pytest
     assert here.left() == []
 
 
+async def test_an_entry_that_is_cancelled_as_it_begins_does_not_wait_for_the_workers(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customize(here, monkeypatch, "time.sleep(600)")
+    for turns in range(5):
+        entry = asyncio.create_task(wool.WorkerPool(size=1).__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        entry.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(10):
+                await entry
+        assert here.left() == []
+
+
 async def test_what_a_worker_leaves_no_room_for_is_said_at_the_entry(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,17 +163,21 @@ class Consumer:
             gc.collect()
         sys.unraisablehook = hook
         outcomes: list[Any] = []
+        notes: list[str] | None = None
         for generator, finalizer in self._finalizers:
             outcome = await self._attended(finalizer, Op("drop", message=op.message))
             if generator == self._mine:
                 outcomes.append(outcome)
+                if "ignored GeneratorExit" in outcome:
+                    # It is given up where it stands. What it held is let go of here, and by a worker later.
+                    notes = self._journal.notes
         self._finalizers.clear()
         if self._expected is not None and not outcomes:
             # One that had ignored its end and is collected now: nobody waits for what it does then.
             async with asyncio.timeout(CHANGE_SECONDS):
                 while len(self._journal.notes) < len(self._expected[-1][-1]):
                     await self._journal.changed()
-        self.seen.append(("dropped", outcomes, self._journal.notes))
+        self.seen.append(("dropped", outcomes, self._journal.notes if notes is None else notes))
 
     def finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Be the hook for a generator that was collected, as the event loop is."""

@@ -210,11 +210,15 @@ async def test_a_definition_forgotten_while_arguments_are_under_way_is_rejected_
         await caller.say(large._replace(body=Body((len(data),), b"", True)))
         await caller.say(caller.offer(bodies.blob, 1, limits=QUICK))  # Pushes it out.
         assert await caller.expect(Accept) == Accept(3)
-        await caller.say(Withdraw(3), Chunk(large.number, data))
+        (session,) = made.workers["a"].sessions
+        await caller.say(Withdraw(3))
+        await until(lambda: session.open_tasks == 1)
+        idle = asyncio.ensure_future(session.wait_idle())
+        await made.settle()
+        await caller.say(Chunk(large.number, data))
         reject = await caller.expect(Reject)
         assert (reject.number, reject.code) == (large.number, RejectCode.UNKNOWN_DEFINITION)
-        (session,) = made.workers["a"].sessions
-        await asyncio.wait_for(session.wait_idle(), 1)
+        await asyncio.wait_for(idle, 1)
         assert (session.open_tasks, session._unstarted, session._unstarted_bytes) == (0, 0, 0)
 
 
