@@ -82,6 +82,8 @@ class Connection:
         self._unstarted: dict[int, int] = {}
         self._unstarted_bytes = 0
         self._number = 0
+        # Generators whose consumer has gone, until they end.
+        self._told_to_close: set[int] = set()
         self._defining: set[int] = set()
         # Digests that the worker has, oldest first; bounded, since what falls out is just sent again.
         self._defined: dict[bytes, None] = {}
@@ -296,8 +298,12 @@ class Connection:
         call = self._calls.get(frame.number)
         if call is None:
             self._check_number(frame.number)
-            if frame.kind is ResultKind.YIELD:
-                # The consumer has gone (its cancel grace was over): nobody will ask for the next item.
+            if frame.kind is not ResultKind.YIELD:
+                self._told_to_close.discard(frame.number)
+            elif frame.number not in self._told_to_close:
+                # The consumer has gone (its cancel grace was over): nobody will ask for the next item. Said
+                # once: a generator that yields all the same would be told without end.
+                self._told_to_close.add(frame.number)
                 self.session.say(frames.Step(frame.number, StepKind.CLOSE))
             return
         owner.answered(self, call, frame.number, _EVENTS[frame.kind], frame, payload)

@@ -69,6 +69,9 @@ __all__ = [
 PROTOCOL = 5
 """Of pickle: the first with out-of-band buffers. Both sides run the same Python, so no newer is needed."""
 
+MOST_BUFFERS = 1024
+"""Buffers of one value that travel beside it; further ones go in band, since a peer takes so many parts and no more."""
+
 LARGE_BYTES = 64 * 1024
 """From this size a buffer gets its own part: below, one more part costs more than one more copy."""
 
@@ -292,7 +295,7 @@ def _pickle(value: object, run: Callable[[object, io.BytesIO, _KeepBuffer | None
 
     def keep(buffer: PickleBuffer) -> bool:
         view = buffer.raw()
-        if view.nbytes < LARGE_BYTES:
+        if view.nbytes < LARGE_BYTES or len(views) == MOST_BUFFERS:
             return True  # In band.
         views.append(view)
         return False

@@ -43,8 +43,10 @@ class Bed:
 
     async def is_ready(self) -> None:
         """Wait until the worker behind the relay is preferred (again), and a session is open."""
-        await until(lambda: not is_suspect(self.proxy, self.behind))
-        assert await run(self.journal.path, self.journal.new_call()) == self.behind
+        async with asyncio.timeout(30):
+            # The caller may not have heard yet that a session was cut, or may not have opened the next.
+            while await run(self.journal.path, self.journal.new_call()) != self.behind:
+                await until(lambda: not is_suspect(self.proxy, self.behind))
 
 
 @contextlib.asynccontextmanager

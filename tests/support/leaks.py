@@ -235,11 +235,7 @@ class Snapshot:
         new = [text for key, text in self.threads.items() if key not in before.threads]
         new += [text for key, text in self.processes.items() if key not in before.processes]
         new += [text for key, text in self.descriptors.items() if key not in before.descriptors]
-        new += [
-            text
-            for key, text in self.files.items()
-            if key not in before.files and isinstance(key, Path)
-        ]
+        new += [text for key, text in self.files.items() if key not in before.files and isinstance(key, Path)]
         return new
 
 

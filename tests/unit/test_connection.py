@@ -119,14 +119,14 @@ async def test_a_stream_that_breaks_in_the_handshake_may_work_later() -> None:
     await listener.close()
 
 
-async def test_a_refusal_says_whether_it_is_for_good() -> None:
+async def test_a_refusal_by_who_has_proven_nothing_is_not_for_good() -> None:
     for permanent in (True, False):
         network = MemoryNetwork()
         refusal = wire_pb2.Handshake(refusal=wire_pb2.Refusal(reason="not you", permanent=permanent))
         listener = await answering(network, refusal.SerializeToString())
         with pytest.raises(RpcError, match="the worker refused: not you") as failure:
             await connect(network, "unix:/other")
-        assert (type(failure.value) is RpcError) == permanent
+        assert type(failure.value) is TransientRpcError
         await listener.close()
 
 

@@ -304,7 +304,8 @@ class CallerTask:
         if row is None:
             return _NOTHING
         self.offers.remove((session, number))
-        said: Instructions = (Withdraw(session, number), Suspect(session))
+        # Suspect first: the room that the withdrawal makes is not for those who wait there.
+        said: Instructions = (Suspect(session), Withdraw(session, number))
         return (*said, Requeue()) if last else said
 
     def step(self) -> Instructions:

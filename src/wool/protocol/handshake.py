@@ -113,7 +113,9 @@ class CallerHandshake:
         step = _parse(message)
         kind = step.WhichOneof("step")
         if kind == "refusal":
-            raise HandshakeFailed(f"the worker refused: {step.refusal.reason:.1000}", permanent=step.refusal.permanent)
+            # Whoever answers before it has proven anything cannot put a worker out of rotation for good.
+            permanent = step.refusal.permanent and self.peer is not None
+            raise HandshakeFailed(f"the worker refused: {step.refusal.reason:.1000}", permanent=permanent)
         if kind == "challenge" and self.peer is None:
             return self._challenged(step.challenge)
         if kind == "welcome" and self.peer is not None:

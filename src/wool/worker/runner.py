@@ -45,7 +45,7 @@ class NestedPools(Protocol):
 class _Running:
     """A job's state on the routine loop."""
 
-    __slots__ = ("abandoned", "begun", "cancels", "delivered", "ended", "step", "stepping", "task", "wake")
+    __slots__ = ("abandoned", "begun", "cancels", "closing", "delivered", "ended", "step", "stepping", "task", "wake")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -60,6 +60,8 @@ class _Running:
         self.step: tuple[StepKind, Payload] | None = None
         self.wake: asyncio.Future[None] | None = None
         self.abandoned = False
+        self.closing = False
+        """An operator has had the generator closed."""
         self.ended = False
 
 
@@ -122,6 +124,13 @@ class Runner:
             return
         state.step = (kind, payload)
         _awake(state)
+
+    def close(self, job: Job) -> None:
+        """An operator ends the generator: it is closed, and if it yields all the same, it has ended for us."""
+        state = _state(job)
+        if not state.ended:
+            state.closing = True
+            self.step(job, StepKind.CLOSE, _NONE)
 
     def abandon(self, job: Job) -> None:
         """The session is lost: cancel the body or close the generator, and say nothing."""
@@ -230,6 +239,8 @@ class Runner:
             while own.cancelling():
                 # What the body has swallowed does not count against its next step.
                 own.uncancel()
+            if state.closing and kind is StepKind.CLOSE:
+                raise RuntimeError("async generator ignored GeneratorExit")
             answer = self._pickled(job, task, "an item", item)
             del item
             if isinstance(answer, SerializationError):
@@ -368,6 +379,10 @@ class PostedRunner:
     def step(self, job: Job, kind: StepKind, payload: Payload) -> None:
         """See `Runner.step`."""
         self._post(self._runner.step, job, kind, payload)
+
+    def close(self, job: Job) -> None:
+        """See `Runner.close`."""
+        self._post(self._runner.close, job)
 
     def abandon(self, job: Job) -> None:
         """See `Runner.abandon`."""

@@ -86,6 +86,8 @@ class RunnerLike(Protocol):
 
     def step(self, job: Job, kind: StepKind, payload: Payload) -> None: ...
 
+    def close(self, job: Job) -> None: ...
+
     def abandon(self, job: Job) -> None: ...
 
     def session_opened(self, pool: bytes) -> None: ...
@@ -305,7 +307,7 @@ class CallerSession:
             served.cancels.append(frame)
         elif do is Do.CLOSE_GENERATOR:
             assert served.job is not None
-            self._runner.step(served.job, StepKind.CLOSE, Payload((b"",)))
+            self._runner.close(served.job)
         elif do is Do.ABANDON:
             assert served.job is not None
             self._runner.abandon(served.job)

@@ -175,8 +175,8 @@ cancel                GONE           .
 cancel                ENDED          .
 
 impatient s           QUEUED         .
-impatient s           OFFERED        QUEUED withdraw-s suspect-s requeue
-impatient s           OFFERED-TWICE  OFFERED withdraw-s suspect-s
+impatient s           OFFERED        QUEUED suspect-s withdraw-s requeue
+impatient s           OFFERED-TWICE  OFFERED suspect-s withdraw-s
 impatient s           STARTED        .
 impatient s           IDLE           .
 impatient s           CANCELLING     .
@@ -185,7 +185,7 @@ impatient s           ENDED          .
 
 impatient t           QUEUED         .
 impatient t           OFFERED        .
-impatient t           OFFERED-TWICE  OFFERED withdraw-t suspect-t
+impatient t           OFFERED-TWICE  OFFERED suspect-t withdraw-t
 impatient t           STARTED        .
 impatient t           IDLE           .
 impatient t           CANCELLING     .
