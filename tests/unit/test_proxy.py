@@ -1045,7 +1045,7 @@ async def test_a_generator_whose_consumer_has_gone_during_an_upload_is_closed() 
                 await step
         await until(lambda: "count finally" in bodies.story)
         await until(lambda: not made.workers["a"].runner.running)
-        assert not session._served
+        await until(lambda: not session._served)
 
 
 async def test_a_cancel_that_crosses_a_result_is_not_lost() -> None:

@@ -224,6 +224,7 @@ async def test_a_definition_forgotten_while_arguments_are_under_way_is_rejected_
 
 async def test_a_draining_worker_rejects_at_the_head_and_drops_the_rest() -> None:
     async with served() as (made, caller):
+        await until(lambda: made.workers["a"].sessions)
         made.workers["a"].service.draining = True
         offer = caller.offer(bodies.echo, 1, limits=QUICK)
         await caller.say(offer._replace(body=Body((10, 1000), b"", True)))
