@@ -60,6 +60,7 @@ class Place:
         return {
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             "PYTHONPATH": str(SOURCE),
+            "PYTHON_BASIC_REPL": "1",  # The new one of 3.13 takes no block of several lines from a pipe.
             "XDG_RUNTIME_DIR": str(self.runtime),
             "TMPDIR": str(self.temporary),
             "JOURNAL": str(self.journal),
