@@ -97,7 +97,8 @@ def test_the_quick_start_runs_without_a_main_guard(how: How, place: Place) -> No
     assert place.left() == []
 
 
-@pytest.mark.parametrize("how", ["repl", "notebook"])
+# The asyncio REPL of 3.13.0 itself takes no block of several lines from a pipe: it reports an IndentationError.
+@pytest.mark.parametrize("how", ["repl", "notebook"] if sys.version_info < (3, 13) else ["notebook"])
 def test_routines_run_where_await_stands_at_the_top_level(how: How, place: Place) -> None:
     output = place.run(TOP_LEVEL_AWAIT, how)
     assert [line.strip(">. ") for line in output.splitlines() if line.strip(">. ")] == SAID
