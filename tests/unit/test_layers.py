@@ -90,6 +90,14 @@ LAYERS = (
         },
     ),
     ("what the user touches", {"routine", "pool", "cli"}),
+    (
+        "sim: a whole cluster in one process",
+        {
+            "sim",
+            "sim.plan",
+            "sim.records",
+        },
+    ),
     ("doors", {"", "worker.__main__"}),
 )
 LEVEL = {module: level for level, (_, modules) in enumerate(LAYERS) for module in modules}
@@ -186,6 +194,9 @@ def test_what_a_module_may_import_from_outside(module: str) -> None:
             assert module in GRPC, f"wool.{module}, line {line}: only {sorted(GRPC)} know gRPC"
         if module in PURE:
             assert top not in IMPURE, f"wool.{module}, line {line}: a pure module has no use for {top}"
+        if top == "hypothesis":
+            assert module.startswith("sim."), f"wool.{module}, line {line}: only wool.sim knows hypothesis"
+            continue
         assert top in sys.stdlib_module_names | {"wool", "grpc", "google", "cloudpickle"}, (
             f"wool.{module}, line {line}: {top} is no dependency"
         )

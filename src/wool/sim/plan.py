@@ -1,0 +1,607 @@
+"""A plan says everything that happens in one simulated run: it is data, and a run is a function of it.
+
+Owns the vocabulary (topology, knobs, calls, bodies, faults, stalls, noise), its validation and its JSON.
+It must never hold anything that a run would not repeat: no objects, no clock, no order of a set.
+
+Things are named by label and by an ordinal that the item itself carries, never by their place in a list:
+dropping one item renames nothing. Every item is independent, and harmless when what it points at is not
+there. So fewer and smaller is simpler, and that is the order in which Hypothesis shrinks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from wool.limits import KIB, MIB, Limits
+from wool.sim.records import Json, from_json, to_json
+
+LABEL_BYTES = 16
+"""A task's label is its key on the wire."""
+MOST_SECONDS = 86_400.0
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 <= value <= MOST_SECONDS:
+        raise ValueError(f"{name} must be 0 to {MOST_SECONDS:g} seconds, got {value!r}")
+
+
+def _check_unused(record: Any, used: tuple[str, ...], names: str) -> None:
+    for name in type(record).__slots__:
+        if name != names and name not in used and getattr(record, name):
+            raise ValueError(f"field {name!r} means nothing to {names} {record.op!r}")
+
+
+# ---- what a body does -------------------------------------------------------------------------------
+
+STEPS: dict[str, tuple[str, ...]] = {
+    "sleep": ("seconds",),
+    "block": ("seconds",),
+    "call": ("number", "body", "script"),
+    "gather": ("steps",),
+    "yield": ("number", "size", "text"),
+    "return": ("number", "size", "text"),
+    "raise": ("text", "number"),
+    "catch": ("text", "steps"),
+    "finally": ("steps", "last"),
+}
+"""Every step, and the fields that mean something to it."""
+
+VALUES = ("", "unpicklable", "unloadable")
+"""What ``text`` may make of a yielded or returned value; without it, it is ``number``, or ``size`` bytes."""
+
+ERRORS = (
+    "value-error",
+    "key-error",
+    "custom",
+    "unpicklable",
+    "cancelled",
+    "stop-async-iteration",
+    "system-exit",
+    "no-workers",
+)
+"""What a body may raise, or a consumer throw in."""
+
+CATCHES = ("cancelled", "generator-exit", "exception", "anything")
+"""What a ``catch`` swallows when it comes out of its steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a body. `STEPS` says which fields belong to which ``op``.
+
+    ``sleep`` waits, ``block`` burns the time without waiting. ``call`` makes the nested call ``number``
+    and waits for it (its outcome, if it is an exception, is the step's); ``gather`` makes several at once
+    (``steps``, all of them calls). ``catch`` swallows what comes out of ``steps``; ``finally`` runs
+    ``last`` after ``steps``, whatever happens.
+    """
+
+    op: str
+    seconds: float = 0.0
+    number: int = 0
+    size: int = 0
+    text: str = ""
+    steps: tuple[Step, ...] = ()
+    last: tuple[Step, ...] = ()
+    body: Body | None = None
+    script: tuple[Ask, ...] = ()
+
+    def __post_init__(self) -> None:
+        used = STEPS.get(self.op)
+        if used is None:
+            raise ValueError(f"op {self.op!r} is none of {', '.join(STEPS)}")
+        _check_unused(self, used, "op")
+        _check_seconds("seconds", self.seconds)
+        if self.size < 0 or self.number < 0:
+            raise ValueError("number and size must not be negative")
+        if self.op in ("yield", "return") and self.text not in VALUES:
+            raise ValueError(f"text {self.text!r} is none of {', '.join(map(repr, VALUES))}")
+        if self.op == "raise" and self.text not in ERRORS:
+            raise ValueError(f"text {self.text!r} is none of {', '.join(ERRORS)}")
+        if self.op == "catch" and self.text not in CATCHES:
+            raise ValueError(f"text {self.text!r} is none of {', '.join(CATCHES)}")
+        if self.op == "call" and self.body is None:
+            raise ValueError("a call needs a body")
+        if self.op == "gather" and any(step.op != "call" for step in self.steps):
+            raise ValueError("only calls are gathered")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """A small program, the body of a routine. A coroutine that comes to its end returns 0."""
+
+    generator: bool = False
+    steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers: list[int] = []
+        for step in walk(self.steps):
+            if step.op == "yield" and not self.generator:
+                raise ValueError("only a generator yields")
+            if step.op == "call":
+                numbers.append(step.number)
+        if len(set(numbers)) != len(numbers):
+            raise ValueError(f"two nested calls of one body have the same number: {numbers}")
+
+    @property
+    def name(self) -> str:
+        """A word for the body, as ``call.made`` has it."""
+        ops = "+".join(step.op for step in self.steps)
+        return f"{'generator' if self.generator else 'coroutine'}({ops})"
+
+
+def walk(steps: tuple[Step, ...]) -> Iterator[Step]:
+    """Yield all steps of one body, those inside blocks too; not those of nested bodies."""
+    for step in steps:
+        yield step
+        if step.steps:
+            yield from walk(step.steps)
+        if step.last:
+            yield from walk(step.last)
+
+
+ASKS: dict[str, tuple[str, ...]] = {
+    "next": (),
+    "send": ("number",),
+    "throw": ("text",),
+    "close": (),
+    "break": (),
+    "sleep": ("seconds",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One thing that a generator's consumer does; ``break`` lets the generator go without closing it.
+
+    A call without a script consumes all there is. One whose script is over, and whose generator is not,
+    lets it go. What comes after the generator's end is skipped.
+    """
+
+    op: str
+    number: int = 0
+    text: str = ""
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        used = ASKS.get(self.op)
+        if used is None:
+            raise ValueError(f"op {self.op!r} is none of {', '.join(ASKS)}")
+        _check_unused(self, used, "op")
+        _check_seconds("seconds", self.seconds)
+        if self.op == "throw" and self.text not in ERRORS:
+            raise ValueError(f"text {self.text!r} is none of {', '.join(ERRORS)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call from the top: its label is that of its caller and its own ordinal, ``c0.3``.
+
+    ``timeout`` is the dispatch timeout; 0 stands for the default of the knobs. ``size`` bytes of
+    arguments travel with it. ``cancel_at`` is a time of the run, as ``at`` is; cancelled it may be
+    ``cancels`` times, a millisecond apart.
+    """
+
+    ordinal: int
+    caller: int = 0
+    at: float = 0.0
+    body: Body = Body()
+    script: tuple[Ask, ...] = ()
+    cancel_at: float | None = None
+    cancels: int = 1
+    timeout: float = 0.0
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ordinal < 0 or self.caller < 0 or self.size < 0:
+            raise ValueError("ordinal, caller and size must not be negative")
+        if not 1 <= self.cancels <= 5:
+            raise ValueError("cancels must be 1 to 5")
+        for name in ("at", "timeout", "cancel_at"):
+            _check_seconds(name, getattr(self, name) or 0.0)
+        longest = max(len(label) for label, _, _ in labelled(self.label, self.body, self.script))
+        if longest > LABEL_BYTES:
+            raise ValueError(f"{self.label}: nested too deep, a label would take {longest} bytes of {LABEL_BYTES}")
+
+    @property
+    def label(self) -> str:
+        """The name of the task."""
+        return f"c{self.caller}.{self.ordinal}"
+
+
+def labelled(label: str, body: Body, script: tuple[Ask, ...] = ()) -> Iterator[tuple[str, Body, tuple[Ask, ...]]]:
+    """Yield the label, body and script of a task and of all that it may call, outermost first."""
+    yield label, body, script
+    for step in walk(body.steps):
+        if step.op == "call":
+            assert step.body is not None
+            yield from labelled(nested_label(label, step), step.body, step.script)
+
+
+def nested_label(parent: str, step: Step) -> str:
+    """Return the label of the task that ``step`` makes inside the body of ``parent``."""
+    return f"{parent}.{step.number}"
+
+
+# ---- faults -----------------------------------------------------------------------------------------
+
+Sort: TypeAlias = Literal["link", "node", "worker", "caller"]
+_TARGETS: dict[Sort, re.Pattern[str]] = {
+    "link": re.compile(r"[cw]\d+>w\d+"),
+    "node": re.compile(r"[cw]\d+"),
+    "worker": re.compile(r"w\d+"),
+    "caller": re.compile(r"c\d+"),
+}
+
+FRAMES = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "goodbye")
+TO_WORKER = frozenset({"offer", "start", "withdraw", "cancel", "step"})
+"""Said by the caller; the other frames are the worker's. ``goodbye`` is said by both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultKind:
+    """What one kind of fault is: whom it strikes, which fields it has, and what it does."""
+
+    group: Literal["wire", "process", "discovery"]
+    target: Sort
+    fields: tuple[str, ...]
+    words: str
+    needs: Literal["", "proxy"] = ""
+    """``proxy``: it has no effect on the workers of a pool."""
+
+
+_PLACED = ("frame", "ordinal", "when")
+FAULTS: dict[str, FaultKind] = {
+    # ---- the wire: only what can happen with HTTP/2 underneath ----
+    "refuse": FaultKind(
+        group="wire", target="link", fields=("seconds",), words="connecting over {target} is refused{time}"
+    ),
+    "swallow": FaultKind(
+        group="wire", target="link", fields=("seconds",), words="connecting over {target} is never answered{time}"
+    ),
+    "reset": FaultKind(group="wire", target="link", fields=_PLACED, words="the stream over {target} is reset {where}"),
+    "delay": FaultKind(
+        group="wire",
+        target="link",
+        fields=(*_PLACED, "seconds"),
+        words="over {target}, {frame} {ordinal} and all behind it come {seconds} late",
+    ),
+    "partition": FaultKind(
+        group="wire",
+        target="link",
+        fields=(*_PLACED, "seconds", "direction"),
+        words="nothing passes over {target}{direction} {where}, for {seconds}",
+    ),
+    "slow": FaultKind(
+        group="wire", target="link", fields=("seconds", "amount"), words="{target} is slower by {amount}{time}"
+    ),
+    "clog": FaultKind(
+        group="wire",
+        target="link",
+        fields=("seconds", "direction"),
+        words="what travels over {target}{direction} is held and comes in a burst{time}",
+    ),
+    # ---- processes ----
+    "crash": FaultKind(
+        group="process",
+        target="node",
+        fields=(*_PLACED, "seam", "how"),
+        words="{target} is killed {where}, and its peers hear {how}",
+    ),
+    "pause": FaultKind(
+        group="process",
+        target="node",
+        fields=(*_PLACED, "seconds"),
+        words="{target} stands still {where}, for {seconds}",
+    ),
+    "crawl": FaultKind(
+        group="process",
+        target="node",
+        fields=("seconds", "amount"),
+        words="each step of {target} takes {amount} longer{time}",
+    ),
+    "terminate": FaultKind(
+        group="process", target="worker", fields=_PLACED, words="{target} is told to stop (SIGTERM) {where}"
+    ),
+    "restart": FaultKind(
+        group="process",
+        target="worker",
+        fields=(),
+        words="{target}, if it is down, comes up again on the same address {where}",
+        needs="proxy",
+    ),
+    "fail-start": FaultKind(
+        group="process", target="worker", fields=(), words="the process of {target} fails to start"
+    ),
+    # ---- discovery ----
+    "view-delay": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("seconds", "amount"),
+        words="what discovery tells over {target} comes {amount} late{time}",
+    ),
+    "view-duplicate": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("ordinal",),
+        words="event {ordinal} of {target} in discovery comes twice",
+    ),
+    "view-reorder": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("ordinal",),
+        words="event {ordinal} of {target} in discovery comes after the one that follows it",
+    ),
+    "view-lose": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("ordinal", "seconds"),
+        words="event {ordinal} of {target} in discovery is lost, and made good after {seconds}",
+    ),
+    "ghost": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=("seconds",),
+        words="discovery names {target}, where nobody is{time}",
+        needs="proxy",
+    ),
+    "premature-drop": FaultKind(
+        group="discovery", target="link", fields=("seconds",), words="discovery takes {target} for gone{time}"
+    ),
+    "flap": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("seconds", "ordinal"),
+        words="discovery drops and adds {target} {ordinal} times{time}",
+    ),
+    "late-subscriber": FaultKind(
+        group="discovery", target="caller", fields=(), words="{target} comes to discovery only {where}"
+    ),
+    "split-view": FaultKind(
+        group="discovery", target="link", fields=("seconds",), words="{target} is kept out of sight{time}"
+    ),
+    "torn-write": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=("ordinal", "how"),
+        words="the process that publishes {target} dies in the middle of its record, after write {ordinal}",
+        needs="proxy",
+    ),
+    "dead-publisher": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=(),
+        words="the publisher of {target} dies {where} without withdrawing it",
+        needs="proxy",
+    ),
+    "table-full": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=("seconds",),
+        words="no slot of the discovery table is free when {target} would be published{time}",
+        needs="proxy",
+    ),
+}
+"""All kinds of fault. In a link of discovery's, ``c0>w1`` is what ``c0`` sees of ``w1``."""
+
+_FAULT_DEFAULTS: dict[str, Any] = {
+    "frame": "",
+    "ordinal": 0,
+    "when": "before",
+    "seam": 0,
+    "seconds": 0.0,
+    "amount": 0.0,
+    "direction": "both",
+    "how": "reset",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One fault. `FAULTS` says which fields belong to which ``kind``.
+
+    Where it strikes: at the time ``at``; or, if ``frame`` is said, when the frame of that kind with that
+    ``ordinal`` (from 0, counted per link from the beginning of the run) passes, ``before`` it arrives or
+    ``after``. A process is struck when such a frame reaches it (``after``) or leaves for it (``before``).
+    With ``seam`` (from 1), a process is killed at its so-manieth call of the network, a mailbox or
+    discovery, counted from ``at``: everything that it does after that has no effect.
+    """
+
+    kind: str
+    target: str
+    at: float = 0.0
+    frame: str = ""
+    ordinal: int = 0
+    when: Literal["before", "after"] = "before"
+    seam: int = 0
+    seconds: float = 0.0
+    amount: float = 0.0
+    direction: Literal["both", "to", "back"] = "both"
+    """``to`` is the direction from caller to worker."""
+    how: Literal["reset", "silence"] = "reset"
+
+    def __post_init__(self) -> None:
+        kind = FAULTS.get(self.kind)
+        if kind is None:
+            raise ValueError(f"kind {self.kind!r} is none of {', '.join(FAULTS)}")
+        if not _TARGETS[kind.target].fullmatch(self.target):
+            raise ValueError(f"a {self.kind} strikes a {kind.target}, not {self.target!r}")
+        for name, default in _FAULT_DEFAULTS.items():
+            if name not in kind.fields and getattr(self, name) != default:
+                raise ValueError(f"field {name!r} means nothing to kind {self.kind!r}")
+        if self.frame and self.frame not in FRAMES:
+            raise ValueError(f"frame {self.frame!r} is none of {', '.join(FRAMES)}")
+        if self.kind == "delay" and not self.frame:
+            raise ValueError("a delay needs a frame")
+        if self.ordinal < 0 or self.seam < 0:
+            raise ValueError("ordinal and seam must not be negative")
+        for name in ("at", "seconds", "amount"):
+            _check_seconds(name, getattr(self, name))
+
+    @property
+    def group(self) -> str:
+        """Wire, process or discovery."""
+        return FAULTS[self.kind].group
+
+
+# ---- perturbations ----------------------------------------------------------------------------------
+
+_LOOP = re.compile(r"[cw]\d+#\d+\.(user|io)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stall:
+    """A loop is not run from ``at`` on, for ``seconds``: the others go first."""
+
+    loop: str
+    at: float = 0.0
+    seconds: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not _LOOP.fullmatch(self.loop):
+            raise ValueError(f"loop {self.loop!r} is not like 'w1#0.io' or 'c0#0.user'")
+        _check_seconds("at", self.at)
+        _check_seconds("seconds", self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Latencies and the choice between loops vary by a hash of seed, label and ordinal; 0 is off."""
+
+    amplitude: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_seconds("amplitude", self.amplitude)
+
+
+# ---- the surroundings -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """Who is there. ``pool``: the one caller's own pool of so many workers. ``proxy``: workers that
+    are published in a namespace of LocalDiscovery, and callers that use it."""
+
+    mode: Literal["pool", "proxy"] = "pool"
+    callers: int = 1
+    workers: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.callers <= 9 or not 1 <= self.workers <= 64:
+            raise ValueError("there are 1 to 9 callers and 1 to 64 workers")
+        if self.mode == "pool" and self.callers != 1:
+            raise ValueError("a pool has one caller")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs:
+    """Waits and limits, small on purpose. All times in seconds."""
+
+    patience: float = 0.2
+    cancel_grace: float = 0.5
+    handshake: float = 0.5
+    dispatch_timeout: float = 5.0
+    reconnect_first: float = 0.05
+    reconnect_most: float = 0.5
+    ping_timeout: float = 1.0
+    """A silent peer's session is lost after so long: keepalive and ping timeout together."""
+    drain: float = 1.0
+    stop: float = 0.5
+    close: float = 0.2
+    poll: float = 0.05
+    lease: float = 0.5
+    latency: float = 0.001
+    """One way, of every link."""
+    window_tasks: int = 16
+    definitions: int = 16
+    inline_bytes: int = 1 * KIB
+    payload_bytes: int = 256 * KIB
+    quiet: float = 5.0
+    """After everything is healed, for so long the core is watched."""
+
+    def __post_init__(self) -> None:
+        for name in Knobs.__slots__:
+            value = getattr(self, name)
+            if not 0 < value <= MOST_SECONDS and not name.endswith("bytes"):
+                raise ValueError(f"{name} must be positive, got {value!r}")
+        if self.inline_bytes < 1 or self.payload_bytes < self.inline_bytes:
+            raise ValueError("payload_bytes must not be below inline_bytes")
+
+    def limits(self) -> Limits:
+        """Return what the engine gets."""
+        return Limits(
+            patience_seconds=self.patience,
+            cancel_grace_seconds=self.cancel_grace,
+            handshake_seconds=self.handshake,
+            dispatch_timeout_seconds=self.dispatch_timeout,
+            reconnect_first_seconds=self.reconnect_first,
+            reconnect_most_seconds=self.reconnect_most,
+            drain_seconds=self.drain,
+            stop_seconds=self.stop,
+            close_seconds=self.close,
+            worker_start_seconds=5.0,
+            discovery_poll_seconds=self.poll,
+            discovery_lease_seconds=self.lease,
+            window_tasks=self.window_tasks,
+            definitions=self.definitions,
+            inline_bytes=self.inline_bytes,
+            chunk_bytes=4 * KIB,
+            credit_bytes=16 * KIB,
+            packet_bytes=8 * KIB,
+            message_bytes=1 * MIB,
+            payload_bytes=self.payload_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One run, completely."""
+
+    topology: Topology = Topology()
+    knobs: Knobs = Knobs()
+    calls: tuple[Call, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    stalls: tuple[Stall, ...] = ()
+    noise: Noise = Noise()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        labels = [call.label for call in self.calls]
+        if len(set(labels)) != len(labels):
+            twice = next(label for label in labels if labels.count(label) > 1)
+            raise ValueError(f"two calls are named {twice}")
+
+    def tasks(self) -> dict[str, tuple[Body, tuple[Ask, ...]]]:
+        """Return body and script of every task that may come to be, nested ones too, by label."""
+        return {
+            label: (body, script)
+            for call in self.calls
+            for label, body, script in labelled(call.label, call.body, call.script)
+        }
+
+    def call(self, label: str) -> Call | None:
+        """Return the top-level call that the task of this label is, or descends from."""
+        top = top_of(label)
+        return next((call for call in self.calls if call.label == top), None)
+
+    def without(self, field: str, index: int) -> Plan:
+        """Return the plan without one item of ``calls``, ``faults`` or ``stalls``."""
+        items: tuple[Any, ...] = getattr(self, field)
+        changed: dict[str, Any] = {field: items[:index] + items[index + 1 :]}
+        return replace(self, **changed)
+
+    def to_json(self) -> Json:
+        """Return the plan as JSON values; what has its default is left out."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Plan:
+        """Read what `to_json` returned. Raises `wool.sim.records.RecordError`, with the place."""
+        return from_json(cls, value)
+
+
+def top_of(label: str) -> str:
+    """Return the label of the top-level call that ``label`` is or descends from."""
+    return ".".join(label.split(".")[:2])
