@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from wool.discovery.base import WorkerMetadata
 from wool.errors import RpcError, TransientRpcError, UnexpectedResponse
 from wool.limits import Limits
+from wool.observer import Observer
 from wool.protocol import frames
 from wool.protocol.caller import Event
 from wool.protocol.flow import body_of
@@ -73,7 +74,15 @@ class ConnectionOwner(Protocol):
 class Connection:
     """One open session. Numbers are given here, and never twice."""
 
-    def __init__(self, *, stream: Stream, peer: WorkerWords, metadata: WorkerMetadata, limits: Limits) -> None:
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        peer: WorkerWords,
+        metadata: WorkerMetadata,
+        limits: Limits,
+        observer: Observer | None = None,
+    ) -> None:
         self.peer = peer
         self.metadata = metadata
         self._limits = limits
@@ -93,6 +102,7 @@ class Connection:
             limits=limits,
             peer_credit_bytes=peer.credit_bytes,
             name=f"wool session with worker {metadata.uid[:8]}",
+            observer=observer,
         )
         self.ended: bool = False
 
@@ -108,6 +118,7 @@ class Connection:
         pool: bytes,
         limits: Limits,
         random_bytes: Callable[[int], bytes],
+        observer: Observer | None = None,
     ) -> Connection:
         """Connect and shake hands. Raises `RpcError` or `TransientRpcError`; bounded by ``handshake_seconds``."""
         words = CallerWords(
@@ -136,7 +147,7 @@ class Connection:
             if (mapped := _as_rpc_error(error, address, limits)) is not None:
                 raise mapped from error
             raise
-        return cls(stream=stream, peer=handshake.peer, metadata=metadata, limits=limits)
+        return cls(stream=stream, peer=handshake.peer, metadata=metadata, limits=limits, observer=observer)
 
     async def run(self, owner: ConnectionOwner) -> None:
         """Drive the session until it ends, then tell ``owner`` that it is lost, once."""

@@ -20,8 +20,7 @@ from wool.bridge import MailboxLike, run_on
 from wool.call import Call
 from wool.context import dispatch_timeout_seconds
 from wool.definition import define
-from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerMetadata
-from wool.discovery.local import LocalSubscriber
+from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerMetadata, lives_on_io_loop
 from wool.errors import RpcError
 from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
@@ -125,6 +124,7 @@ class Dispatcher:
                     limits=runtime.limits,
                     random_bytes=runtime.random_bytes,
                     what=spec.what,
+                    observer=runtime.observer,
                 )
 
             proxy = await run_on(io, here, make, "wool opening a proxy")
@@ -141,7 +141,7 @@ class Dispatcher:
         if subscriber is None:
             return
         loop = asyncio.get_running_loop()
-        if isinstance(subscriber, LocalSubscriber):
+        if lives_on_io_loop(subscriber):
             proxy = self._proxy
 
             async def begin() -> asyncio.Task[None]:

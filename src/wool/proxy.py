@@ -32,6 +32,7 @@ from wool.errors import (
 )
 from wool.limits import Limits
 from wool.link import Link, LinkState
+from wool.observer import Observer
 from wool.protocol import caller, frames
 from wool.protocol.caller import Event, Instructions, Outcome, State
 from wool.protocol.frames import RejectCode, StepKind
@@ -62,8 +63,10 @@ class Proxy:
         limits: Limits,
         random_bytes: Callable[[int], bytes],
         what: str,
+        observer: Observer | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._observer = observer
         self._transport = transport
         self._balancer = balancer
         self._secret = secret
@@ -101,12 +104,19 @@ class Proxy:
             return
         if link is not None and not link.dropped and link.state is not LinkState.REFUSED:
             if link.status.metadata.address == metadata.address:
+                if self._observer is not None and link.status.metadata != metadata:
+                    self._observer.viewed("worker-updated", metadata)
                 link.status.metadata = metadata
                 return
             moved = link
         else:
             moved = None
         if self._closing is None:
+            if self._observer is not None:
+                if moved is not None:
+                    self._observer.viewed("worker-dropped", moved.status.metadata)
+                known = link is not None and moved is None
+                self._observer.viewed("worker-updated" if known else "worker-added", metadata)
             self._links[metadata.uid] = Link(
                 metadata=metadata, owner=self, connect=self._connect, loop=self._loop, limits=self._limits
             )
@@ -136,6 +146,8 @@ class Proxy:
     def _drop(self, link: Link, reason: RpcError) -> None:
         if self._links.get(link.uid) is link:
             del self._links[link.uid]
+            if self._observer is not None:
+                self._observer.viewed("worker-dropped", link.status.metadata)
         link.dropped = True
         link.reason = reason
         self._remember_departed(link.uid, reason)
@@ -169,6 +181,7 @@ class Proxy:
             pool=self._pool,
             limits=self._limits,
             random_bytes=self._random_bytes,
+            observer=self._observer,
         )
 
     # ---- what a call's user side asks ----
@@ -230,6 +243,9 @@ class Proxy:
             self._end_unplaced(call, NoWorkersAvailable(f"the load balancer failed to order {call.task}"), error)
             return
         if link is not None:
+            if self._observer is not None:
+                names = [status.metadata.uid for status in candidates]
+                self._observer.bound(call.task.key, link.uid, names, link.status.suspect)
             self._bind_to(call, link)
         elif not (self._links or self._departed or call.tried or self._discovery_error):
             # Discovery has not named anybody yet; the dispatch timeout bounds the wait.

@@ -20,6 +20,7 @@ from typing import Protocol
 from wool.bridge import IoHost, IoThread, Mailbox, MailboxLike
 from wool.discovery.base import DiscoveryLike
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.observer import Observer
 from wool.transport.base import Transport
 from wool.worker.launch import Launcher
 
@@ -85,6 +86,8 @@ class Runtime:
     limits: Limits = DEFAULT_LIMITS
     prepare: Callable[[], None] = lambda: None
     """Does ahead of time, while workers start, what the first connection would have to wait for."""
+    observer: Observer | None = None
+    """Watches what the engine says, hears and decides: the simulator."""
     uid: str = field(default_factory=_uid)
     """Of this process as a caller."""
     host: str = field(default_factory=socket.gethostname)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from wool.limits import Limits
+from wool.observer import Observer
 from wool.protocol.caller import IllegalEvent
 from wool.protocol.codec import decode, encode, encode_chunk
 from wool.protocol.flow import CREDIT_SHARE, Inbox, Outbox
@@ -54,9 +56,17 @@ class Session:
     """Drives one stream until it breaks, is finished, or the peer breaks the protocol."""
 
     def __init__(
-        self, *, stream: Stream, owner: SessionOwner, limits: Limits, peer_credit_bytes: int, name: str
+        self,
+        *,
+        stream: Stream,
+        owner: SessionOwner,
+        limits: Limits,
+        peer_credit_bytes: int,
+        name: str,
+        observer: Observer | None = None,
     ) -> None:
         self._stream = stream
+        self._observer = observer
         self._owner = owner
         self._on_frame = owner.on_frame
         self.limits = limits
@@ -79,6 +89,8 @@ class Session:
 
     def say(self, frame: Frame, payload: Payload | None = None) -> None:
         """Queue ``frame``; never waits. After the end it is dropped."""
+        if self._observer is not None:
+            self._observer.said(self._stream, frame)
         if self._reason is not None:
             return
         self.outbox.say(frame, payload)
@@ -122,6 +134,8 @@ class Session:
         """Read and write until the session ends; return why. Cancelling ends the session."""
         loop = asyncio.get_running_loop()
         self.last_heard = loop.time()
+        if self._observer is not None:
+            self._observer.opened(self._stream)
         writer = loop.create_task(self._write(), name=f"{self.name} writer")
         try:
             await self._read()
@@ -132,6 +146,8 @@ class Session:
             self._awake()
             await writer
             await self._stream.close()
+            if self._observer is not None:
+                self._observer.lost(self._stream, self._reason)
         return self._reason
 
     # ---- reading ----
@@ -153,7 +169,9 @@ class Session:
         try:
             if len(message) > self.limits.message_bytes:
                 raise ProtocolError(f"a message of {len(message)} bytes")
-            frames = decode(message)
+            frames: Iterable[Frame] = decode(message)
+            if self._observer is not None:
+                frames = self._observed(self._observer, frames)
             self._owner.on_message()
             for frame in frames:
                 # Whole frames are all but all of them, and need nothing of what follows.
@@ -174,6 +192,11 @@ class Session:
             return
         if (credit := self.inbox.credit()) is not None:
             self.say(credit)
+
+    def _observed(self, observer: Observer, frames: Iterable[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            observer.heard(self._stream, frame)
+            yield frame
 
     def _dispatch(self, frame: Chunk | Credit | Goodbye) -> None:
         if isinstance(frame, Chunk):

@@ -68,7 +68,7 @@ LAYERS = (
             "protocol.worker",
         },
     ),
-    ("sessions: drive one", {"bridge", "connection", "session", "worker", "worker.service"}),
+    ("sessions: drive one", {"bridge", "connection", "observer", "session", "worker", "worker.service"}),
     (
         "engine: place tasks, run tasks",
         {

@@ -143,6 +143,14 @@ class DiscoverySubscriberLike(Protocol):
     def __aiter__(self) -> AsyncIterator[DiscoveryEvent]: ...
 
 
+def lives_on_io_loop(subscriber: DiscoverySubscriberLike) -> bool:
+    """Whether ``subscriber`` may be followed on the I/O loop: a built-in one, which never blocks it.
+
+    One of the user's own stays on the user's loop; it says otherwise with ``lives_on_io_loop = True``.
+    """
+    return getattr(subscriber, "lives_on_io_loop", False) is True
+
+
 @runtime_checkable
 class DiscoveryLike(Protocol):
     """Both sides of one way of finding workers."""

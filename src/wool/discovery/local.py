@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wool.discovery.base import DISCOVERY_EVENT_TYPES, DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
-from wool.discovery.namespace import GATE_SECONDS, Membership, Place, check_name, gate_stuck, join, try_join
+from wool.discovery.namespace import GATE_SECONDS, MembershipLike, Place, PlaceLike, check_name, gate_stuck
 from wool.discovery.view import View
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.runtime_directory import LOCK_RETRY_SECONDS, runtime_directory
@@ -48,18 +48,25 @@ class LocalDiscovery:
     def __init__(
         self, namespace: str | None = None, *, directory: Path | None = None, limits: Limits = DEFAULT_LIMITS
     ) -> None:
-        self._membership: Membership | None = None
+        self._membership: MembershipLike | None = None
         self._entered = 0
         self._mutex = threading.Lock()
         name = f"anonymous-{secrets.token_hex(8)}" if namespace is None else check_name(namespace)
         base = runtime_directory(create=False) if directory is None else Path(os.path.abspath(directory))
-        self._place = Place(name, base, directory is None)
+        self._place: PlaceLike = Place(name, base, directory is None)
         self._limits = limits
 
     @classmethod
     def at(cls, directory: Path, *, limits: Limits = DEFAULT_LIMITS) -> LocalDiscovery:
         """Return the discovery of the pool that owns the private ``directory``."""
         return cls("pool", directory=directory, limits=limits)
+
+    @classmethod
+    def over(cls, place: PlaceLike, *, limits: Limits = DEFAULT_LIMITS) -> LocalDiscovery:
+        """Return the discovery of a namespace that is not kept in files: the simulator's."""
+        discovery = cls(place.namespace, directory=Path(os.sep), limits=limits)
+        discovery._place = place
+        return discovery
 
     @property
     def namespace(self) -> str:
@@ -88,7 +95,7 @@ class LocalDiscovery:
             if self._membership is not None:
                 self._membership.check_process()
             else:
-                self._membership = join(self._place, self._limits)
+                self._membership = self._place.join(self._limits)
             self._entered += 1
         return self
 
@@ -101,7 +108,7 @@ class LocalDiscovery:
                 membership, self._membership = self._membership, None
                 membership.close()
 
-    def _open_membership(self) -> Membership:
+    def _open_membership(self) -> MembershipLike:
         membership = self._membership
         if membership is None:
             raise RuntimeError(f"{self!r} is closed: publish inside `with LocalDiscovery(...) as discovery`")
@@ -109,10 +116,8 @@ class LocalDiscovery:
         return membership
 
     @classmethod
-    def _rebuild(cls, place: Place, limits: Limits) -> LocalDiscovery:
-        discovery = cls(place.namespace, directory=place.base, limits=limits)
-        discovery._place = place
-        return discovery
+    def _rebuild(cls, place: PlaceLike, limits: Limits) -> LocalDiscovery:
+        return cls.over(place, limits=limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (LocalDiscovery._rebuild, (self._place, self._limits))
@@ -126,7 +131,7 @@ class LocalDiscovery:
 class LocalPublisher:
     """Announces workers in a namespace. Each announcement lives as long as this process, unless dropped."""
 
-    def __init__(self, membership: Callable[[], Membership]) -> None:
+    def __init__(self, membership: Callable[[], MembershipLike]) -> None:
         self._membership = membership
 
     async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata, /) -> None:
@@ -151,7 +156,9 @@ class LocalPublisher:
 class LocalSubscriber:
     """Sees the workers of a namespace. Each iteration is a subscription, and a membership, of its own."""
 
-    def __init__(self, place: Place, filter: WorkerFilter | None, limits: Limits) -> None:
+    lives_on_io_loop = True
+
+    def __init__(self, place: PlaceLike, filter: WorkerFilter | None, limits: Limits) -> None:
         self._place = place
         self._filter = filter
         self._limits = limits
@@ -167,7 +174,7 @@ class LocalSubscriber:
     async def _events(self) -> AsyncGenerator[DiscoveryEvent, None]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + GATE_SECONDS
-        while (membership := try_join(self._place, self._limits)) is None:
+        while (membership := self._place.try_join(self._limits)) is None:
             if loop.time() >= deadline:
                 raise gate_stuck(self._place)
             await asyncio.sleep(LOCK_RETRY_SECONDS)

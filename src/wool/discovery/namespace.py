@@ -36,6 +36,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from wool.discovery import table
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
@@ -61,6 +62,66 @@ LOOK_ATTEMPTS = 3
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
+class MembershipLike(Protocol):
+    """One use of a namespace, as discovery knows it. Its methods never wait."""
+
+    @property
+    def place(self) -> PlaceLike:
+        """Where it was joined."""
+        ...
+
+    @property
+    def published(self) -> int:
+        """How many workers were published through it and not dropped."""
+        ...
+
+    def check_process(self) -> None:
+        """Raise `RuntimeError` in another process than the one that joined."""
+        ...
+
+    def generation(self) -> int:
+        """Return the number that every change raises."""
+        ...
+
+    def look(self) -> table.Snapshot | None:
+        """Return what the table holds, or none if writers were in the way: then look later."""
+        ...
+
+    def is_live(self, lease: bytes) -> bool:
+        """Whether the publisher that holds ``lease`` lives."""
+        ...
+
+    def try_publish(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> bool:
+        """Publish and return true, or return false because somebody is at the gate."""
+        ...
+
+    def close(self) -> None:
+        """Drop what was published here, and leave; idempotent."""
+        ...
+
+
+class PlaceLike(Protocol):
+    """How to join a namespace; picklable. `Place` is the one in files, the simulator has one in memory."""
+
+    @property
+    def namespace(self) -> str:
+        """The name that others join by."""
+        ...
+
+    @property
+    def gate(self) -> str:
+        """What members wait for, in words."""
+        ...
+
+    def join(self, limits: Limits) -> MembershipLike:
+        """Join, waiting a little for whoever is at the gate."""
+        ...
+
+    def try_join(self, limits: Limits) -> MembershipLike | None:
+        """Join, or return none because somebody is at the gate."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """How to join a namespace: all that a pickle carries."""
@@ -73,6 +134,16 @@ class Place:
     @property
     def directory(self) -> Path:
         return self.base / f"local-{self.namespace}"
+
+    @property
+    def gate(self) -> str:
+        return str(self.directory / "gate")
+
+    def join(self, limits: Limits) -> Membership:
+        return join(self, limits)
+
+    def try_join(self, limits: Limits) -> Membership | None:
+        return try_join(self, limits)
 
     def lease(self, token: bytes) -> Path:
         """The file whose lock proves that the publisher of one worker lives."""
@@ -242,9 +313,9 @@ class Membership:
             _clear(self.place, gate)
 
 
-def gate_stuck(place: Place) -> TimeoutError:
+def gate_stuck(place: PlaceLike) -> TimeoutError:
     return TimeoutError(
-        f"namespace {place.namespace!r}: another process held {place.directory / 'gate'} for {GATE_SECONDS:g} s; "
+        f"namespace {place.namespace!r}: another process held {place.gate} for {GATE_SECONDS:g} s; "
         f"look for a stopped process of yours that uses wool"
     )
 

@@ -40,7 +40,14 @@ class Broken:
     reason: str
 
 
-Item: TypeAlias = bytes | Ended | Broken
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """One end has read so many bytes: there is room for as many more."""
+
+    size: int
+
+
+Item: TypeAlias = bytes | Ended | Broken | Taken
 """What one end tells the other. Items of one end must arrive in order."""
 
 
@@ -116,7 +123,7 @@ class MemoryStream:
             if self._lost or not self._arrived:
                 raise StreamLost(self._lost or self._ended)
             message = self._arrived.popleft()
-            self.peer.taken(len(message))
+            self._network.carry(self, Taken(len(message)))
             return message
 
     async def write(self, message: bytes) -> None:
@@ -161,15 +168,14 @@ class MemoryStream:
             case Ended():
                 self._ended = item.reason
                 self._writing.wake()
+            case Taken():
+                self._unread_bytes -= item.size
+                assert self._unread_bytes >= 0, "more was read than was written"
+                self._writing.wake()
+                return
             case Broken():
                 self._break(item.reason)
         self._reading.wake()
-
-    def taken(self, size: int) -> None:
-        """Learn that the other end has read ``size`` bytes."""
-        self._unread_bytes -= size
-        assert self._unread_bytes >= 0, "more was read than was written"
-        self._writing.wake()
 
     def _check_writable(self) -> None:
         reason = self._lost or self._ended

@@ -72,6 +72,7 @@ class WorkerNode:
                 secret=self._secret,
                 limits=configure.limits,
                 random_bytes=runtime.random_bytes,
+                observer=runtime.observer,
             )
             return await self._service.listen(configure.address, self._describe)
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from wool.discovery.base import WorkerMetadata
 from wool.limits import Limits
+from wool.observer import Observer
 from wool.protocol import frames
 from wool.protocol.caller import IllegalEvent
 from wool.protocol.flow import body_of
@@ -115,7 +116,14 @@ class CallerSession:
     """One caller's session, after the handshake."""
 
     def __init__(
-        self, *, service: WorkerService, runner: RunnerLike, stream: Stream, caller: CallerWords, limits: Limits
+        self,
+        *,
+        service: WorkerService,
+        runner: RunnerLike,
+        stream: Stream,
+        caller: CallerWords,
+        limits: Limits,
+        observer: Observer | None = None,
     ) -> None:
         self.caller = caller
         self.answer_limit: int = min(limits.payload_bytes, caller.payload_bytes)
@@ -139,6 +147,7 @@ class CallerSession:
             limits=limits,
             peer_credit_bytes=caller.credit_bytes,
             name=f"wool session with caller {caller.uid[:8]}",
+            observer=observer,
         )
 
     async def run(self) -> None:
@@ -397,7 +406,9 @@ class WorkerService:
         secret: bytes,
         limits: Limits,
         random_bytes: Callable[[int], bytes],
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer
         self._transport = transport
         self._runner = runner
         self._secret = secret
@@ -431,7 +442,14 @@ class WorkerService:
         except (HandshakeFailed, StreamLost, TimeoutError) as failure:
             _log.warning("a caller was refused: %s", str(failure) or "no handshake in time")
             return
-        session = CallerSession(service=self, runner=self._runner, stream=stream, caller=caller, limits=self._limits)
+        session = CallerSession(
+            service=self,
+            runner=self._runner,
+            stream=stream,
+            caller=caller,
+            limits=self._limits,
+            observer=self._observer,
+        )
         self._sessions[session] = None
         try:
             if self.draining:
