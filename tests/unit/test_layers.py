@@ -94,6 +94,7 @@ LAYERS = (
         "sim: a whole cluster in one process",
         {
             "sim",
+            "sim.history",
             "sim.plan",
             "sim.records",
         },

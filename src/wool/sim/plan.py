@@ -29,7 +29,8 @@ def _check_seconds(name: str, value: float) -> None:
 
 
 def _check_unused(record: Any, used: tuple[str, ...], names: str) -> None:
-    for name in type(record).__slots__:
+    slots: tuple[str, ...] = record.__slots__
+    for name in slots:
         if name != names and name not in used and getattr(record, name):
             raise ValueError(f"field {name!r} means nothing to {names} {record.op!r}")
 
