@@ -94,8 +94,10 @@ LAYERS = (
         "sim: a whole cluster in one process",
         {
             "sim",
+            "sim.consumer",
             "sim.history",
             "sim.plan",
+            "sim.program",
             "sim.records",
         },
     ),

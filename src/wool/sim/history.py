@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias, cast
 
 Detail: TypeAlias = "tuple[tuple[str, Any], ...]"
 """Pairs of a name and a JSON value, in the order that the kind has them."""
@@ -115,7 +115,7 @@ class Event(NamedTuple):
         )
 
 
-_new = tuple.__new__
+_new: Callable[[type[Event], tuple[Any, ...]], Event] = cast("Any", tuple.__new__)
 
 
 class History:
@@ -179,18 +179,18 @@ class History:
 
 def frozen(value: Any) -> Any:
     """Return a JSON value with its lists as tuples, as details have them."""
-    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
 class Difference(NamedTuple):
     """Where two histories part."""
 
-    index: int
+    number: int
     one: Event | None
     other: Event | None
 
     def __str__(self) -> str:
-        return f"event {self.index} differs:\n  {self.one or 'nothing'}\n  {self.other or 'nothing'}"
+        return f"event {self.number} differs:\n  {self.one or 'nothing'}\n  {self.other or 'nothing'}"
 
 
 def first_difference(one: History, other: History) -> Difference | None:

@@ -63,7 +63,10 @@ ERRORS = (
     "system-exit",
     "no-workers",
 )
-"""What a body may raise, or a consumer throw in."""
+"""What a body may raise."""
+
+THROWN = ("value-error", "key-error", "custom", "cancelled", "stop-async-iteration")
+"""What a consumer may throw into a generator."""
 
 CATCHES = ("cancelled", "generator-exit", "exception", "anything")
 """What a ``catch`` swallows when it comes out of its steps."""
@@ -172,8 +175,8 @@ class Ask:
             raise ValueError(f"op {self.op!r} is none of {', '.join(ASKS)}")
         _check_unused(self, used, "op")
         _check_seconds("seconds", self.seconds)
-        if self.op == "throw" and self.text not in ERRORS:
-            raise ValueError(f"text {self.text!r} is none of {', '.join(ERRORS)}")
+        if self.op == "throw" and self.text not in THROWN:
+            raise ValueError(f"text {self.text!r} is none of {', '.join(THROWN)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
