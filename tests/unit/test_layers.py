@@ -50,6 +50,7 @@ LAYERS = (
             "transport",
             "transport.base",
             "transport.grpc",
+            "transport.grpc_environment",
             "transport.grpc_options",
             "transport.memory",
             "transport.serving",

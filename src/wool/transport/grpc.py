@@ -23,18 +23,13 @@ from typing import Any, TypeVar, cast
 
 from wool.limits import Limits
 from wool.transport.base import ConnectFailed, Stream, StreamHandler, StreamLost
+from wool.transport.grpc_environment import environment_for_import
 from wool.transport.grpc_options import Address, channel_options, check, join, parse, server_options
 from wool.transport.serving import Handlers
 
-# In every child that this process forks gRPC would start its threads anew, and crash many of them; yet with wool
-# running no such child can use gRPC. It looks for this as it is imported, so who imported it before us decides.
-_DECIDED = os.environ.get("GRPC_ENABLE_FORK_SUPPORT")
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-import grpc  # noqa: E402
-import grpc.aio  # noqa: E402
-
-if _DECIDED is None:
-    del os.environ["GRPC_ENABLE_FORK_SUPPORT"]
+with environment_for_import():
+    import grpc
+    import grpc.aio
 
 _T = TypeVar("_T")
 
