@@ -22,6 +22,10 @@ from wool.sim.plan import Body, Step
 class Env(Protocol):
     """What a body can do beyond computing."""
 
+    def begin(self) -> None:
+        """The first line of the body."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         ...
@@ -228,6 +232,7 @@ async def _perform(step: Step, machine: _Machine, env: Env) -> None:
 
 async def run_coroutine(body: Body, env: Env) -> Any:
     """Run the body of a coroutine routine and return its value."""
+    env.begin()
     machine = _Machine(body)
     how = "returned"
     said: Any = None
@@ -253,10 +258,11 @@ async def run_coroutine(body: Body, env: Env) -> Any:
 
 async def run_generator(body: Body, env: Env) -> AsyncGenerator[Any, Any]:
     """Run the body of a generator routine."""
+    env.begin()
     machine = _Machine(body)
     how = "returned"
     said: Any = None
-    ordinal = 0
+    ordinal = -1
     try:
         while True:
             try:
@@ -266,6 +272,7 @@ async def run_generator(body: Body, env: Env) -> AsyncGenerator[Any, Any]:
                 if step.op != "yield":
                     await _perform(step, machine, env)
                     continue
+                ordinal += 1
                 value = env.value(step)
                 env.note("body.yielded", (("ordinal", ordinal), ("value", say_value(value))))
                 item = [value]
@@ -280,7 +287,6 @@ async def run_generator(body: Body, env: Env) -> AsyncGenerator[Any, Any]:
                     raise
                 how_asked = "next" if sent is None else "send"
                 env.note("body.resumed", (("step", how_asked), ("ordinal", ordinal), ("value", say_value(sent))))
-                ordinal += 1
             except BaseException as error:
                 if isinstance(error, asyncio.CancelledError) and error is not machine.raised_again:
                     env.note("body.cancelled")

@@ -1,0 +1,198 @@
+"""A whole cluster: its host, its network, its processes, and what its plan does to them.
+
+It owns who is who: which label a uid has, which incarnation is the present one, what is published. It knows
+nothing of calls; those are the driver's, in `wool.sim.run`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+from wool.discovery.base import DiscoveryEventType, WorkerMetadata
+from wool.limits import Limits
+from wool.sim.discovery import Membership, SharedTable, SimPlace
+from wool.sim.history import History
+from wool.sim.loop import World
+from wool.sim.network import SimNetwork, address_of
+from wool.sim.node import Incarnation, SimWorker
+from wool.sim.plan import Plan
+from wool.worker.channel import Configure
+
+NAMESPACE = "cluster"
+TABLE_SLOTS = 64
+FIRST_PID = 100
+
+
+class Cluster:
+    """Everything of one run."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.limits: Limits = plan.knobs.limits()
+        self.history: History = History()
+        self.tasks = plan.tasks()
+        jitter = self._jitter if plan.noise.amplitude > 0 else None
+        self._noise = f"{plan.seed}/"
+        self.world: World = World(jitter=jitter)
+        self.network: SimNetwork = SimNetwork(
+            self.world, latency=plan.knobs.latency, ping_timeout=plan.knobs.ping_timeout, jitter=jitter
+        )
+        self.healed: bool = False
+        """The faulty phase is over: nothing strikes any more."""
+        self.disturbed: bool = any(
+            fault.group == "discovery" and (">" in fault.target or fault.kind == "late-subscriber")
+            for fault in plan.faults
+        )
+        """Whether the plan has something to do to what subscribers hear."""
+        self.incarnations: dict[str, list[Incarnation]] = {}
+        self.workers: dict[str, SimWorker] = {}
+        self.when_ended: list[Callable[[Incarnation], None]] = []
+        self._labels: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._tables: dict[str, SharedTable] = {}
+        self._torn: set[int] = set()
+        self._pids = FIRST_PID
+
+    def _jitter(self, label: str, ordinal: int) -> float:
+        # Mostly little, sometimes all of it.
+        part = zlib.crc32(f"{self._noise}{label}/{ordinal}".encode()) / 0xFFFFFFFF
+        return self.plan.noise.amplitude * part**4
+
+    def note(self, kind: str, detail: tuple[tuple[str, object], ...] = ()) -> None:
+        """Write an event of the world into the history."""
+        self.history.add(self.world.now, "", kind, "", "", detail)
+
+    # ---- processes ----
+
+    def new_pid(self) -> int:
+        """Mint a process id."""
+        self._pids += 1
+        return self._pids
+
+    def new_incarnation(self, label: str) -> Incarnation:
+        """Make the next process with this label."""
+        before = self.incarnations.setdefault(label, [])
+        made = Incarnation(self, label, len(before))
+        before.append(made)
+        return made
+
+    def present(self, label: str) -> Incarnation | None:
+        """Return the living process with this label."""
+        known = self.incarnations.get(label)
+        return known[-1] if known and not known[-1].dead else None
+
+    def process_ended(self, process: Incarnation) -> None:
+        """A process is dead."""
+        if process.label.startswith("w"):
+            self.note("truth.dead", (("worker", process.name),))
+        for tell in self.when_ended:
+            tell(process)
+
+    def start_worker(self, label: str) -> None:
+        """Start a worker that is published in the cluster's namespace, unless it is up."""
+        if self.present(label) is not None or self.fails_to_start(label):
+            return
+        worker = self.workers[label] = SimWorker(self, label, namespace=NAMESPACE)
+        process = worker.process
+        uid = process.runtime.new_uid()
+        self._labels[uid] = label
+        self.name_incarnation(uid, process)
+        worker.start(
+            Configure(
+                sys_path=(),
+                python_path=None,
+                address=address_of(label),
+                secret=process.runtime.user_key(),
+                uid=uid,
+                limits=self.limits,
+            )
+        )
+
+    # ---- names ----
+
+    def name_worker(self, uid: str) -> str:
+        """Give the next label to a worker that a pool is going to start."""
+        label = self._labels[uid] = f"w{len(self._labels)}"
+        return label
+
+    def name_incarnation(self, uid: str, process: Incarnation) -> None:
+        """Say which process has this uid."""
+        self._names[uid] = process.name
+
+    def label_of(self, uid: str) -> str:
+        """Return the label of a worker."""
+        return self._labels.get(uid, uid)
+
+    def incarnation_of(self, uid: str) -> str:
+        """Return the incarnation that is a worker."""
+        return self._names.get(uid, uid)
+
+    # ---- the host's shared memory ----
+
+    def table(self, namespace: str, limits: Limits) -> SharedTable:
+        """Return the table of a namespace, made for the first one who joins."""
+        found = self._tables.get(namespace)
+        if found is None:
+            found = self._tables[namespace] = SharedTable(namespace, limits, TABLE_SLOTS)
+        return found
+
+    def drop_table(self, namespace: str) -> None:
+        """The last one has left."""
+        self._tables.pop(namespace, None)
+
+    def memberships_of(self, process: Incarnation) -> list[Membership]:
+        """Return the open memberships of a process."""
+        return [member for shared in self._tables.values() for member in shared.members if member.owner is process]
+
+    def published(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> None:
+        """A worker was announced, or withdrawn."""
+        if metadata.uid in self._names:
+            if type == "worker-dropped":
+                self.withdrawn(metadata.uid)
+            else:
+                detail = (("worker", self.incarnation_of(metadata.uid)), ("address", metadata.address))
+                self.note("truth.published", detail)
+
+    def withdrawn(self, uid: str) -> None:
+        """A worker was withdrawn."""
+        if uid in self._names:
+            self.note("truth.withdrawn", (("worker", self.incarnation_of(uid)),))
+
+    def ghost(self, label: str) -> Callable[[], None]:
+        """Announce a worker that is not there; return what ends that."""
+        process = self.new_incarnation(f"ghost-{label}")
+        shared = self.table(NAMESPACE, self.limits)
+        membership = Membership(SimPlace(NAMESPACE), shared, process)
+        shared.members[membership] = None
+        uid = f"ghost-{label}-{process.number}"
+        self._labels[uid] = label
+        metadata = WorkerMetadata(uid=uid, address=address_of(f"ghost-{label}"), pid=1, version="0")
+        membership.try_publish("worker-added", metadata)
+        return membership.close
+
+    # ---- what the plan says of single things ----
+
+    def fails_to_start(self, label: str) -> bool:
+        """Whether the plan has the process of a worker fail to start, now."""
+        return not self.healed and any(
+            fault.kind == "fail-start" and fault.target == label and fault.at <= self.world.now
+            for fault in self.plan.faults
+        )
+
+    def is_full(self, uid: str) -> bool:
+        """Whether a worker finds no free slot in the table."""
+        label, now = self.label_of(uid), self.world.now
+        return not self.healed and any(
+            fault.kind == "table-full" and fault.target == label and fault.at <= now < fault.at + fault.seconds
+            for fault in self.plan.faults
+        )
+
+    def torn(self, process: Incarnation) -> int | None:
+        """Return after how many writes a process dies that is changing the table, if the plan says so."""
+        for index, fault in enumerate(self.plan.faults):
+            if fault.kind == "torn-write" and fault.target == process.label and fault.at <= self.world.now:
+                if index not in self._torn and not self.healed:
+                    self._torn.add(index)
+                    return fault.ordinal
+        return None

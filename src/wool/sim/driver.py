@@ -1,0 +1,135 @@
+"""A simulated caller: opens its pool, makes the plan's calls, cancels them, probes, and closes.
+
+It is a user's program like any other, on the user loop of its process. It must never look into the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from wool.pool import WorkerPool, WorkerProxy
+from wool.sim.loop import SimFuture, SimTask
+from wool.sim.plan import Body, Call, Step
+from wool.sim.workload import make_top_call
+
+if TYPE_CHECKING:
+    from wool.sim.cluster import Cluster
+
+PROBE: Body = Body(steps=(Step(op="return", number=1),))
+PROBES = 2
+"""One as soon as the calls have ended, one after the quiet time."""
+BETWEEN_CANCELS_SECONDS = 0.001
+
+
+class Caller:
+    """One caller of a plan."""
+
+    def __init__(self, cluster: Cluster, number: int, open: Callable[[int], WorkerPool | WorkerProxy]) -> None:
+        self.cluster = cluster
+        self.number = number
+        self.node = cluster.new_incarnation(f"c{number}")
+        self.late: bool = False
+        """Calls were still under way at the horizon."""
+        self._open = open
+        self._calls = sorted((c for c in cluster.plan.calls if c.caller == number), key=lambda c: (c.at, c.ordinal))
+        self._left = len(self._calls)
+        self._tasks: list[SimTask[None]] = []
+        self._healed: SimFuture[tuple[bool, float]] = self.node.user.create_future()
+        for index in range(PROBES):
+            cluster.tasks.setdefault(f"p.{index}", (PROBE, ()))
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls of it have not ended, or have still to be made."""
+        return not self.node.dead and self._left > 0
+
+    def start(self) -> None:
+        """Let its first line run."""
+        self.node.note("node.up")
+        self.node.spawn(self._main(), "main")
+
+    def healed(self, *, probes: bool, horizon: float) -> None:
+        """The faulty phase is over; told by the world."""
+        self._healed.set_result((probes, horizon))
+
+    async def _main(self) -> None:
+        node = self.node
+        for fault in self.cluster.plan.faults:
+            if fault.kind == "late-subscriber" and fault.target == node.label:
+                await asyncio.sleep(max(0.0, fault.at - asyncio.get_running_loop().time()))
+        pool = self._open(self.number)
+        try:
+            await pool.__aenter__()
+        except Exception as error:
+            self._no_pool(error)
+        else:
+            node.note("pool.opened")
+            try:
+                await self._work()
+            finally:
+                node.note("pool.closing")
+                await pool.__aexit__(None, None, None)
+            node.note("pool.closed")
+        await self._healed
+        # What was cancelled or closed by its end has one turn to go.
+        await asyncio.sleep(self.cluster.limits.close_seconds)
+        node.census(user_tasks=True)
+        node.exit()
+
+    def _no_pool(self, error: Exception) -> None:
+        self._left = 0
+        for call in self._calls:
+            detail = (("outcome", "no-pool"), ("executed", "no"), ("value", type(error).__name__), ("begun_by", ""))
+            self.node.note("call.ended", call.label, "", detail)
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        for call in self._calls:
+            if call.at > loop.time():
+                await asyncio.sleep(call.at - loop.time())
+            self._make(call)
+        probes, horizon = await self._healed
+        pending = [task for task in self._tasks if not task.done()]
+        if pending:
+            _, late = await asyncio.wait(pending, timeout=max(0.0, horizon - loop.time()))
+            self.late = bool(late)
+            for task in late:
+                task.cancel()
+        for index in range(PROBES if probes else 0):
+            if index:
+                await asyncio.sleep(self.cluster.plan.knobs.quiet)
+            await self._probe(f"p.{index}")
+        self._tasks.clear()
+
+    def _make(self, call: Call) -> None:
+        limits = self.cluster.limits
+        loop = self.node.user
+        timeout = call.timeout or limits.dispatch_timeout_seconds
+        task = loop.create_task(
+            make_top_call(self.node, call.label, call.body, call.script, timeout, call.size), name=f"call {call.label}"
+        )
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+        if call.cancel_at is not None:
+            for turn in range(call.cancels):
+                loop.call_at(
+                    max(call.cancel_at, loop.time()) + turn * BETWEEN_CANCELS_SECONDS, self._cancel, call.label, task
+                )
+
+    def _cancel(self, label: str, task: SimTask[None]) -> None:
+        if not task.done():
+            self.node.note("call.cancelled", label)
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._left -= 1
+
+    async def _probe(self, label: str) -> None:
+        self.node.note("probe.made", label)
+        before = len(self.cluster.history)
+        await make_top_call(self.node, label, PROBE, (), self.cluster.limits.dispatch_timeout_seconds, 0)
+        events = self.cluster.history.events[before:]
+        outcome = next((e.get("outcome") for e in events if e.kind == "call.ended" and e.task == label), "")
+        self.node.note("probe.ended", label, "", (("outcome", outcome),))

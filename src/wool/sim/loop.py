@@ -1,0 +1,612 @@
+"""Virtual time, and who runs next: one scheduler for all event loops of a simulated cluster.
+
+Why it exists: asyncio on a real loop repeats nothing. Here a run is a function of its plan.
+
+What it owns: the clock, the one queue of what is ready, the timers, and the loops, two per simulated process
+(the user's and the I/O loop) plus the world's own. Inside a loop order is first in, first out, as in asyncio;
+between loops the plan chooses, by holding a loop back. A loop that is held (stalled, paused) keeps what is
+ready for later; one that is dead keeps it for ever, so that nothing of a crashed process runs any more, not
+even a ``finally``.
+
+What it must never do: read a clock, draw a random number, iterate over a set, or touch a thread. What a
+simulated program may not touch either raises `EscapedSimulation`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+import sys
+import threading
+from asyncio.events import _set_running_loop  # type: ignore[attr-defined]
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from heapq import heapify, heappop, heappush
+from types import CodeType, FrameType
+from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple, cast
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+STEP_SECONDS = 1e-6
+"""What one callback takes in virtual time, so that a busy loop moves the clock."""
+
+MOST_STEPS = 20_000_000
+"""A run that takes more spins."""
+
+
+class SimulationError(Exception):
+    """The simulation cannot go on; the plan is kept, and shows it again."""
+
+
+class EscapedSimulation(SimulationError):
+    """Simulated code reached for something real: a thread, a socket, a process, the clock."""
+
+
+class Deadlock(SimulationError):
+    """Nothing is ready and no timer is set, and the run has not ended. Says where every task waits."""
+
+
+class Livelock(SimulationError):
+    """The run does not end: it took too many steps, or too much virtual time."""
+
+
+class SimHandle(asyncio.TimerHandle):
+    """A callback in a loop's queue. Leaner than asyncio's, whose constructor it does not call."""
+
+    __slots__ = ()
+
+    _callback: Callable[..., object]
+    _args: tuple[Any, ...]
+    _context: contextvars.Context
+    _loop: SimLoop
+    _cancelled: bool
+    _when: float
+
+    def __init__(
+        self,
+        loop: SimLoop,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+        when: float = 0.0,
+    ) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+        self._when = when
+
+    def cancel(self) -> None:
+        """Never run it."""
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = _nothing
+            self._args = ()
+
+    def __repr__(self) -> str:
+        return f"<SimHandle of {self._loop.name} {'cancelled' if self._cancelled else self._callback}>"
+
+    __hash__ = object.__hash__
+
+
+def _nothing() -> None: ...
+
+
+_hashes = itertools.count(1)
+
+
+class SimFuture(asyncio.Future[_T]):
+    """A future whose hash is a sequence number, given when first asked for: sets of them have one order."""
+
+    __slots__ = ("_sequence",)
+
+    def __hash__(self) -> int:
+        try:
+            return self._sequence
+        except AttributeError:
+            self._sequence: int = cast("SimLoop", self.get_loop()).world.next_hash()
+            return self._sequence
+
+
+class SimTask(asyncio.Task[_T]):
+    """A task whose hash is a sequence number: a `TaskGroup` cancels its children in one order."""
+
+    __slots__ = ("_sequence",)
+
+    def __init__(
+        self,
+        work: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
+        *,
+        loop: SimLoop,
+        name: str | None,
+        context: contextvars.Context | None,
+    ) -> None:
+        # Before asyncio registers it in a set.
+        self._sequence: int = loop.world.next_hash()
+        super().__init__(work, loop=loop, name=name or f"task {self._sequence}", context=context)
+
+    def __hash__(self) -> int:
+        return self._sequence
+
+    def forget(self) -> None:
+        """Say nothing when it is destroyed while it waits: its process has crashed, or the world has ended."""
+        self._log_destroy_pending = False
+
+
+class LoopOwner(Protocol):
+    """The simulated process that a loop belongs to."""
+
+    @property
+    def name(self) -> str:
+        """The incarnation: ``w1#0``."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The process that it is an incarnation of: ``w1``."""
+        ...
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has crashed or exited: it has no effect any more."""
+        ...
+
+    def seam(self) -> bool:
+        """The process reaches through a seam, where a crash may strike it. False: it is dead, nothing happens."""
+        ...
+
+    def failed(self, loop: SimLoop, context: dict[str, Any]) -> None:
+        """Something reached the exception handler of ``loop``."""
+        ...
+
+
+class SimLoop(asyncio.AbstractEventLoop):
+    """One thread's event loop. What it does not implement raises `NotImplementedError`."""
+
+    def __init__(self, world: World, name: str, owner: LoopOwner | None) -> None:
+        self.world = world
+        self.name = name
+        self.owner = owner
+        self.held: bool = False
+        """It does not run now: what is ready goes into `parked`."""
+        self.dead: bool = False
+        self.parked: deque[SimHandle] = deque()
+        self.crawl_seconds: float = 0.0
+        """What each of its steps takes longer."""
+        self.steps = 0
+        self._holds = 0
+        self._append = world.ready.append
+        self._wakeups = 0
+        self.lead: float = 0.0
+        """The step under way has let so much time pass without waiting: what it does happens so much later."""
+
+    def __repr__(self) -> str:
+        state = "dead" if self.dead else "held" if self.held else "running"
+        return f"<SimLoop {self.name} {state}>"
+
+    # ---- what asyncio asks ----
+
+    def time(self) -> float:
+        """Return virtual seconds since the world began."""
+        return self.world.now + self.lead
+
+    def get_debug(self) -> bool:
+        """Never in debug mode."""
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Refused: it would read the clock."""
+        raise EscapedSimulation("a simulated loop has no debug mode")
+
+    def is_running(self) -> bool:
+        """Whether it may run what it is given."""
+        return not self.dead
+
+    def is_closed(self) -> bool:
+        """A simulated loop does not close before the world does."""
+        return False
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[[*_Args], object], *args: *_Args, context: contextvars.Context | None = None
+    ) -> SimHandle:
+        """Run ``callback(*args)`` after all that this loop has to run already."""
+        handle = SimHandle(self, callback, args, context)
+        self._append(handle)
+        return handle
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[[*_Args], object], *args: *_Args, context: contextvars.Context | None = None
+    ) -> SimHandle:
+        """As `call_soon`, from another loop: later by what the plan's noise makes of it."""
+        world = self.world
+        running = asyncio._get_running_loop()
+        delay = 0.0
+        if isinstance(running, SimLoop) and running.owner is not None:
+            if not running.owner.seam():
+                return SimHandle(self, _nothing, (), None)
+            delay = running.lead
+        if world.jitter is not None:
+            self._wakeups += 1
+            delay += world.jitter(self.name, self._wakeups)
+        if delay > 0:
+            return self.call_at(world.now + delay, callback, *args, context=context)
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: contextvars.Context | None = None,
+    ) -> SimHandle:
+        """Run it ``delay`` seconds from now."""
+        return self.call_at(self.world.now + self.lead + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: contextvars.Context | None = None,
+    ) -> SimHandle:
+        """Run it at ``when``."""
+        handle = SimHandle(self, callback, args, context, when)
+        world = self.world
+        world.timer_number += 1
+        heappush(world.timers, (when, world.timer_number, handle))
+        return handle
+
+    def create_future(self) -> SimFuture[Any]:
+        """Return a future of this loop."""
+        return SimFuture(loop=self)
+
+    def create_task(  # type: ignore[override]
+        self,
+        coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> SimTask[_T]:
+        """Start a task of this loop."""
+        return SimTask(coro, loop=self, name=name, context=context)
+
+    def get_task_factory(self) -> None:
+        """There is none."""
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Tell the process that this loop belongs to."""
+        if self.owner is not None and not self.dead:
+            self.owner.failed(self, context)
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """See `call_exception_handler`."""
+        self.call_exception_handler(context)
+
+    async def shutdown_asyncgens(self) -> None:
+        """There is nothing to do: the world closes what is left."""
+
+    def run_in_executor(self, executor: object, func: object, *args: object) -> NoReturn:  # type: ignore[override]
+        """Refused: there are no threads."""
+        raise EscapedSimulation(f"{self.name} would start a thread for {func!r}: run_in_executor")
+
+    # ---- what the simulator asks ----
+
+    def hold(self) -> None:
+        """Run nothing until as many `release` have come."""
+        self._holds += 1
+        self.held = True
+
+    def release(self) -> None:
+        """Go on, first with what has waited."""
+        self._holds -= 1
+        if self._holds > 0 or self.dead:
+            return
+        self.held = False
+        parked, self.parked = self.parked, deque()
+        # Before what has become ready for this loop since, and is in the queue behind what is running.
+        mine = [handle for handle in self.world.ready if handle._loop is self]
+        if mine:
+            others = [handle for handle in self.world.ready if handle._loop is not self]
+            self.world.ready.clear()
+            self.world.ready.extend(others)
+            parked.extend(mine)
+        self.world.ready.extend(parked)
+
+    def hold_for(self, seconds: float) -> None:
+        """Run nothing for so long."""
+        self.hold()
+        self.world.loop.call_at(self.world.now + seconds, self.release)
+
+    def block(self, seconds: float) -> None:
+        """The step under way takes so much longer, as far as anybody can tell: its effects come later."""
+        self.lead += seconds
+        self.hold()
+        self.world.loop.call_at(self.world.now + self.lead, self._unblock)
+
+    def _unblock(self) -> None:
+        self.lead = 0.0
+        self.release()
+
+    def kill(self) -> None:
+        """Never run anything again. What is suspended stays as it is, referenced from `parked`."""
+        self.dead = self.held = True
+
+    def tasks(self) -> list[SimTask[Any]]:
+        """Return the tasks that have not ended, oldest first."""
+        found = [task for task in asyncio.all_tasks(self) if isinstance(task, SimTask)]
+        return sorted(found, key=hash)
+
+    def disconnect(self) -> None:
+        """Ignore everything from now on: the world has ended."""
+        self.dead = self.held = True
+        self._append = _ignore
+        self.parked.clear()
+
+
+def _ignore(handle: SimHandle) -> None:
+    handle.cancel()
+
+
+class World:
+    """A cluster's time and its loops."""
+
+    def __init__(self, *, jitter: Callable[[str, int], float] | None = None) -> None:
+        self.now: float = 0.0
+        self.ready: deque[SimHandle] = deque()
+        self.timers: list[tuple[float, int, SimHandle]] = []
+        self.timer_number: int = 0
+        self.jitter = jitter
+        """Seconds by which a wake-up between threads comes later, from the loop's name and the wake-up's ordinal."""
+        self.steps: int = 0
+        self.loops: list[SimLoop] = []
+        self.kept: list[object] = []
+        """What must not be destroyed before the verdict: dropped references would run ``finally``."""
+        self._hashes = 0
+        self._generators: dict[int, SimLoop] = {}
+        self._current: SimLoop | None = None
+        self.ended: bool = False
+        self.loop: SimLoop = self.new_loop("world", None)
+
+    def __repr__(self) -> str:
+        return f"<World at {self.now:.6f} s, {len(self.loops)} loops, {self.steps} steps>"
+
+    def next_hash(self) -> int:
+        """Return what the next task or future is known by in sets."""
+        self._hashes += 1
+        return self._hashes
+
+    def new_loop(self, name: str, owner: LoopOwner | None) -> SimLoop:
+        """Return a new loop in this world."""
+        loop = SimLoop(self, name, owner)
+        self.loops.append(loop)
+        return loop
+
+    def run(self, until: Callable[[], bool], *, most_seconds: float, most_steps: int = MOST_STEPS) -> None:
+        """Run until the condition holds. Raises `Deadlock` or `Livelock`, and what a callback of the world raises."""
+        before = asyncio._get_running_loop()
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=self._first_iteration, finalizer=self._finalize)
+        _fence.enter()
+        try:
+            self._run(until, most_seconds, self.steps + most_steps)
+            if _fence.escaped is not None:
+                # Whoever tried may have swallowed it.
+                raise EscapedSimulation(_fence.escaped)
+        finally:
+            _fence.leave()
+            sys.set_asyncgen_hooks(*hooks)
+            self._current = None
+            _set_running_loop(before)
+
+    def _run(self, until: Callable[[], bool], most_seconds: float, most_steps: int) -> None:
+        ready, timers = self.ready, self.timers
+        popleft = ready.popleft
+        current: SimLoop | None = None
+        steps = self.steps
+        try:
+            while not until():
+                # A burst between two looks at the condition: it is asked often enough.
+                for _ in range(64):
+                    if not ready and until():
+                        return
+                    now = self.now
+                    while timers and (timers[0][0] <= now or not ready):
+                        when, _, timer = timers[0]
+                        if timer._cancelled:
+                            heappop(timers)
+                            continue
+                        if when > now:
+                            self.now = now = when
+                            if when > most_seconds:
+                                raise Livelock(f"the run has not ended after {most_seconds} s\n{self.report()}")
+                        heappop(timers)
+                        ready.append(timer)
+                    if not ready:
+                        raise Deadlock(f"nothing is ready and no timer is set at {self.now:.6f} s\n{self.report()}")
+                    handle = popleft()
+                    if handle._cancelled:
+                        continue
+                    loop = handle._loop
+                    if loop.held:
+                        loop.parked.append(handle)
+                        continue
+                    if loop is not current:
+                        _set_running_loop(loop)
+                        self._current = current = loop
+                    steps += 1
+                    loop.steps += 1
+                    self.now = now + STEP_SECONDS
+                    if loop.crawl_seconds:
+                        loop.hold_for(loop.crawl_seconds)
+                    try:
+                        handle._context.run(handle._callback, *handle._args)
+                    except KeyboardInterrupt:
+                        raise
+                    except BaseException as error:
+                        if loop.owner is None:
+                            raise
+                        loop.call_exception_handler({"message": f"in {handle._callback!r}", "exception": error})
+                if steps > most_steps:
+                    raise Livelock(f"the run has not ended after {steps} steps\n{self.report()}")
+                if len(timers) > 256 and self.timer_number % 64 == 0:
+                    self._sweep()
+        finally:
+            self.steps = steps
+
+    def _sweep(self) -> None:
+        timers = self.timers
+        alive = [entry for entry in timers if not entry[2]._cancelled]
+        if len(alive) < len(timers) // 2:
+            timers[:] = alive
+            heapify(timers)
+
+    # ---- async generators: whose loop closes one that is collected ----
+
+    def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if self._current is not None:
+            self._generators[id(generator)] = self._current
+
+    def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
+        loop = self._generators.pop(id(generator), None)
+        if loop is None or loop.dead or self.ended:
+            self.kept.append(generator)
+            return
+        loop.call_soon(_close_generator, loop, generator)
+
+    # ---- the end ----
+
+    def report(self) -> str:
+        """Say where every task of every loop waits."""
+        lines: list[str] = []
+        for loop in self.loops:
+            state = "dead" if loop.dead else "held" if loop.held else ""
+            for task in loop.tasks():
+                lines.append(f"  {loop.name}{' (' + state + ')' if state else ''}: {task.get_name()}: {where(task)}")
+        return "\n".join(lines) or "  no task is left"
+
+    def dismantle(self) -> None:
+        """End everything that is suspended, unheard, so that nothing reaches another run."""
+        self.ended = True
+        before = asyncio._get_running_loop()
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=_abandon)
+        tasks = [task for loop in self.loops for task in loop.tasks()]
+        for task in tasks:
+            task.forget()
+        for loop in self.loops:
+            loop.disconnect()
+        self.ready.clear()
+        self.timers.clear()
+        try:
+            _set_running_loop(self.loop)
+            for task in tasks:
+                _close(task)
+            for kept in self.kept:
+                if isinstance(kept, AsyncGenerator):
+                    _close_now(cast("AsyncGenerator[Any, Any]", kept))
+            self.kept.clear()
+        finally:
+            _set_running_loop(before)
+            sys.set_asyncgen_hooks(*hooks)
+
+
+def _abandon(generator: AsyncGenerator[Any, Any]) -> None:
+    _close_now(generator)
+
+
+def _close_generator(loop: SimLoop, generator: AsyncGenerator[Any, Any]) -> None:
+    loop.create_task(generator.aclose(), name="closing a collected generator")
+
+
+_CLOSE_ATTEMPTS = 16
+"""Of a coroutine whose ``finally`` waits: each attempt ends one wait."""
+
+
+def _close(task: SimTask[Any]) -> None:
+    work = task.get_coro()
+    for _ in range(_CLOSE_ATTEMPTS):
+        try:
+            cast("Coroutine[Any, Any, Any]", work).close()
+        except RuntimeError:
+            continue
+        except BaseException:  # Whatever a body makes of its end: nobody hears it.
+            return
+        return
+
+
+def _close_now(generator: AsyncGenerator[Any, Any]) -> None:
+    for _ in range(_CLOSE_ATTEMPTS):
+        closing = generator.aclose()
+        try:
+            closing.send(None)
+        except (StopIteration, StopAsyncIteration):
+            return
+        except RuntimeError:
+            continue
+        except BaseException:  # As above.
+            return
+
+
+# ---- where a task waits ---------------------------------------------------------------------------------
+
+
+def where(task: asyncio.Task[Any]) -> str:
+    """Return the innermost place at which ``task`` is suspended, and what it waits for there."""
+    inner: Any = task.get_coro()
+    place = "not begun"
+    while inner is not None:
+        frame: FrameType | None = getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None)
+        if frame is not None:
+            code: CodeType = frame.f_code
+            place = f"{code.co_filename.rpartition('/')[2]}:{frame.f_lineno} in {code.co_qualname}"
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
+    return place
+
+
+# ---- the fence ------------------------------------------------------------------------------------------
+
+_FORBIDDEN = {
+    "_thread.start_new_thread": "start a thread",
+    "os.exec": "replace the process",
+    "os.fork": "fork",
+    "os.forkpty": "fork",
+    "os.posix_spawn": "start a process",
+    "os.system": "start a process",
+    "socket.__new__": "make a socket",
+    "subprocess.Popen": "start a process",
+    "time.sleep": "sleep in real time",
+}
+"""Audit events of what a simulated program must not do, in words."""
+
+
+class _Fence:
+    """Raises for what leaves the simulation, while one runs in this thread."""
+
+    def __init__(self) -> None:
+        self._installed = False
+        self._thread = 0
+        self._depth = 0
+        self.escaped: str | None = None
+
+    def enter(self) -> None:
+        if not self._installed:
+            # For good: an audit hook cannot be removed. Outside of a run it lets everything pass.
+            self._installed = True
+            sys.addaudithook(self._audit)
+        self._thread = threading.get_ident()
+        self._depth += 1
+        self.escaped = None
+
+    def leave(self) -> None:
+        self._depth -= 1
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self._depth and event in _FORBIDDEN and threading.get_ident() == self._thread:
+            self.escaped = self.escaped or f"simulated code would {_FORBIDDEN[event]} ({event})"
+            raise EscapedSimulation(self.escaped)
+
+
+_fence = _Fence()

@@ -1,0 +1,104 @@
+"""Turns what the engine says, hears and decides into events of the history.
+
+Why it exists: invariants are judged over words that all share, such as ``w1#0`` and ``c0#0>w1#0/2:17``, and
+the engine knows uids and numbers. It must never change anything, nor look into a payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from wool.discovery.base import DiscoveryEventType, WorkerMetadata
+from wool.protocol import frames
+from wool.protocol.frames import Frame
+from wool.sim.network import FRAME_NAMES, SimStream
+from wool.transport.base import Stream
+
+if TYPE_CHECKING:
+    from wool.sim.history import Detail
+    from wool.sim.node import Incarnation
+
+_PLAIN: dict[type, Detail] = {kind: (("frame", name),) for kind, name in FRAME_NAMES.items()}
+_VIEWS: dict[str, str] = {
+    "worker-added": "view.added",
+    "worker-updated": "view.updated",
+    "worker-dropped": "view.dropped",
+}
+_RESULTS: dict[frames.ResultKind, Detail] = {
+    kind: (("frame", "result"), ("result", kind.name.lower())) for kind in frames.ResultKind
+}
+_STEPS: dict[frames.StepKind, Detail] = {
+    kind: (("frame", "step"), ("step", kind.name.lower())) for kind in frames.StepKind
+}
+_REJECTS: dict[frames.RejectCode, Detail] = {
+    code: (("frame", "reject"), ("code", code.name.lower())) for code in frames.RejectCode
+}
+
+
+def _detail(frame: Frame) -> Detail:
+    kind = type(frame)
+    if kind is frames.Result:
+        return _RESULTS[cast("frames.Result", frame).kind]
+    if kind is frames.Step:
+        return _STEPS[cast("frames.Step", frame).kind]
+    if kind is frames.Reject:
+        return _REJECTS[cast("frames.Reject", frame).code]
+    return _PLAIN[kind]
+
+
+class NodeObserver:
+    """Watches one incarnation. See `wool.observer.Observer`."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Incarnation) -> None:
+        self._node = node
+
+    def opened(self, stream: Stream) -> None:
+        """See `Observer`."""
+        assert isinstance(stream, SimStream)
+        self._node.note("wire.opened", "", stream.wire.name)
+
+    def lost(self, stream: Stream, reason: str) -> None:
+        """See `Observer`."""
+        assert isinstance(stream, SimStream)
+        self._node.note("wire.lost", "", stream.wire.name, (("reason", reason),))
+
+    def said(self, stream: Stream, frame: Frame) -> None:
+        """See `Observer`."""
+        self._passed("wire.said", stream, frame)
+
+    def heard(self, stream: Stream, frame: Frame) -> None:
+        """See `Observer`."""
+        self._passed("wire.heard", stream, frame)
+
+    def _passed(self, kind: str, stream: Stream, frame: Frame) -> None:
+        node = self._node
+        if node.dead or type(frame) not in _PLAIN:
+            return
+        assert isinstance(stream, SimStream)
+        wire = stream.wire
+        number: int | None = getattr(frame, "number", None)
+        cluster = node.cluster
+        if number is None:
+            cluster.history.add(cluster.world.now, node.name, kind, "", wire.name, _detail(frame))
+            return
+        task = wire.tasks.get(number)
+        if task is None:
+            task = frame.task.rstrip(b"\0").decode("ascii", "replace") if isinstance(frame, frames.Offer) else ""
+            wire.tasks[number] = task
+        cluster.history.add(cluster.world.now, node.name, kind, task, f"{wire.name}:{number}", _detail(frame))
+
+    def viewed(self, type: DiscoveryEventType, worker: WorkerMetadata) -> None:
+        """See `Observer`."""
+        name = self._node.cluster.incarnation_of(worker.uid)
+        self._node.note(_VIEWS[type], detail=(("worker", name), ("address", worker.address)))
+
+    def bound(self, task: bytes, worker: str, candidates: Sequence[str], suspect: bool) -> None:
+        """See `Observer`."""
+        node = self._node
+        names = node.cluster.incarnation_of
+        known = tuple(names(uid) for uid in candidates)
+        label = task.rstrip(b"\0").decode("ascii", "replace")
+        node.note("place.bound", label, detail=(("worker", names(worker)), ("candidates", known), ("suspect", suspect)))
