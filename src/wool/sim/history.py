@@ -60,6 +60,7 @@ KINDS: dict[str, str] = {
     "leak.permit": "the same",
     "leak.never-retrieved": "the same",
     "loop.error": "what reached a loop's exception handler: message",
+    "identity.crossed": "an object that one node has made was seen by another: what",
     "run.ended": "the driver has finished: how (done, deadlock, horizon, spinning), and words",
 }
 """Every kind of event, and its meaning."""
@@ -179,7 +180,10 @@ class History:
 
 def frozen(value: Any) -> Any:
     """Return a JSON value with its lists as tuples, as details have them."""
-    return tuple(map(frozen, value)) if isinstance(value, list) else value
+    if type(value) is list:
+        items: list[Any] = value
+        return tuple(frozen(item) for item in items)
+    return value
 
 
 class Difference(NamedTuple):

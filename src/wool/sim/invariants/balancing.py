@@ -1,0 +1,219 @@
+"""B: who is tried, how often, and that one worker's trouble is its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from wool.sim.invariants.story import At, Story, TaskStory, Violation, value_of, worker_of
+
+SAME_INSTANT_SECONDS = 0.0005
+"""Steps of a loop take a microsecond each; an offer follows its binding in the same step."""
+SPARE_ATTEMPTS = 4
+
+
+def view_before(story: Story, node: str, index: int) -> set[str]:
+    """Return the workers that a node knew of before the event at ``index``."""
+    view: set[str] = set()
+    for item in story.views.get(node, []):
+        if item.index >= index:
+            break
+        worker = str(value_of(item, "worker"))
+        if item.event.kind == "view.dropped":
+            view.discard(worker)
+        else:
+            view.add(worker)
+    return view
+
+
+def candidates_are_in_view(story: Story) -> Iterator[Violation]:
+    """B: bind(τ, w, C) at n ⇒ w ∈ C, and every one of C is in n's view then."""
+    for label, task in story.tasks.items():
+        for bound in task.bound:
+            worker, candidates = value_of(bound, "worker"), value_of(bound, "candidates", ())
+            strangers = [name for name in candidates if name not in view_before(story, bound.node, bound.index)]
+            # A definition that the worker has forgotten is sent again, without a choice.
+            again = any(item.index < bound.index for item in task.frames("reject", heard=True))
+            if strangers or (worker not in candidates and not again):
+                yield Violation(
+                    invariant="B",
+                    task=label,
+                    sentence=f"{label} was bound to {worker} out of {', '.join(map(str, candidates)) or 'nobody'}"
+                    + (f", and {', '.join(map(str, strangers))} was not in view" if strangers else ""),
+                    events=(bound.index,),
+                )
+                break
+
+
+def attempts_are_bounded(story: Story) -> Iterator[Violation]:
+    """B: |offers of τ| ≤ twice the workers it could know of, and one per patience that passed, and a few to spare."""
+    patience = story.plan.knobs.patience
+    workers = {name for name in story.nodes if name.startswith("w")}
+    for label, task in story.tasks.items():
+        offers = task.frames("offer")
+        if len(offers) <= SPARE_ATTEMPTS:
+            continue
+        lasted = offers[-1].at - offers[0].at
+        most = 2 * max(len(workers), 1) + lasted / patience + SPARE_ATTEMPTS
+        if len(offers) > most:
+            yield Violation(
+                invariant="B",
+                task=label,
+                sentence=f"{label} was offered {len(offers)} times in {lasted:.3f} s, with {len(workers)} workers",
+                events=tuple(item.index for item in offers),
+            )
+
+
+def round_robin_is_even(story: Story) -> Iterator[Violation]:
+    """B: without faults, and while the view stands, |bound(w) - bound(w')| ≤ 1 for all w, w' of one caller."""
+    if story.plan.faults or story.plan.stalls or story.plan.noise.amplitude:
+        return
+    first: dict[str, list[At]] = {}
+    for task in story.tasks.values():
+        if len(task.bound) > 1 or any(value_of(item, "suspect") for item in task.bound):
+            # Bound anew: the balancer was asked twice for one call.
+            return
+        for item in task.bound:
+            if item.at < story.ends and item.node.startswith("c"):
+                first.setdefault(item.node, []).append(item)
+    for node, items in first.items():
+        items.sort(key=lambda item: item.index)
+        changed = [item.index for item in story.views.get(node, []) if item.event.kind != "view.updated"]
+        stretches: dict[int, list[At]] = {}
+        for item in items:
+            stretches.setdefault(sum(index < item.index for index in changed), []).append(item)
+        for stretch in stretches.values():
+            candidates = [str(name) for name in value_of(stretch[0], "candidates", ())]
+            counts = Counter(dict.fromkeys(candidates, 0))
+            counts.update(str(value_of(item, "worker")) for item in stretch)
+            if counts and max(counts.values()) - min(counts.values()) > 1:
+                yield Violation(
+                    invariant="B",
+                    task="",
+                    sentence=f"{node} bound {len(stretch)} calls unevenly: "
+                    + ", ".join(f"{name} {count}" for name, count in counts.items()),
+                    events=tuple(item.index for item in stretch),
+                )
+
+
+def nobody_waits_for_others(story: Story) -> Iterator[Violation]:
+    """B: bind(τ, w) at t, the session with w open and room in its window ⇒ offer(τ → w) at t.
+
+    So a worker that is swallowed, slow or silent delays the calls that are bound elsewhere by nothing.
+    """
+    window = story.plan.knobs.window_tasks
+    unstarted = _Unstarted(story)
+    for label, task in story.tasks.items():
+        for bound in task.bound:
+            worker = str(value_of(bound, "worker"))
+            session = unstarted.session(bound, worker)
+            if session is None or unstarted.count(session, bound.index) >= window:
+                continue
+            if any(
+                item.index > bound.index and item.at <= bound.at + SAME_INSTANT_SECONDS
+                for item in (*task.frames("offer"), *task.ended)
+            ):
+                continue
+            if story.died(bound.node, _index_after(story, bound)) or story.end <= bound.at + SAME_INSTANT_SECONDS:
+                continue
+            if unstarted.waited_for(session, bound, window):
+                continue
+            yield Violation(
+                invariant="B",
+                task=label,
+                sentence=f"{label} was bound to {worker} at {bound.at:.6f}, whose session was open and had "
+                "room, and was not offered then",
+                events=(bound.index, *_next_offer(task, bound)),
+            )
+            break
+
+
+def _index_after(story: Story, bound: At) -> int:
+    """Return the place of the first event that comes noticeably later."""
+    events = story.history.events
+    index = bound.index
+    while index < len(events) and events[index].at <= bound.at + SAME_INSTANT_SECONDS:
+        index += 1
+    return index
+
+
+def _next_offer(task: TaskStory, bound: At) -> tuple[int, ...]:
+    return tuple(item.index for item in task.frames("offer") if item.index > bound.index)[:1]
+
+
+class _Unstarted:
+    """The windows: what was offered on each session and not settled, at any place in the history."""
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        self._changes: dict[str, list[tuple[int, int]]] = {}
+        for task in story.tasks.values():
+            settled: set[str] = set()
+            for item in sorted((*task.said, *task.heard), key=lambda item: item.index):
+                attempt, frame = item.event.attempt, value_of(item, "frame")
+                if item.node != attempt.partition(">")[0]:
+                    continue
+                if frame == "offer":
+                    self._changes.setdefault(item.event.session, []).append((item.index, 1))
+                elif frame in ("start", "withdraw", "reject") and attempt not in settled:
+                    settled.add(attempt)
+                    self._changes.setdefault(item.event.session, []).append((item.index, -1))
+
+    def session(self, bound: At, worker: str) -> str | None:
+        """Return the session of ``bound``'s node with a worker that was open then, if there was one."""
+        for (node, session), opened in self._story.sessions_opened.items():
+            if node != bound.node or not session.startswith(f"{node}>") or worker_of(session) != worker:
+                continue
+            lost = self._story.sessions_lost.get((node, session))
+            if opened.index < bound.index and (lost is None or lost.at > bound.at + SAME_INSTANT_SECONDS):
+                return session
+        return None
+
+    def count(self, session: str, index: int) -> int:
+        """Return how many offers were unstarted before the event at ``index``."""
+        return sum(change for place, change in self._changes.get(session, []) if place < index)
+
+    def waited_for(self, session: str, bound: At, window: int) -> bool:
+        """Whether others waited there already, since the window had been full not long before."""
+        total = 0
+        for place, change in sorted(self._changes.get(session, [])):
+            if place >= bound.index:
+                return False
+            total += change
+            if total >= window:
+                return True
+        return False
+
+
+def nobody_is_evicted_for_good(story: Story) -> Iterator[Violation]:
+    """B: after everything has healed and been quiet, each live worker in view gets its share of the probes."""
+    healed = story.healed
+    if healed is None or not value_of(healed, "all", False):
+        return
+    probes: dict[str, list[At]] = {}
+    for label, task in story.tasks.items():
+        if label.startswith("p") and task.bound:
+            probes.setdefault(task.bound[0].node, []).append(task.bound[0])
+    for node, items in probes.items():
+        first = min(item.index for item in items)
+        known = sorted(name for name in view_before(story, node, first) if story.lives(name))
+        if len(items) < 2 * len(known):
+            continue
+        bound = {value_of(item, "worker") for item in items}
+        for worker in known:
+            if worker not in bound:
+                yield Violation(
+                    invariant="B",
+                    task="",
+                    sentence=f"{worker} lives and {node} knows of it, and none of {len(items)} calls was given to it",
+                    events=(healed.index, *(item.index for item in items)),
+                )
+
+
+INVARIANTS = (
+    candidates_are_in_view,
+    attempts_are_bounded,
+    round_robin_is_even,
+    nobody_waits_for_others,
+    nobody_is_evicted_for_good,
+)

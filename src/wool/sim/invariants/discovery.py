@@ -1,0 +1,113 @@
+"""D: what a caller believes of the workers comes to be what is so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wool.sim.invariants.balancing import view_before
+from wool.sim.invariants.story import At, Story, Violation, value_of, worker_of
+
+DISTORTING = ("view-duplicate", "view-reorder", "view-lose", "ghost", "flap", "premature-drop", "split-view")
+"""Faults that make discovery itself say what is not so: the grammar of its events is theirs then."""
+
+
+def quiet_seconds(story: Story) -> float:
+    """Return T: a publisher that died is noticed by lease, everything else by polling."""
+    knobs = story.plan.knobs
+    delays = max((fault.amount for fault in story.faults("view-delay")), default=0.0)
+    return 2 * knobs.lease + 4 * knobs.poll + delays + 0.5
+
+
+def truth_before(story: Story, index: int) -> tuple[set[str], float]:
+    """Return the workers that are up and published before the event at ``index``, and since when this is so."""
+    truth: set[str] = set()
+    since = 0.0
+    for item in story.truths:
+        if item.index >= index:
+            break
+        worker = str(value_of(item, "worker"))
+        since = item.at
+        if item.event.kind == "truth.published":
+            truth.add(worker)
+        else:
+            truth.discard(worker)
+    return truth, since
+
+
+def view_becomes_truth(story: Story) -> Iterator[Violation]:
+    """D: quiet for T ⇒ view(n) = {w | up(w) ∧ published(w)}, for every caller n that lives.
+
+    Looked at when the caller begins to close: after that nobody cares.
+    """
+    if story.healed is None:
+        return
+    wait = quiet_seconds(story)
+    for closing in story.of("pool.closing"):
+        node = closing.node
+        truth, since = truth_before(story, closing.index)
+        opened = next((item.at for item in story.of("pool.opened") if item.node == node), 0.0)
+        quiet = closing.at - max(since, story.healed.at, opened) - story.disturbance(node)
+        if quiet < wait or story.died(node, closing.index):
+            continue
+        view = view_before(story, node, closing.index)
+        if view != truth:
+            missing, wrong = sorted(truth - view), sorted(view - truth)
+            words = [f"does not know of {', '.join(missing)}"] if missing else []
+            words += [f"believes in {', '.join(wrong)}"] if wrong else []
+            yield Violation(
+                invariant="D",
+                task="",
+                sentence=f"{node}, {quiet:.3f} s after the last change, {' and '.join(words)}",
+                events=(closing.index,),
+            )
+
+
+def nothing_is_offered_to_the_dropped(story: Story) -> Iterator[Violation]:
+    """D: drop(w) at n ≺ offer(τ → w) by n ⇒ add(w) between the two."""
+    for label, task in story.tasks.items():
+        for offer in task.frames("offer"):
+            worker = worker_of(offer.event.attempt)
+            last: At | None = None
+            for item in story.views.get(offer.node, []):
+                if item.index > offer.index:
+                    break
+                if value_of(item, "worker") == worker:
+                    last = item
+            if last is not None and last.event.kind == "view.dropped":
+                yield Violation(
+                    invariant="D",
+                    task=label,
+                    sentence=f"{label} was offered to {worker}, which {offer.node} had dropped at {last.at:.6f}",
+                    events=(last.index, offer.index),
+                )
+                break
+
+
+def events_follow_the_grammar(story: Story) -> Iterator[Violation]:
+    """D: per caller and worker, the events are (added updated* dropped)*; so a late one sees each worker once."""
+    if story.faults(*DISTORTING):
+        return
+    for node, items in story.views.items():
+        if not node.startswith("c"):
+            # A worker has a proxy per pool that it serves, one after the other or side by side.
+            continue
+        known: dict[str, At] = {}
+        for item in items:
+            worker, kind = str(value_of(item, "worker")), item.event.kind
+            if (kind == "view.added") == (worker in known):
+                before = known.get(worker)
+                yield Violation(
+                    invariant="D",
+                    task="",
+                    sentence=f"{node} heard {kind.partition('.')[2]} of {worker}, which it "
+                    + ("knew already" if before is not None else "did not know"),
+                    events=(*([before.index] if before is not None else []), item.index),
+                )
+                return
+            if kind == "view.dropped":
+                del known[worker]
+            else:
+                known[worker] = item
+
+
+INVARIANTS = (view_becomes_truth, nothing_is_offered_to_the_dropped, events_follow_the_grammar)

@@ -1,0 +1,271 @@
+"""S: at most once. τ is a task, ≺ is "before"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of, worker_of
+
+TASK_FRAMES = frozenset({"offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result"})
+EXECUTED = frozenset({"value", "remote", "serialization", "interrupted"})
+"""Outcomes that say by themselves, or by ``executed``, that the body ran."""
+
+
+def begins_at_most_once(story: Story) -> Iterator[Violation]:
+    """S1: |{begin(τ)}| ≤ 1, over all nodes and incarnations."""
+    for label, task in story.tasks.items():
+        if len(task.began) > 1:
+            where = " and ".join(f"on {item.node} at {item.at:.6f}" for item in task.began)
+            yield Violation(
+                invariant="S1",
+                task=label,
+                sentence=f"the body of {label} began {len(task.began)} times: {where}",
+                events=tuple(item.index for item in task.began),
+            )
+
+
+def start_is_said_once(story: Story) -> Iterator[Violation]:
+    """S2: |{say start(τ)}| ≤ 1."""
+    for label, task in story.tasks.items():
+        starts = task.frames("start")
+        if len(starts) > 1:
+            yield Violation(
+                invariant="S2",
+                task=label,
+                sentence=f"start was said {len(starts)} times for {label}: "
+                + " and ".join(f"to {worker_of(item.event.attempt)}" for item in starts),
+                events=tuple(item.index for item in starts),
+            )
+
+
+def begins_after_start(story: Story) -> Iterator[Violation]:
+    """S2: begin(τ, w) ⇒ say start(τ → w) ≺ begin(τ, w)."""
+    for label, task in story.tasks.items():
+        for began in task.began:
+            said = [item for item in task.frames("start") if worker_of(item.event.attempt) == began.node]
+            if not any(item.index < began.index for item in said):
+                yield Violation(
+                    invariant="S2",
+                    task=label,
+                    sentence=f"the body of {label} began on {began.node} before start was said to it",
+                    events=(began.index, *(item.index for item in said)),
+                )
+
+
+def _ended_before(story: Story, task: TaskStory, offer: At, later: At) -> bool:
+    """Whether the attempt of ``offer`` was over, without start, when ``later`` was said."""
+    attempt, session = offer.event.attempt, offer.event.session
+    for item in task.heard:
+        if item.index < later.index and item.event.attempt == attempt and value_of(item, "frame") == "reject":
+            return True
+    for item in task.said:
+        if item.index < later.index and item.event.attempt == attempt and value_of(item, "frame") == "withdraw":
+            return True
+    lost = story.sessions_lost.get((offer.node, session))
+    # In one step of the loop the loss may be written down after what comes of it.
+    return lost is not None and (lost.index < later.index or lost.at == later.at)
+
+
+def offers_follow_ended_ones(story: Story) -> Iterator[Violation]:
+    """S3: offer(τ, i) ≺ offer(τ, j) ⇒ attempt i was rejected, withdrawn or lost, and never started, before offer j."""
+    for label, task in story.tasks.items():
+        offers = task.frames("offer")
+        if len(offers) < 2:
+            continue
+        starts = task.frames("start")
+        for number, later in enumerate(offers[1:], 1):
+            started = next((item for item in starts if item.index < later.index), None)
+            if started is not None:
+                yield Violation(
+                    invariant="S3",
+                    task=label,
+                    sentence=f"{label} was offered to {worker_of(later.event.attempt)} after start had been said to "
+                    f"{worker_of(started.event.attempt)}",
+                    events=(started.index, later.index),
+                )
+                break
+            open_ones = [offer for offer in offers[:number] if not _ended_before(story, task, offer, later)]
+            if open_ones:
+                earlier = open_ones[0]
+                yield Violation(
+                    invariant="S3",
+                    task=label,
+                    sentence=f"{label} was offered to {worker_of(later.event.attempt)} while its offer to "
+                    f"{worker_of(earlier.event.attempt)} was open",
+                    events=(earlier.index, later.index),
+                )
+                break
+
+
+def value_is_this_executions(story: Story) -> Iterator[Violation]:
+    """S4: end(τ, value v by x) ⇒ x is an execution of τ, returned(x) ≺ end, and v is what x returned."""
+    for label, task in story.tasks.items():
+        for ended in task.ended:
+            if value_of(ended, "outcome") != "value":
+                continue
+            by = value_of(ended, "begun_by")
+            mine = {value_of(item, "execution"): item for item in task.began if item.index < ended.index}
+            if by is not None and by not in mine:
+                yield Violation(
+                    invariant="S4",
+                    task=label,
+                    sentence=f"{label} was given a value made by {by}, which is no execution of it",
+                    events=(ended.index,),
+                )
+                continue
+            values = [
+                value_of(item, "value")
+                for item in task.body_ended
+                if item.index < ended.index and value_of(item, "how") == "returned"
+            ]
+            if value_of(ended, "value") not in values:
+                yield Violation(
+                    invariant="S4",
+                    task=label,
+                    sentence=f"{label} was given {value_of(ended, 'value')!r}; its body had returned "
+                    f"{' and '.join(map(repr, values)) or 'nothing'}",
+                    events=(ended.index, *(item.index for item in task.body_ended)),
+                )
+
+
+def never_ran_is_never_run(story: Story) -> Iterator[Violation]:
+    """S4: end(τ, executed "no") ⇒ ¬begin(τ), before or after."""
+    for label, task in story.tasks.items():
+        for ended in task.ended:
+            if value_of(ended, "executed") == "no" and task.began:
+                yield Violation(
+                    invariant="S4",
+                    task=label,
+                    sentence=f"the caller of {label} was told {value_of(ended, 'outcome')}, which means that it never "
+                    f"runs, and its body began on {task.began[0].node}",
+                    events=(ended.index, *(item.index for item in task.began)),
+                )
+
+
+def ran_is_run(story: Story) -> Iterator[Violation]:
+    """S4: end(τ, executed "yes") ⇒ begin(τ) ≺ end; interrupted ⇒ the body has ended, too."""
+    for label, task in story.tasks.items():
+        for ended in task.ended:
+            outcome = value_of(ended, "outcome")
+            if value_of(ended, "executed") != "yes" or outcome not in EXECUTED:
+                continue
+            if not any(item.index < ended.index for item in task.began):
+                yield Violation(
+                    invariant="S4",
+                    task=label,
+                    sentence=f"the caller of {label} was told {outcome}, which means that it ran, and it had not begun",
+                    events=(ended.index,),
+                )
+            elif outcome == "interrupted" and not any(item.index < ended.index for item in task.body_ended):
+                yield Violation(
+                    invariant="S4",
+                    task=label,
+                    sentence=f"the caller of {label} was told that it was interrupted, and its body had not ended",
+                    events=(task.began[0].index, ended.index),
+                )
+
+
+def lost_was_started(story: Story) -> Iterator[Violation]:
+    """S4: end(τ, WorkerLost) ⇒ say start(τ) ≺ end."""
+    for label, task in story.tasks.items():
+        for ended in task.ended:
+            if value_of(ended, "outcome") == "lost" and not any(
+                item.index < ended.index for item in task.frames("start")
+            ):
+                yield Violation(
+                    invariant="S4",
+                    task=label,
+                    sentence=f"the caller of {label} was told WorkerLost, and start had not been said",
+                    events=(ended.index,),
+                )
+
+
+def one_outcome(story: Story) -> Iterator[Violation]:
+    """S5: made(τ) ⇒ |{end(τ)}| = 1, unless the caller died; without made(τ) there is no end."""
+    for label, task in story.tasks.items():
+        if len(task.ended) > 1:
+            yield Violation(
+                invariant="S5",
+                task=label,
+                sentence=f"{label} has {len(task.ended)} outcomes: "
+                + " and ".join(str(value_of(item, "outcome")) for item in task.ended),
+                events=tuple(item.index for item in task.ended),
+            )
+        elif task.made and not task.ended and story.complete and not story.died(task.caller):
+            yield Violation(
+                invariant="S5",
+                task=label,
+                sentence=f"{label}, made by {task.caller} at {task.made[0].at:.6f}, has no outcome",
+                events=(task.made[0].index,),
+            )
+        elif len(task.made) > 1:
+            yield Violation(
+                invariant="S5",
+                task=label,
+                sentence=f"{label} was made {len(task.made)} times",
+                events=tuple(item.index for item in task.made),
+            )
+
+
+def no_identity_crosses(story: Story) -> Iterator[Violation]:
+    """S6: no object that one node has made is seen by another. The simulator looks, and notes what it finds."""
+    for item in story.of("identity.crossed"):
+        yield Violation(
+            invariant="S6",
+            task=item.event.task,
+            sentence=f"an object crossed to {item.node}: {value_of(item, 'what')}",
+            events=(item.index,),
+        )
+
+
+def nothing_before_the_handshake(story: Story) -> Iterator[Violation]:
+    """S7: say or hear a frame of τ on session s at node n ⇒ opened(s, n) ≺ it."""
+    opened = story.sessions_opened
+    for label, task in story.tasks.items():
+        for item in (*task.said, *task.heard):
+            if value_of(item, "frame") not in TASK_FRAMES:
+                continue
+            at = opened.get((item.node, item.event.session))
+            if at is None or at.index > item.index:
+                yield Violation(
+                    invariant="S7",
+                    task=label,
+                    sentence=f"{value_of(item, 'frame')} of {label} passed {item.node} on "
+                    f"{item.event.session or 'no session'} before its handshake was over",
+                    events=(item.index,),
+                )
+                break
+
+
+def attempts_are_their_callers(story: Story) -> Iterator[Violation]:
+    """S3: offer(τ) and start(τ) are said by the node that made the call, and by nobody else."""
+    for label, task in story.tasks.items():
+        if not task.made:
+            continue
+        for item in task.said:
+            if value_of(item, "frame") in ("offer", "start") and (
+                item.node != task.caller or caller_of(item.event.attempt) != task.caller
+            ):
+                yield Violation(
+                    invariant="S3",
+                    task=label,
+                    sentence=f"{label} belongs to {task.caller}, and {item.node} said {value_of(item, 'frame')} for it",
+                    events=(task.made[0].index, item.index),
+                )
+                break
+
+
+INVARIANTS = (
+    begins_at_most_once,
+    start_is_said_once,
+    begins_after_start,
+    offers_follow_ended_ones,
+    value_is_this_executions,
+    never_ran_is_never_run,
+    ran_is_run,
+    lost_was_started,
+    one_outcome,
+    no_identity_crosses,
+    nothing_before_the_handshake,
+    attempts_are_their_callers,
+)

@@ -1,0 +1,358 @@
+"""A history put in order once, for all invariants: by task, by node, by session.
+
+It judges nothing. What it owns beyond order is the question of what disturbed a node, and for how long:
+an invariant about time asks it, so that a stall of the plan's own is never taken for one of wool's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from wool.sim.history import Event, History
+from wool.sim.oracle import Expected, expected
+from wool.sim.plan import Ask, Body, Fault, Plan, Step, labelled, walk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """A promise that was broken, in a sentence, with the events that show it (their places in the history)."""
+
+    invariant: str
+    task: str
+    sentence: str
+    events: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.sentence}"
+
+
+class At:
+    """An event and its place in the history."""
+
+    __slots__ = ("event", "index")
+
+    def __init__(self, index: int, event: Event) -> None:
+        self.index = index
+        self.event = event
+
+    @property
+    def at(self) -> float:
+        """When it happened."""
+        return self.event[0]
+
+    @property
+    def node(self) -> str:
+        """Where it happened."""
+        return self.event[1]
+
+
+class TaskStory:
+    """All that happened to one task, in order, by kind."""
+
+    __slots__ = (
+        "began",
+        "body_cancelled",
+        "body_ended",
+        "bound",
+        "cancelled",
+        "ended",
+        "finals",
+        "heard",
+        "items",
+        "label",
+        "made",
+        "resumed",
+        "said",
+        "steps",
+        "yielded",
+    )
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.made: list[At] = []
+        self.cancelled: list[At] = []
+        self.steps: list[At] = []
+        self.items: list[At] = []
+        self.ended: list[At] = []
+        self.began: list[At] = []
+        self.resumed: list[At] = []
+        self.yielded: list[At] = []
+        self.body_cancelled: list[At] = []
+        self.finals: list[At] = []
+        self.body_ended: list[At] = []
+        self.bound: list[At] = []
+        self.said: list[At] = []
+        self.heard: list[At] = []
+
+    def frames(self, frame: str, *, heard: bool = False) -> list[At]:
+        """Return what was said (or heard) of one kind of frame."""
+        return [item for item in (self.heard if heard else self.said) if item.event.get("frame") == frame]
+
+    @property
+    def outcome(self) -> str:
+        """The word of the first end, or nothing."""
+        return str(self.ended[0].event.get("outcome")) if self.ended else ""
+
+    @property
+    def caller(self) -> str:
+        """The node that has made the call."""
+        return self.made[0].node if self.made else ""
+
+
+class NodeStory:
+    """One incarnation."""
+
+    __slots__ = ("crashed", "exited", "name", "paused", "resumed", "terminated", "up")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.up: At | None = None
+        self.crashed: At | None = None
+        self.exited: At | None = None
+        self.terminated: At | None = None
+        self.paused: list[At] = []
+        self.resumed: list[At] = []
+
+    @property
+    def alive(self) -> bool:
+        """It lives at the end of the history."""
+        return self.crashed is None and self.exited is None
+
+
+_TASK_LISTS = {
+    "call.made": "made",
+    "call.cancelled": "cancelled",
+    "call.step": "steps",
+    "call.item": "items",
+    "call.ended": "ended",
+    "body.began": "began",
+    "body.resumed": "resumed",
+    "body.yielded": "yielded",
+    "body.cancelled": "body_cancelled",
+    "body.finally": "finals",
+    "body.ended": "body_ended",
+    "place.bound": "bound",
+    "wire.said": "said",
+    "wire.heard": "heard",
+}
+
+
+class Story:
+    """One run, for its judges."""
+
+    def __init__(self, history: History, plan: Plan) -> None:
+        self.history = history
+        self.plan = plan
+        self.tasks: dict[str, TaskStory] = {}
+        self.nodes: dict[str, NodeStory] = {}
+        self.kinds: dict[str, list[At]] = {}
+        """Events that are no task's, by kind."""
+        self.programs: dict[str, tuple[Body, tuple[Ask, ...]]] = plan.tasks()
+        self._collect()
+
+    def _collect(self) -> None:
+        tasks, kinds = self.tasks, self.kinds
+        owners: dict[str, str] = {}
+        for index, event in enumerate(self.history.events):
+            _, node, kind, label, attempt, _ = event
+            if not label and attempt:
+                # Most frames carry a number; only the offer names the task.
+                label = owners.get(attempt, "")
+            name = _TASK_LISTS.get(kind)
+            if name is not None and label:
+                task = tasks.get(label)
+                if task is None:
+                    task = tasks[label] = TaskStory(label)
+                if kind == "wire.said" and attempt not in owners:
+                    owners[attempt] = label
+                getattr(task, name).append(At(index, event))
+                continue
+            kinds.setdefault(kind, []).append(At(index, event))
+            if kind.startswith("node."):
+                self._of_node(node, kind, At(index, event))
+
+    def _of_node(self, node: str, kind: str, item: At) -> None:
+        story = self.nodes.get(node)
+        if story is None:
+            story = self.nodes[node] = NodeStory(node)
+        if kind == "node.up":
+            story.up = item
+        elif kind == "node.crashed":
+            story.crashed = story.crashed or item
+        elif kind == "node.exited":
+            story.exited = story.exited or item
+        elif kind == "node.terminated":
+            story.terminated = story.terminated or item
+        elif kind == "node.paused":
+            story.paused.append(item)
+        elif kind == "node.resumed":
+            story.resumed.append(item)
+
+    # ---- the run ----
+
+    def of(self, kind: str) -> list[At]:
+        """Return the events of a kind that belongs to no task."""
+        return self.kinds.get(kind, [])
+
+    @functools.cached_property
+    def how(self) -> str:
+        """How the run ended; empty if it says nothing of it."""
+        ended = self.of("run.ended")
+        return str(ended[-1].event.get("how")) if ended else ""
+
+    @property
+    def complete(self) -> bool:
+        """The driver came to its end: whatever is missing then is missing for good."""
+        return self.how == "done"
+
+    @functools.cached_property
+    def end(self) -> float:
+        """The time of the last event."""
+        return self.history.events[-1].at if len(self.history) else 0.0
+
+    @functools.cached_property
+    def healed(self) -> At | None:
+        """Where the faulty phase ended."""
+        healed = self.of("phase.healed")
+        return healed[0] if healed else None
+
+    @functools.cached_property
+    def ends(self) -> float:
+        """When the first pool began to close: from there on tasks are ended on purpose."""
+        closing = self.of("pool.closing")
+        return closing[0].at if closing else float("inf")
+
+    # ---- nodes ----
+
+    def lives(self, node: str) -> bool:
+        """Whether an incarnation lives at the end. One that nothing is said of does."""
+        story = self.nodes.get(node)
+        return story is None or story.alive
+
+    def died(self, node: str, index: int = 1 << 60) -> bool:
+        """Whether an incarnation had crashed or exited before the event at ``index``."""
+        story = self.nodes.get(node)
+        if story is None:
+            return False
+        return any(item is not None and item.index < index for item in (story.crashed, story.exited))
+
+    @functools.cached_property
+    def _blocked(self) -> float:
+        # A body that blocks holds up all that shares its loop.
+        return sum(step.seconds for step in self.steps() if step.op == "block")
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps of all bodies."""
+        for body, _ in self.programs.values():
+            yield from walk(body.steps)
+
+    def disturbance(self, node: str) -> float:
+        """Return for how many seconds, at most, the plan itself held up this node."""
+        known = self._disturbances.get(node)
+        if known is None:
+            known = self._disturbances[node] = self._disturbance(node)
+        return known
+
+    @functools.cached_property
+    def _disturbances(self) -> dict[str, float]:
+        return {}
+
+    def _disturbance(self, node: str) -> float:
+        label = node.partition("#")[0]
+        total = self._blocked + self.plan.noise.amplitude * 20
+        for fault in self.plan.faults:
+            if fault.target == label and fault.kind in ("pause", "crawl"):
+                total += fault.seconds + (1e9 if fault.kind == "crawl" else 0.0)
+        for stall in self.plan.stalls:
+            if stall.loop.startswith(f"{label}#"):
+                total += stall.seconds
+        return total
+
+    def faults(self, *kinds: str) -> list[Fault]:
+        """Return the plan's faults of these kinds."""
+        return [fault for fault in self.plan.faults if fault.kind in kinds]
+
+    # ---- what is known of workers ----
+
+    @functools.cached_property
+    def views(self) -> dict[str, list[At]]:
+        """What each caller's proxy has heard of workers, in order."""
+        views: dict[str, list[At]] = {}
+        for item in self._together("view.added", "view.updated", "view.dropped"):
+            views.setdefault(item.node, []).append(item)
+        return views
+
+    @functools.cached_property
+    def truths(self) -> list[At]:
+        """What is really so of workers, in order."""
+        return self._together("truth.published", "truth.withdrawn", "truth.dead")
+
+    def _together(self, *kinds: str) -> list[At]:
+        return sorted((item for kind in kinds for item in self.of(kind)), key=lambda item: item.index)
+
+    # ---- sessions ----
+
+    @functools.cached_property
+    def sessions_lost(self) -> dict[tuple[str, str], At]:
+        """Where each end of each session has heard that it is over: by node and session."""
+        return {(item.node, item.event.session): item for item in reversed(self.of("wire.lost"))}
+
+    @functools.cached_property
+    def sessions_opened(self) -> dict[tuple[str, str], At]:
+        """Where each end of each session came out of the handshake."""
+        return {(item.node, item.event.session): item for item in reversed(self.of("wire.opened"))}
+
+    # ---- tasks ----
+
+    def program(self, label: str) -> tuple[Body, tuple[Ask, ...]] | None:
+        """Return body and script of a task."""
+        return self.programs.get(label)
+
+    def expected(self, label: str) -> Expected | None:
+        """Return what the task's body would have shown locally."""
+        program = self.programs.get(label)
+        return None if program is None else expected(*program, self.plan.knobs.payload_bytes)
+
+    def family(self, label: str) -> Iterator[TaskStory]:
+        """Yield the task and its descendants, as far as something happened to them."""
+        prefix = label + "."
+        for other, task in self.tasks.items():
+            if other == label or other.startswith(prefix):
+                yield task
+
+    def lineage(self, label: str) -> Iterator[TaskStory]:
+        """Yield the task and its ancestors, innermost first."""
+        parts = label.split(".")
+        for length in range(len(parts), 1, -1):
+            task = self.tasks.get(".".join(parts[:length]))
+            if task is not None:
+                yield task
+
+    def cancelled_before(self, label: str, index: int) -> bool:
+        """Whether the task or an ancestor had been cancelled by its caller before the event at ``index``."""
+        return any(item.index < index for task in self.lineage(label) for item in task.cancelled)
+
+    def programs_of_family(self, label: str) -> Iterator[tuple[Body, tuple[Ask, ...]]]:
+        """Yield the programs of a task and of all that it may call."""
+        program = self.programs.get(label)
+        if program is not None:
+            for _, body, script in labelled(label, *program):
+                yield body, script
+
+
+def worker_of(attempt: str) -> str:
+    """Return the incarnation that an attempt was made at: ``w1#0`` of ``c0#0>w1#0/2:17``."""
+    return attempt.partition(">")[2].partition("/")[0]
+
+
+def caller_of(attempt: str) -> str:
+    """Return the incarnation that made an attempt."""
+    return attempt.partition(">")[0]
+
+
+def value_of(item: At, name: str, default: Any = None) -> Any:
+    """Return one value of an event's detail."""
+    return item.event.get(name, default)

@@ -1,0 +1,186 @@
+"""B, D, X and L: placing, discovery, exits, liveness."""
+
+from __future__ import annotations
+
+from support.simulated import (
+    Script,
+    all_found,
+    began,
+    body_ended,
+    cluster,
+    ended,
+    found,
+    made,
+    offered,
+    one_call,
+    plan_of,
+    started,
+)
+from wool.sim.plan import Call, Fault, Knobs
+
+
+def bind(script: Script, task: str, worker: str, *candidates: str) -> Script:
+    return script.add("c0#0", "place.bound", task, worker=worker, candidates=list(candidates), suspect=False)
+
+
+def test_b_a_candidate_that_is_not_in_view_is_found() -> None:
+    script = bind(cluster("w0#0"), "c0.0", "w0#0", "w0#0")
+    assert not found("candidates_are_in_view", script)
+    script = bind(cluster("w0#0"), "c0.0", "w0#0", "w0#0", "w9#0")
+    assert found("candidates_are_in_view", script)
+    script = cluster("w0#0", "w1#0").add("c0#0", "view.dropped", worker="w1#0")
+    assert found("candidates_are_in_view", bind(script, "c0.0", "w1#0", "w0#0", "w1#0"))
+
+
+def test_b_a_worker_that_is_no_candidate_is_found() -> None:
+    assert found("candidates_are_in_view", bind(cluster("w0#0", "w1#0"), "c0.0", "w1#0", "w0#0"))
+
+
+def test_b_attempts_without_end_are_found() -> None:
+    script = cluster("w0#0", "w1#0")
+    made(script)
+    for number in range(1, 30):
+        attempt = offered(script, worker=f"w{number % 2}#0", number=number)
+        script.wire(attempt, "reject", "c0.0", code="draining")
+    assert found("attempts_are_bounded", script)
+
+
+def test_b_uneven_rounds_are_found_and_only_without_faults() -> None:
+    script = cluster("w0#0", "w1#0")
+    for number, worker in enumerate(["w0#0", "w1#0", "w0#0"]):
+        bind(script, f"c0.{number}", worker, "w0#0", "w1#0")
+    assert not found("round_robin_is_even", script)
+    bind(script, "c0.7", "w0#0", "w0#0", "w1#0")
+    assert found("round_robin_is_even", script)
+    assert not found("round_robin_is_even", script, plan_of(faults=(Fault(kind="crash", target="w1"),)))
+
+
+def test_b_a_call_that_waits_though_its_session_is_open_is_found() -> None:
+    script = cluster("w0#0", "w1#0")
+    bind(made(script), "c0.0", "w1#0", "w0#0", "w1#0")
+    script.wire("c0#0>w1#0/0:1", "offer", "c0.0")
+    assert found("nobody_waits_for_others", script.done(at=2.0))
+
+
+def test_b_a_call_that_waits_for_its_session_or_for_room_is_right() -> None:
+    script = Script().up("c0#0", "w0#0").known("c0#0", "w0#0")
+    bind(made(script), "c0.0", "w0#0", "w0#0")
+    script.opened("c0#0>w0#0/0").wire("c0#0>w0#0/0:1", "offer", "c0.0")
+    assert not found("nobody_waits_for_others", script.done(at=2.0))
+    script = cluster("w0#0")
+    first = offered(made(script))
+    bind(made(script, "c0.1"), "c0.1", "w0#0", "w0#0")
+    started(script, first)
+    script.wire("c0#0>w0#0/0:2", "offer", "c0.1")
+    assert not found("nobody_waits_for_others", script.done(at=2.0), plan_of(knobs=Knobs(window_tasks=1)))
+
+
+def probing(*workers: str) -> Script:
+    script = cluster("w0#0", "w1#0").add("", "phase.healed", all=True)
+    for number, worker in enumerate(workers):
+        made(bind(script, f"p.{number}", worker, "w0#0", "w1#0"), f"p.{number}")
+    return script
+
+
+def test_b_a_worker_that_gets_nothing_after_the_healing_is_found() -> None:
+    assert not found("nobody_is_evicted_for_good", probing("w0#0", "w1#0", "w0#0", "w1#0"))
+    assert found("nobody_is_evicted_for_good", probing("w0#0", "w0#0", "w0#0", "w0#0"))
+
+
+def closing(script: Script, at: float) -> Script:
+    return script.add("c0#0", "pool.closing", at=at)
+
+
+def test_d_a_view_that_is_not_what_is_so_is_found_after_quiet_time() -> None:
+    healed = cluster("w0#0", "w1#0").add("", "phase.healed")
+    assert not found("view_becomes_truth", closing(healed, 20.0))
+
+    script = cluster("w0#0", "w1#0").add("", "truth.dead", worker="w1#0").add("", "phase.healed")
+    assert not found("view_becomes_truth", closing(script, 0.1)), "too early"
+    script = cluster("w0#0", "w1#0").add("", "truth.dead", worker="w1#0").add("", "phase.healed")
+    (violation,) = found("view_becomes_truth", closing(script, 20.0))
+    assert "believes in w1#0" in violation.sentence
+
+    script = cluster("w0#0").add("", "truth.published", worker="w1#0").add("", "phase.healed")
+    (violation,) = found("view_becomes_truth", closing(script, 20.0))
+    assert "does not know of w1#0" in violation.sentence
+
+
+def test_d_an_offer_to_what_was_dropped_is_found() -> None:
+    script = cluster("w0#0").add("c0#0", "view.dropped", worker="w0#0")
+    made(script).wire("c0#0>w0#0/0:1", "offer", "c0.0")
+    assert found("nothing_is_offered_to_the_dropped", script)
+    script = cluster("w0#0").add("c0#0", "view.dropped", worker="w0#0").add("c0#0", "view.added", worker="w0#0")
+    made(script).wire("c0#0>w0#0/0:1", "offer", "c0.0")
+    assert not found("nothing_is_offered_to_the_dropped", script)
+
+
+def test_d_what_is_added_twice_or_dropped_or_updated_unknown_is_found() -> None:
+    assert found("events_follow_the_grammar", cluster("w0#0").add("c0#0", "view.added", worker="w0#0"))
+    for kind in ("view.dropped", "view.updated"):
+        assert found("events_follow_the_grammar", cluster("w0#0").add("c0#0", kind, worker="w1#0"))
+    right = cluster("w0#0").add("c0#0", "view.updated", worker="w0#0").add("c0#0", "view.dropped", worker="w0#0")
+    assert not found("events_follow_the_grammar", right.add("c0#0", "view.added", worker="w0#0"))
+    distorted = plan_of(faults=(Fault(kind="view-duplicate", target="c0>w0"),))
+    assert not found("events_follow_the_grammar", cluster("w0#0").add("c0#0", "view.added", worker="w0#0"), distorted)
+
+
+def test_x_what_is_left_on_a_live_node_is_found() -> None:
+    script = cluster("w0#0").add("w0#0", "leak.task", what="wool closing")
+    assert found("nothing_is_left", script)
+    script = cluster("w0#0").add("w0#0", "node.crashed").add("w0#0", "leak.task", what="wool closing")
+    assert not found("nothing_is_left", script)
+
+
+def test_x_what_nobody_handled_is_found() -> None:
+    assert found("nothing_goes_unhandled", cluster("w0#0").add("w0#0", "loop.error", message="boom"))
+    ignored = "RuntimeError: async generator ignored GeneratorExit"
+    assert not found("nothing_goes_unhandled", cluster("w0#0").add("w0#0", "loop.error", message=ignored))
+
+
+def test_x_an_exit_that_takes_too_long_is_found() -> None:
+    assert not found("exit_ends_in_time", closing(cluster("w0#0"), 1.0).add("c0#0", "pool.closed", at=1.5))
+    assert found("exit_ends_in_time", closing(cluster("w0#0"), 1.0).add("c0#0", "pool.closed", at=60.0))
+    assert found("exit_ends_in_time", closing(cluster("w0#0"), 1.0).done("horizon", at=60.0))
+    assert not found("exit_ends_in_time", closing(cluster("w0#0"), 1.0).done("horizon", at=1.1))
+
+
+def test_l_a_run_that_does_not_end_is_found() -> None:
+    for how in ("deadlock", "horizon", "spinning"):
+        (violation,) = found("the_run_ends", made(cluster("w0#0")).done(how))
+        assert violation.task == "c0.0"
+        assert how in violation.sentence
+
+
+def test_l_a_probe_that_fails_is_found() -> None:
+    script = made(cluster("w0#0"), "p.0")
+    ended(script, "no-workers", "p.0", executed="no")
+    assert found("probes_succeed", script)
+    assert not found("probes_succeed", one_call(cluster("w0#0"), "p.0"))
+
+
+def test_a_crash_with_all_its_consequences_is_no_violation() -> None:
+    script = cluster("w0#0", "w1#0")
+    made(script)
+    attempt = offered(script)
+    started(script, attempt)
+    began(script)
+    script.add("w0#0", "node.crashed", reason="killed").add("", "truth.dead", worker="w0#0")
+    script.add("c0#0", "wire.lost", "", attempt.partition(":")[0], reason="reset")
+    ended(script, "lost", executed="unknown")
+    script.add("c0#0", "view.dropped", worker="w0#0").add("", "phase.healed")
+    one_call(script, "p.0", "w1#0")
+    closing(script, 20.0).add("c0#0", "pool.closed").done()
+    assert all_found(script, plan_of(Call(ordinal=0), faults=(Fault(kind="crash", target="w0", at=0.01),))) == []
+
+
+def test_a_crash_of_the_caller_is_no_violation() -> None:
+    script = cluster("w0#0")
+    attempt = offered(made(script))
+    started(script, attempt)
+    began(script)
+    script.add("c0#0", "node.crashed", reason="killed")
+    script.add("w0#0", "wire.lost", "", attempt.partition(":")[0], reason="reset")
+    script.add("w0#0", "body.cancelled", "c0.0")
+    body_ended(script, how="cancelled", value="CancelledError()")
+    assert all_found(script.done()) == []
