@@ -81,6 +81,8 @@ class Session:
         """Whether it ended because the peer broke the protocol."""
         self.last_heard: float = 0.0
         """When the last message came, on the loop's clock, in seconds."""
+        if observer is not None:
+            observer.opened(stream)
 
     @property
     def ended(self) -> bool:
@@ -134,8 +136,6 @@ class Session:
         """Read and write until the session ends; return why. Cancelling ends the session."""
         loop = asyncio.get_running_loop()
         self.last_heard = loop.time()
-        if self._observer is not None:
-            self._observer.opened(self._stream)
         writer = loop.create_task(self._write(), name=f"{self.name} writer")
         try:
             await self._read()
