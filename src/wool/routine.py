@@ -245,8 +245,9 @@ class _Stream:
 
 
 def _unheard(answer: Answer) -> bool:
-    """Whether the answer was decided on this side, before the body heard of the step."""
-    return answer.kind is None and isinstance(answer.error, SerializationError)
+    """Whether the answer was decided on this side, before the body heard of the step; and there is a body."""
+    error = answer.error
+    return answer.kind is None and isinstance(error, SerializationError) and error.executed != "no"
 
 
 def _load(call: Call, payload: Payload) -> Any:

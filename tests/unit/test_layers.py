@@ -118,6 +118,8 @@ LAYERS = (
             "sim.program",
             "sim.records",
             "sim.run",
+            "sim.shapes",
+            "sim.strategies",
             "sim.watch",
             "sim.workload",
         },

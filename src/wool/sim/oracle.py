@@ -16,7 +16,7 @@ from wool.errors import WoolError
 from wool.sim.consumer import consume, outcome_of
 from wool.sim.history import Detail
 from wool.sim.plan import Ask, Body, Step, walk
-from wool.sim.program import Unpicklable, plain_value, run_coroutine, run_generator, say_value
+from wool.sim.program import Unpicklable, plain_value, run_coroutine, run_generator, say_error, say_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def _observe(body: Body, script: tuple[Ask, ...], env: _Env) -> tuple[str, Any, 
             env.travels = False
         outcome, _, value = outcome_of(error)
         if isinstance(error, WoolError | SystemExit | KeyboardInterrupt):
-            outcome = "remote"
+            outcome, value = "remote", say_error(error)
         # Here, while the traceback holds the generator: what it does when it is collected is not observed.
         return outcome, value, tuple(env.said)
     return outcome, value, tuple(env.said)

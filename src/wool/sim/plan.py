@@ -514,7 +514,7 @@ class Knobs:
     drain: float = 1.0
     stop: float = 0.5
     close: float = 0.2
-    poll: float = 0.05
+    poll: float = 0.25
     lease: float = 0.5
     latency: float = 0.001
     """One way, of every link."""
@@ -522,7 +522,7 @@ class Knobs:
     definitions: int = 16
     inline_bytes: int = 1 * KIB
     payload_bytes: int = 256 * KIB
-    quiet: float = 5.0
+    quiet: float = 3.0
     """After everything is healed, for so long the core is watched."""
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ def test_s3_an_offer_while_another_is_open_is_found() -> None:
     offered(made(script))
     offered(script, worker="w1#0")
     (violation,) = found("offers_follow_ended_ones", script)
-    assert "was open" in violation.sentence
+    assert "while it was open" in violation.sentence
 
 
 def test_s3_an_offer_after_a_reject_a_withdrawal_or_a_loss_is_right() -> None:

@@ -104,7 +104,7 @@ def nobody_waits_for_others(story: Story) -> Iterator[Violation]:
     window = story.plan.knobs.window_tasks
     unstarted = _Unstarted(story)
     for label, task in story.tasks.items():
-        for bound in task.bound:
+        for bound in task.bound if not story.too_large(label) else ():
             worker = str(value_of(bound, "worker"))
             session = unstarted.session(bound, worker)
             if session is None or unstarted.count(session, bound.index) >= window:
@@ -160,12 +160,23 @@ class _Unstarted:
                     self._changes.setdefault(item.event.session, []).append((item.index, -1))
 
     def session(self, bound: At, worker: str) -> str | None:
-        """Return the session of ``bound``'s node with a worker that was open then, if there was one."""
+        """Return the session of ``bound``'s node with a worker that was open then, if there was one.
+
+        One that is older than the worker's place in the view belongs to a place that it had before.
+        """
+        added = max(
+            (
+                item.index
+                for item in self._story.views.get(bound.node, [])
+                if item.event.kind == "view.added" and item.index < bound.index and value_of(item, "worker") == worker
+            ),
+            default=0,
+        )
         for (node, session), opened in self._story.sessions_opened.items():
             if node != bound.node or not session.startswith(f"{node}>") or worker_of(session) != worker:
                 continue
             lost = self._story.sessions_lost.get((node, session))
-            if opened.index < bound.index and (lost is None or lost.at > bound.at + SAME_INSTANT_SECONDS):
+            if added < opened.index < bound.index and (lost is None or lost.at > bound.at + SAME_INSTANT_SECONDS):
                 return session
         return None
 

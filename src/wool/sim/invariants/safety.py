@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of, worker_of
+from wool.sim.invariants.story import At, Story, Violation, caller_of, value_of, worker_of
 
 TASK_FRAMES = frozenset({"offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result"})
 EXECUTED = frozenset({"value", "remote", "serialization", "interrupted"})
@@ -52,49 +52,42 @@ def begins_after_start(story: Story) -> Iterator[Violation]:
                 )
 
 
-def _ended_before(story: Story, task: TaskStory, offer: At, later: At) -> bool:
-    """Whether the attempt of ``offer`` was over, without start, when ``later`` was said."""
-    attempt, session = offer.event.attempt, offer.event.session
-    for item in task.heard:
-        if item.index < later.index and item.event.attempt == attempt and value_of(item, "frame") == "reject":
-            return True
-    for item in task.said:
-        if item.index < later.index and item.event.attempt == attempt and value_of(item, "frame") == "withdraw":
-            return True
-    lost = story.sessions_lost.get((offer.node, session))
-    # In one step of the loop the loss may be written down after what comes of it.
-    return lost is not None and (lost.index < later.index or lost.at == later.at)
-
-
 def offers_follow_ended_ones(story: Story) -> Iterator[Violation]:
     """S3: offer(τ, i) ≺ offer(τ, j) ⇒ attempt i was rejected, withdrawn or lost, and never started, before offer j."""
     for label, task in story.tasks.items():
-        offers = task.frames("offer")
-        if len(offers) < 2:
+        if len(task.frames("offer")) < 2:
             continue
-        starts = task.frames("start")
-        for number, later in enumerate(offers[1:], 1):
-            started = next((item for item in starts if item.index < later.index), None)
-            if started is not None:
-                yield Violation(
-                    invariant="S3",
-                    task=label,
-                    sentence=f"{label} was offered to {worker_of(later.event.attempt)} after start had been said to "
-                    f"{worker_of(started.event.attempt)}",
-                    events=(started.index, later.index),
-                )
-                break
-            open_ones = [offer for offer in offers[:number] if not _ended_before(story, task, offer, later)]
-            if open_ones:
-                earlier = open_ones[0]
-                yield Violation(
-                    invariant="S3",
-                    task=label,
-                    sentence=f"{label} was offered to {worker_of(later.event.attempt)} while its offer to "
-                    f"{worker_of(earlier.event.attempt)} was open",
-                    events=(earlier.index, later.index),
-                )
-                break
+        open_ones: dict[str, At] = {}
+        started: At | None = None
+        for item in sorted((*task.said, *task.heard), key=_place):
+            frame, attempt = value_of(item, "frame"), item.event.attempt
+            if frame in ("reject", "withdraw") and item.node == caller_of(attempt):
+                open_ones.pop(attempt, None)
+            elif frame == "start" and item.event.kind == "wire.said":
+                started = started or item
+            elif frame == "offer" and item.event.kind == "wire.said":
+                earlier = next((offer for offer in open_ones.values() if not _lost(story, offer, item)), None)
+                other = started or earlier
+                if other is not None:
+                    how = "after start had been said to" if started is not None else "while it was open at"
+                    yield Violation(
+                        invariant="S3",
+                        task=label,
+                        sentence=f"{label} was offered to {worker_of(attempt)} {how} {worker_of(other.event.attempt)}",
+                        events=(other.index, item.index),
+                    )
+                    break
+                open_ones[attempt] = item
+
+
+def _place(item: At) -> int:
+    return item.index
+
+
+def _lost(story: Story, offer: At, later: At) -> bool:
+    lost = story.sessions_lost.get((offer.node, offer.event.session))
+    # In one step of the loop the loss may be written down after what comes of it.
+    return lost is not None and (lost.index < later.index or lost.at == later.at)
 
 
 def value_is_this_executions(story: Story) -> Iterator[Violation]:

@@ -60,6 +60,8 @@ class TaskStory:
         "cancelled",
         "ended",
         "finals",
+        "frames_heard",
+        "frames_said",
         "heard",
         "items",
         "label",
@@ -86,10 +88,12 @@ class TaskStory:
         self.bound: list[At] = []
         self.said: list[At] = []
         self.heard: list[At] = []
+        self.frames_said: dict[str, list[At]] = {}
+        self.frames_heard: dict[str, list[At]] = {}
 
     def frames(self, frame: str, *, heard: bool = False) -> list[At]:
         """Return what was said (or heard) of one kind of frame."""
-        return [item for item in (self.heard if heard else self.said) if item.event.get("frame") == frame]
+        return (self.frames_heard if heard else self.frames_said).get(frame, _NONE)
 
     @property
     def outcome(self) -> str:
@@ -121,6 +125,8 @@ class NodeStory:
         """It lives at the end of the history."""
         return self.crashed is None and self.exited is None
 
+
+_NONE: list[At] = []
 
 _TASK_LISTS = {
     "call.made": "made",
@@ -166,13 +172,18 @@ class Story:
                 task = tasks.get(label)
                 if task is None:
                     task = tasks[label] = TaskStory(label)
-                if kind == "wire.said" and attempt not in owners:
-                    owners[attempt] = label
-                getattr(task, name).append(At(index, event))
+                item = At(index, event)
+                getattr(task, name).append(item)
+                if kind == "wire.said":
+                    owners.setdefault(attempt, label)
+                    task.frames_said.setdefault(event.get("frame"), []).append(item)
+                elif kind == "wire.heard":
+                    task.frames_heard.setdefault(event.get("frame"), []).append(item)
                 continue
-            kinds.setdefault(kind, []).append(At(index, event))
+            item = At(index, event)
+            kinds.setdefault(kind, []).append(item)
             if kind.startswith("node."):
-                self._of_node(node, kind, At(index, event))
+                self._of_node(node, kind, item)
 
     def _of_node(self, node: str, kind: str, item: At) -> None:
         story = self.nodes.get(node)
@@ -315,6 +326,11 @@ class Story:
         """Return what the task's body would have shown locally."""
         program = self.programs.get(label)
         return None if program is None else expected(*program, self.plan.knobs.payload_bytes)
+
+    def too_large(self, label: str) -> bool:
+        """Whether the arguments of a call may be over the limit, with what is pickled around them."""
+        call = self.plan.call(label)
+        return call is not None and call.label == label and call.size + 1024 > self.plan.knobs.payload_bytes
 
     def family(self, label: str) -> Iterator[TaskStory]:
         """Yield the task and its descendants, as far as something happened to them."""

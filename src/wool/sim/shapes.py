@@ -1,0 +1,335 @@
+"""What plans are made of: tables, and one function that turns small numbers into a plan.
+
+Hypothesis and the volume mode draw nothing but numbers, one for each item of a plan, and both have them
+decoded here: so the two explore the same plans, and a draw, which costs Hypothesis 50 microseconds, is paid
+once an item. A number of 0 is the item's absence; smaller numbers are simpler items. An item has its slot,
+and its name with it: that one is left out renames nothing.
+
+It must never draw anything itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from wool.limits import KIB
+from wool.sim.plan import FAULTS, Ask, Body, Call, Fault, Knobs, Noise, Plan, Stall, Step, Topology
+
+CALLS = 24
+"""Slots for calls; the usual plan fills nearly all."""
+FAULT_SLOTS = 5
+STALL_SLOTS = 3
+ITEM_BYTES = 6
+ITEM = 1 << 8 * ITEM_BYTES
+"""An item's number is below this."""
+HEADER = 1 << 24
+
+# ---- bodies -----------------------------------------------------------------------------------------
+
+WAITS = (0.001, 0.02, 0.1, 0.3)
+
+
+def _sleep(seconds: float) -> Step:
+    return Step(op="sleep", seconds=seconds)
+
+
+def _yields(*numbers: int) -> tuple[Step, ...]:
+    return tuple(Step(op="yield", number=number) for number in numbers)
+
+
+def _returns(number: int) -> Step:
+    return Step(op="return", number=number)
+
+
+def _nested(number: int, body: Body, *script: Ask) -> Step:
+    return Step(op="call", number=number, body=body, script=script)
+
+
+def _coroutine(*steps: Step) -> Body:
+    return Body(steps=steps)
+
+
+def _generator(*steps: Step) -> Body:
+    return Body(generator=True, steps=steps)
+
+
+def _catch(what: str, *steps: Step) -> Step:
+    return Step(op="catch", text=what, steps=steps)
+
+
+def _finally(steps: tuple[Step, ...], *last: Step) -> Step:
+    return Step(op="finally", steps=steps, last=last)
+
+
+_Shape = Callable[[float, int], Body]
+"""Takes a time to wait and a number to tell values by."""
+
+SHAPES: tuple[tuple[str, _Shape], ...] = (
+    ("value", lambda s, n: _coroutine(_returns(n))),
+    ("slow value", lambda s, n: _coroutine(_sleep(s), _returns(n))),
+    ("items", lambda s, n: _generator(*_yields(n, n + 1))),
+    ("slow items", lambda s, n: _generator(*_yields(n), _sleep(s), *_yields(n + 1, n + 2))),
+    ("nested", lambda s, n: _coroutine(_nested(1, _coroutine(_sleep(s), _returns(n))), _returns(n + 1))),
+    ("error", lambda s, n: _coroutine(_sleep(s), Step(op="raise", text=("value-error", "key-error", "custom")[n % 3]))),
+    ("cleanup", lambda s, n: _coroutine(_finally((_sleep(s),), _sleep(0.02)), _returns(n))),
+    ("suppressing", lambda s, n: _coroutine(_catch("cancelled", _sleep(s)), _sleep(0.01), _returns(n))),
+    ("items with cleanup", lambda s, n: _generator(_finally((*_yields(n), _sleep(s), *_yields(n + 1)), _sleep(0.01)))),
+    (
+        "nested items",
+        lambda s, n: _coroutine(_nested(1, _generator(*_yields(n), _sleep(s), *_yields(n + 1))), _returns(n)),
+    ),
+    (
+        "gathered",
+        lambda s, n: _coroutine(
+            Step(
+                op="gather",
+                steps=(
+                    _nested(1, _coroutine(_sleep(s), _returns(n))),
+                    _nested(2, _coroutine(_returns(n))),
+                    _nested(3, _generator(*_yields(n, n + 1))),
+                ),
+            ),
+            _returns(n),
+        ),
+    ),
+    (
+        "two levels",
+        lambda s, n: _coroutine(
+            _nested(1, _coroutine(_nested(1, _coroutine(_sleep(s), _returns(n))), _returns(n + 1))), _returns(n + 2)
+        ),
+    ),
+    ("items that catch", lambda s, n: _generator(_catch("exception", *_yields(n, n + 1)), _sleep(s), *_yields(n + 2))),
+    (
+        "items that calls make",
+        lambda s, n: _generator(
+            *_yields(n), _nested(1, _coroutine(_sleep(s))), *_yields(n + 1), _nested(2, _coroutine()), *_yields(n + 2)
+        ),
+    ),
+    ("blocking", lambda s, n: _coroutine(Step(op="block", seconds=s), _returns(n))),
+    ("large value", lambda s, n: _coroutine(Step(op="return", size=(2 * KIB, 20 * KIB, 60 * KIB)[n % 3]))),
+    (
+        "large items",
+        lambda s, n: _generator(*_yields(n), Step(op="yield", size=(2 * KIB, 20 * KIB)[n % 2]), *_yields(n + 1)),
+    ),
+    ("odd error", lambda s, n: _coroutine(Step(op="raise", text=("unpicklable", "cancelled", "no-workers")[n % 3]))),
+    ("odd value", lambda s, n: _coroutine(Step(op="return", text=("unpicklable", "unloadable")[n % 2]))),
+    (
+        "odd items",
+        lambda s, n: _generator(
+            *_yields(n), Step(op="yield", text=("unpicklable", "unloadable")[n % 2]), *_yields(n + 1)
+        ),
+    ),
+    ("items in finally", lambda s, n: _generator(_finally(_yields(n, n + 1), *_yields(n + 2)))),
+    ("stubborn items", lambda s, n: _generator(_catch("anything", *_yields(n), _sleep(s)), *_yields(n + 1, n + 2))),
+    (
+        "nested that is caught",
+        lambda s, n: _coroutine(
+            _catch("exception", _nested(1, _coroutine(_sleep(s), Step(op="raise", text="custom", number=n)))),
+            _returns(n),
+        ),
+    ),
+    ("stubborn", lambda s, n: _coroutine(_catch("anything", _sleep(s)), _catch("anything", _sleep(s)), _returns(n))),
+    (
+        "cleanup that calls",
+        lambda s, n: _coroutine(_finally((_sleep(s),), _nested(1, _coroutine(_returns(n)))), _returns(n)),
+    ),
+    (
+        "items half taken",
+        lambda s, n: _coroutine(
+            _nested(1, _generator(_finally(_yields(n, n + 1, n + 2), _sleep(s))), Ask(op="next"), Ask(op="break")),
+            _returns(n),
+        ),
+    ),
+)
+"""Simpler ones first."""
+
+
+@functools.lru_cache(maxsize=8192)
+def body(shape: int, wait: int, number: int) -> Body:
+    """Return one body of a shape."""
+    return SHAPES[shape][1](WAITS[wait], number)
+
+
+_NEXT = Ask(op="next")
+SCRIPTS: tuple[tuple[Ask, ...], ...] = (
+    (),
+    (),
+    (_NEXT, Ask(op="close")),
+    (_NEXT, _NEXT, Ask(op="break")),
+    (_NEXT, Ask(op="send", number=7), _NEXT, _NEXT),
+    (_NEXT, Ask(op="throw", text="value-error"), _NEXT, _NEXT),
+    (_NEXT, Ask(op="sleep", seconds=0.3), _NEXT, _NEXT, _NEXT),
+    (_NEXT, Ask(op="throw", text="cancelled"), _NEXT),
+    (Ask(op="close"),),
+    (_NEXT, Ask(op="sleep", seconds=0.1), Ask(op="break")),
+    (Ask(op="break"),),
+    (_NEXT, Ask(op="throw", text="stop-async-iteration")),
+)
+
+TIMES = tuple(round(0.3 + step * 0.037, 3) for step in range(32))
+"""When a call is made: some at about the same time as others, all within a second and a half."""
+CANCELS: tuple[tuple[float, int] | None, ...] = (
+    *(None,) * 12,
+    (0.0, 1),
+    (0.002, 1),
+    (0.003, 1),
+    (0.004, 1),
+    (0.01, 1),
+    (0.05, 2),
+)
+"""How long after it was made a call is cancelled, and how often."""
+TIMEOUTS = (*(0.0,) * 14, 0.05, 0.4)
+SIZES = (*(0,) * 12, 100, 3 * KIB, 24 * KIB, 300 * KIB)
+
+# ---- faults -----------------------------------------------------------------------------------------
+
+WIRE_FRAMES = ("offer", "accept", "start", "result", "cancel", "step", "withdraw", "reject", "draining", "goodbye")
+SECONDS = (0.005, 0.05, 0.15, 0.3, 0.6, 1.5, 3.0)
+AMOUNTS = (0.001, 0.01, 0.05, 0.15)
+FAULT_TIMES = tuple(round(0.25 + step * 0.021, 3) for step in range(64))
+KINDS = {mode: tuple(name for name, kind in FAULTS.items() if kind.needs in ("", mode)) for mode in ("pool", "proxy")}
+
+KNOBS: tuple[dict[str, Any], ...] = (
+    {},
+    {},
+    {},
+    {},
+    {"window_tasks": 1},
+    {"window_tasks": 2, "latency": 0.01},
+    {"definitions": 1},
+    {"patience": 0.05},
+    {"cancel_grace": 0.1},
+    {"drain": 0.1},
+    {"dispatch_timeout": 0.5},
+    {"latency": 0.03},
+    {"inline_bytes": 64},
+    {"payload_bytes": 16 * KIB},
+    {"handshake": 0.1, "patience": 0.3},
+    {"ping_timeout": 0.3},
+)
+AMPLITUDES = (0.0, 0.0, 0.0005, 0.002, 0.01)
+
+
+class _Digits:
+    """Takes a number apart, the least significant choice first."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, number: int) -> None:
+        self._rest = number
+
+    def below(self, count: int) -> int:
+        self._rest, digit = divmod(self._rest, count)
+        return digit
+
+    def of(self, table: Sequence[Any]) -> Any:
+        return table[self.below(len(table))]
+
+
+def decode(
+    surroundings: int, swarm: int, seed: int, calls: Sequence[int], faults: Sequence[int], stalls: Sequence[int]
+) -> Plan:
+    """Return the plan that the numbers say.
+
+    ``swarm`` chooses which kinds of fault may occur at all: a few of them, so that each gets its turn.
+    """
+    digits = _Digits(surroundings)
+    mode = digits.of(("pool", "proxy"))
+    workers = 3 + digits.of((0, 0, 0, 1, 2))
+    callers = digits.of((1, 1, 2)) if mode == "proxy" else 1
+    knobs = replace(Knobs(), **{**digits.of(KNOBS), **digits.of(KNOBS)})
+    amplitude = digits.of(AMPLITUDES)
+    kinds = _enabled(swarm, KINDS[mode])
+    return Plan(
+        topology=Topology(mode=mode, callers=callers, workers=workers),
+        knobs=knobs,
+        calls=tuple(_call(slot, number, callers) for slot, number in enumerate(calls) if number),
+        faults=tuple(_fault(number, kinds, callers, workers) for number in faults if number),
+        stalls=tuple(_stall(number, callers, workers) for number in stalls if number),
+        noise=Noise(amplitude=amplitude),
+        seed=seed,
+    )
+
+
+def _enabled(swarm: int, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    digits = _Digits(swarm)
+    count = 1 + digits.below(4)
+    return tuple(digits.of(kinds) for _ in range(count))
+
+
+def _call(slot: int, number: int, callers: int) -> Call:
+    digits = _Digits(number - 1)
+    at = digits.of(TIMES)
+    shape = digits.below(len(SHAPES))
+    made = body(shape, digits.below(len(WAITS)), digits.below(6))
+    script = digits.of(SCRIPTS)
+    caller = digits.below(callers)
+    cancel = digits.of(CANCELS)
+    timeout = digits.of(TIMEOUTS)
+    size = digits.of(SIZES)
+    return Call(
+        ordinal=slot,
+        caller=caller,
+        at=at,
+        body=made,
+        script=script if made.generator else (),
+        cancel_at=None if cancel is None else round(at + cancel[0], 6),
+        cancels=1 if cancel is None else cancel[1],
+        timeout=timeout,
+        size=size,
+    )
+
+
+def _fault(number: int, kinds: tuple[str, ...], callers: int, workers: int) -> Fault:
+    digits = _Digits(number - 1)
+    kind = digits.of(kinds)
+    form = FAULTS[kind]
+    worker = f"w{digits.below(workers)}"
+    # Mostly a caller's own links; now and then one between two workers, over which nested calls go.
+    caller = digits.of(
+        (*(f"c{index}" for index in range(callers)),) * 4 + tuple(f"w{index}" for index in range(workers))
+    )
+    at = digits.of(FAULT_TIMES)
+    where = digits.below(2)
+    frame, ordinal, when = digits.of(WIRE_FRAMES), digits.of((0, 0, 1, 2, 3, 5, 8)), digits.of(("before", "after"))
+    said: dict[str, Any] = {"kind": kind, "at": at}
+    if form.target == "link":
+        if caller == worker:
+            caller = "c0"
+        said["target"] = f"{caller}>{worker}"
+    elif form.target == "caller":
+        said["target"] = f"c{digits.below(callers)}"
+    elif form.target == "worker":
+        said["target"] = worker
+    else:
+        said["target"] = digits.of((worker,) * 7 + ("c0",))
+    fields = form.fields
+    if "frame" in fields and (where or kind == "delay"):
+        said.update(frame=frame, ordinal=ordinal, when=when)
+    elif "ordinal" in fields and "frame" not in fields:
+        said["ordinal"] = ordinal
+    if "seam" in fields:
+        seam = digits.of((0, 0, 0, 1, 2, 3, 5, 8, 13))
+        if seam and "frame" not in said:
+            said["seam"] = seam
+    if "seconds" in fields:
+        said["seconds"] = digits.of(SECONDS)
+    if "amount" in fields:
+        said["amount"] = digits.of(AMOUNTS)
+    if "direction" in fields:
+        said["direction"] = digits.of(("both", "to", "back"))
+    if "how" in fields:
+        said["how"] = digits.of(("reset", "silence"))
+    return Fault(**said)
+
+
+def _stall(number: int, callers: int, workers: int) -> Stall:
+    digits = _Digits(number - 1)
+    node = digits.of((*(f"c{index}" for index in range(callers)), *(f"w{index}" for index in range(workers))))
+    loop = digits.of(("io", "user"))
+    return Stall(
+        loop=f"{node}#0.{loop}", at=digits.of(FAULT_TIMES), seconds=digits.of((0.0005, 0.002, 0.01, 0.05, 0.4))
+    )
