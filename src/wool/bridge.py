@@ -28,15 +28,19 @@ class MailboxLike(Protocol):
         """Run ``callback(*args)`` on the mailbox's loop, soon; never here."""
         ...
 
-    def batched(self, loop: asyncio.AbstractEventLoop) -> MailboxLike:
-        """Return a way to post from ``loop`` alone that wakes the other side once for what is posted together."""
+    def batched(self, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int] = lambda: 0) -> MailboxLike:
+        """Return a way to post from ``loop`` alone that wakes the other side once for what is posted together.
+
+        ``crowd()`` is how many callbacks of ``loop`` still have to run and to post: what is posted may wait for a
+        share of them, `HOLD_SECONDS` at most.
+        """
         ...
 
 
 class Mailbox:
     """The mailbox between real threads. What is posted to a closed loop is dropped: nobody is there."""
 
-    __slots__ = ("__weakref__", "_context", "_loop", "_queue", "_woken")
+    __slots__ = ("__weakref__", "_context", "_delivered", "_loop", "_queue", "_watched", "_watching", "_woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # Of nobody: else what is begun here would run in, and keep, the context of whoever posted first.
@@ -45,6 +49,9 @@ class Mailbox:
         self._loop = weakref.ref(loop)
         self._queue: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
+        self._watched = False  # somebody posts in batches, and may hold something back
+        self._watching = False
+        self._delivered = False  # since the watch began
 
     def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
         """Run ``callback(*args)`` on the loop."""
@@ -74,12 +81,32 @@ class Mailbox:
         self._queue.clear()
         self._woken = False
 
-    def batched(self, loop: asyncio.AbstractEventLoop) -> Batch:
+    def batched(self, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int] = lambda: 0) -> Batch:
         """Return a way to post from ``loop``, and only from there, with fewer wake-ups."""
-        return Batch(self, loop)
+        self._watched = True
+        return Batch(self, loop, crowd)
 
     def _deliver(self) -> None:
         self._woken = False
+        if self._watched:
+            self._delivered = True
+            if not self._watching:
+                self._watch()
+        self._run_queue()
+
+    def _watch(self) -> None:
+        self._watching, self._delivered = True, False
+        asyncio.get_running_loop().call_later(HOLD_SECONDS, self._look, context=self._context)
+
+    def _look(self) -> None:
+        """Look for what a batch has held back and cannot announce, since its own loop is busy with a long callback."""
+        self._watching = False
+        if self._delivered:
+            self._watch()  # a batch holds back for so long after each wake-up, not after the first
+        if not self._woken:
+            self._run_queue()
+
+    def _run_queue(self) -> None:
         queue = self._queue
         # Only what is there now: what these callbacks post comes after what else the loop has to do.
         try:
@@ -101,25 +128,31 @@ class Mailbox:
 BATCH = 64
 """Posts after which the other side is woken at once: so many keep it busy until the next."""
 
-
 QUIET_SECONDS = 0.001
 """After so long without a wake-up the next post wakes at once: a lone one, or one among callbacks that take long."""
+
+CROWD_SHARE = 16
+"""Unless there is a crowd behind it: then it waits for one post in so many of those that are still to come."""
+
+HOLD_SECONDS = 0.02
+"""What is posted waits at most so long for others: the other side looks by itself so long after a wake-up."""
 
 
 class Batch:
     """Posts into a mailbox from one loop, and wakes the other side once for what is posted together.
 
-    A wake-up is a system call that hands the interpreter to the other thread: one per post would have
-    the two take turns for each. But nobody waits long: the first post of a burst wakes at once, and so
-    does one that comes a millisecond after; those between, when there are many or the loop has run what
-    is ready.
+    A wake-up is a system call that hands the interpreter to the other thread, and what it brings alone is a
+    message of its own on the wire: one per post would have the two take turns for each. But nobody waits long:
+    the first post of a burst wakes at once, and so does one that comes a while after; those between, when there
+    are many or the loop has run what is ready, or at the latest when the other side looks by itself.
     """
 
-    __slots__ = ("_append", "_loop", "_mailbox", "_pending", "_scheduled", "_woke")
+    __slots__ = ("_append", "_crowd", "_loop", "_mailbox", "_pending", "_scheduled", "_woke")
 
-    def __init__(self, mailbox: Mailbox, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, mailbox: Mailbox, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int]) -> None:
         self._mailbox = mailbox
         self._append = mailbox.append
+        self._crowd = crowd
         self._loop = weakref.ref(loop)
         self._pending = 0
         self._scheduled = False
@@ -133,7 +166,12 @@ class Batch:
         assert loop is not None, "a batch is posted to from its running loop"
         now = loop.time()
         self._pending += 1
-        if self._pending >= BATCH or now - self._woke >= QUIET_SECONDS:
+        quiet = now - self._woke
+        if (
+            self._pending >= BATCH
+            or quiet >= HOLD_SECONDS
+            or (quiet >= QUIET_SECONDS and self._pending * CROWD_SHARE > self._crowd())
+        ):
             self._woke = now
             self._pending = 0
             self._mailbox.wake()
@@ -141,9 +179,9 @@ class Batch:
             self._scheduled = True
             loop.call_soon(self._flush)
 
-    def batched(self, loop: asyncio.AbstractEventLoop) -> Batch:
+    def batched(self, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int] = lambda: 0) -> Batch:
         """See `Mailbox.batched`."""
-        return self._mailbox.batched(loop)
+        return self._mailbox.batched(loop, crowd)
 
     def _flush(self) -> None:
         self._scheduled = False

@@ -61,7 +61,7 @@ class LoopMailbox:
         self._queue.append((callback, args))
         self._schedule()
 
-    def batched(self, loop: asyncio.AbstractEventLoop) -> LoopMailbox:
+    def batched(self, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int] = lambda: 0) -> LoopMailbox:
         """Return itself: nothing is gained by waking one's own loop less often."""
         assert loop is self._loop, "a mailbox of one loop is posted to from that loop"
         return self

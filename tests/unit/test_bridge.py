@@ -7,11 +7,12 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
 
 import pytest
 
 from support.one_loop import LoopMailbox, until
-from wool.bridge import BATCH, IoThread, Mailbox, MailboxLike, run_on
+from wool.bridge import BATCH, CROWD_SHARE, HOLD_SECONDS, QUIET_SECONDS, IoThread, Mailbox, MailboxLike, run_on
 
 
 @pytest.fixture
@@ -185,6 +186,105 @@ async def test_a_mailbox_held_back_delivers_what_it_held_in_order() -> None:
     mailbox.post(ran.append, 2)
     await until(lambda: len(ran) == 3)
     assert ran == [0, 1, 2]
+
+
+class CountedMailbox(Mailbox):
+    """Counts how often its loop is woken."""
+
+    __slots__ = ("wakes",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.wakes = 0
+
+    def wake(self) -> None:
+        self.wakes += 1
+        super().wake()
+
+
+def blocked_until(condition: Callable[[], object], seconds: float = 5.0) -> bool:
+    """Wait without letting this thread's loop run, as a callback that computes does."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.0002)
+    return bool(condition())
+
+
+async def test_what_a_busy_loop_has_held_back_arrives_although_the_loop_does_not_get_to_say_so(io: IoThread) -> None:
+    there = CountedMailbox(io.acquire())
+    try:
+        batch = there.batched(asyncio.get_running_loop(), crowd=lambda: 1_000_000)
+        ran: list[int] = []
+        for number in range(20):
+            batch.post(ran.append, number)
+            assert blocked_until(lambda number=number: number in ran), f"post {number} waits for this callback's end"
+        assert ran == list(range(20))
+        assert there.wakes < 20, "every post has woken the other side: nothing was held back"
+    finally:
+        await io.release()
+
+
+class StillLoop:
+    """A posting loop whose clock stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.soon: list[Callable[[], object]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self.soon.append(callback)
+
+
+async def test_a_lone_post_wakes_the_other_side_at_once(io: IoThread) -> None:
+    there, here = CountedMailbox(io.acquire()), StillLoop()
+    try:
+        batch = there.batched(here)  # type: ignore[arg-type]
+        for wakes in range(1, 5):
+            batch.post(int)
+            assert there.wakes == wakes
+            assert blocked_until(lambda: not there._queue)
+            here.now += 2 * QUIET_SECONDS
+    finally:
+        await io.release()
+
+
+async def test_posts_in_quick_succession_wait_until_the_loop_has_run_what_is_ready(io: IoThread) -> None:
+    there, here = CountedMailbox(io.acquire()), StillLoop()
+    try:
+        batch = there.batched(here)  # type: ignore[arg-type]
+        batch.post(int)
+        assert blocked_until(lambda: not there._queue)
+        batch.post(int)
+        batch.post(int)
+        assert (there.wakes, len(here.soon)) == (1, 1)
+        here.soon.pop()()
+        assert there.wakes == 2
+    finally:
+        await io.release()
+
+
+async def test_posts_of_a_crowd_wait_for_a_share_of_it_but_not_for_long(io: IoThread) -> None:
+    there, here = CountedMailbox(io.acquire()), StillLoop()
+    crowd = 3 * CROWD_SHARE
+    try:
+        batch = there.batched(here, crowd=lambda: crowd)  # type: ignore[arg-type]
+        batch.post(int)
+        assert blocked_until(lambda: not there._queue)
+        here.now += 2 * QUIET_SECONDS
+        for posts in range(1, 4):
+            assert there.wakes == 1, f"{posts - 1} results have not waited for the fourth of forty-eight"
+            batch.post(int)
+        batch.post(int)
+        assert there.wakes == 2
+        assert blocked_until(lambda: not there._queue)
+        here.now += 2 * HOLD_SECONDS
+        batch.post(int)
+        assert there.wakes == 3, "held for longer than HOLD_SECONDS"
+    finally:
+        await io.release()
 
 
 # ---- the I/O thread ----------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ class Runner:
         self._pid = pid
         self._limits = limits
         self._running: dict[_Running, Job] = {}
+        self._unbegun = 0
         self._context = contextvars.copy_context()
 
     @property
@@ -94,12 +95,17 @@ class Runner:
         """Jobs that have begun and not ended."""
         return len(self._running)
 
+    def crowd(self) -> int:
+        """Return how many bodies wait for their first step: an answer may wait a little for theirs."""
+        return self._unbegun
+
     # ---- what the I/O side asks ----
 
     def begin(self, job: Job) -> None:
         """Start the body of ``job``."""
         state = job.runner_state = _Running()
         self._running[state] = job
+        self._unbegun += 1
         state.task = self._loop.create_task(self._run(job, state), context=self._context.copy())
 
     def cancel(self, job: Job, message: str | None) -> None:
@@ -155,6 +161,7 @@ class Runner:
     # ---- running ----
 
     async def _run(self, job: Job, state: _Running) -> None:
+        self._unbegun -= 1
         task: Task | None = None
         try:
             if state.cancels:

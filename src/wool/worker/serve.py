@@ -50,7 +50,7 @@ class WorkerNode:
         self._nested = Nested(runtime, self._secret)
         self._runner = Runner(
             loop=loop,
-            io=self._io.batched(loop),
+            io=self._io.batched(loop, crowd=lambda: self._runner.crowd()),
             pools=self._nested,
             worker=self.uid,
             limits=configure.limits,
