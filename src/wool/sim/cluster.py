@@ -191,8 +191,8 @@ class Cluster:
     def torn(self, process: Incarnation) -> int | None:
         """Return after how many writes a process dies that is changing the table, if the plan says so."""
         for index, fault in enumerate(self.plan.faults):
-            if fault.kind == "torn-write" and fault.target == process.label and fault.at <= self.world.now:
-                if index not in self._torn and not self.healed:
-                    self._torn.add(index)
-                    return fault.ordinal
+            meant = fault.kind == "torn-write" and fault.target == process.label and fault.at <= self.world.now
+            if meant and index not in self._torn and not self.healed:
+                self._torn.add(index)
+                return fault.ordinal
         return None

@@ -19,6 +19,7 @@ import contextvars
 import itertools
 import sys
 import threading
+import weakref
 from asyncio.events import _set_running_loop  # type: ignore[attr-defined]
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -127,6 +128,7 @@ class SimTask(asyncio.Task[_T]):
         # Before asyncio registers it in a set.
         self._sequence: int = loop.world.next_hash()
         super().__init__(work, loop=loop, name=name or f"task {self._sequence}", context=context)
+        loop.begun.append(weakref.ref(self))
 
     def __hash__(self) -> int:
         return self._sequence
@@ -177,6 +179,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.crawl_seconds: float = 0.0
         """What each of its steps takes longer."""
         self.steps = 0
+        self.begun: list[weakref.ref[SimTask[Any]]] = []
+        """Every task, oldest first."""
         self._holds = 0
         self._append = world.ready.append
         self._wakeups = 0
@@ -222,9 +226,9 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> SimHandle:
         """As `call_soon`, from another loop: later by what the plan's noise makes of it."""
         world = self.world
-        running = asyncio._get_running_loop()
+        running = world.current
         delay = 0.0
-        if isinstance(running, SimLoop) and running.owner is not None:
+        if running is not None and running.owner is not None:
             if not running.owner.seam():
                 return SimHandle(self, _nothing, (), None)
             delay = running.lead
@@ -336,8 +340,10 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def tasks(self) -> list[SimTask[Any]]:
         """Return the tasks that have not ended, oldest first."""
-        found = [task for task in asyncio.all_tasks(self) if isinstance(task, SimTask)]
-        return sorted(found, key=hash)
+        # Not asyncio's own register, which holds those of all loops, in no order.
+        tasks = [task for begun in self.begun if (task := begun()) is not None and not task.done()]
+        self.begun = [weakref.ref(task) for task in tasks]
+        return tasks
 
     def disconnect(self) -> None:
         """Ignore everything from now on: the world has ended."""
@@ -366,7 +372,8 @@ class World:
         """What must not be destroyed before the verdict: dropped references would run ``finally``."""
         self._hashes = 0
         self._generators: dict[int, SimLoop] = {}
-        self._current: SimLoop | None = None
+        self.current: SimLoop | None = None
+        """Whose step is under way."""
         self.ended: bool = False
         self.loop: SimLoop = self.new_loop("world", None)
 
@@ -398,7 +405,7 @@ class World:
         finally:
             _fence.leave()
             sys.set_asyncgen_hooks(*hooks)
-            self._current = None
+            self.current = None
             _set_running_loop(before)
 
     def _run(self, until: Callable[[], bool], most_seconds: float, most_steps: int) -> None:
@@ -435,7 +442,7 @@ class World:
                         continue
                     if loop is not current:
                         _set_running_loop(loop)
-                        self._current = current = loop
+                        self.current = current = loop
                     steps += 1
                     loop.steps += 1
                     self.now = now + STEP_SECONDS
@@ -466,8 +473,8 @@ class World:
     # ---- async generators: whose loop closes one that is collected ----
 
     def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
-        if self._current is not None:
-            self._generators[id(generator)] = self._current
+        if self.current is not None:
+            self._generators[id(generator)] = self.current
 
     def _finalize(self, generator: AsyncGenerator[Any, Any]) -> None:
         loop = self._generators.pop(id(generator), None)
@@ -483,8 +490,8 @@ class World:
         lines: list[str] = []
         for loop in self.loops:
             state = "dead" if loop.dead else "held" if loop.held else ""
-            for task in loop.tasks():
-                lines.append(f"  {loop.name}{' (' + state + ')' if state else ''}: {task.get_name()}: {where(task)}")
+            name = f"{loop.name} ({state})" if state else loop.name
+            lines.extend(f"  {name}: {task.get_name()}: {where(task)}" for task in loop.tasks())
         return "\n".join(lines) or "  no task is left"
 
     def dismantle(self) -> None:

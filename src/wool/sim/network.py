@@ -274,7 +274,8 @@ class SimNetwork(MemoryNetwork):
 
     def carry(self, source: MemoryStream, item: Item) -> None:
         """See `MemoryNetwork.carry`: the item arrives later, in order."""
-        assert isinstance(source, SimStream)
+        if TYPE_CHECKING:
+            assert isinstance(source, SimStream)
         wire, direction = source.wire, source.outward
         if not source.owner.seam():
             return
@@ -310,9 +311,12 @@ class SimNetwork(MemoryNetwork):
         if link.blocks(direction.to_worker):
             direction.waiting.append(item)
             return
-        running = asyncio._get_running_loop()
-        now = running.time() if isinstance(running, SimLoop) else self.world.now
-        due = max(direction.due, direction.held_until, now + self._delay(link))
+        world = self.world
+        running = world.current
+        now = world.now if running is None else world.now + running.lead
+        due = max(
+            direction.due, direction.held_until, now + (link.latency if self._jitter is None else self._delay(link))
+        )
         direction.due = due
         direction.loop.call_at(due, direction.target.arrive, item)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,8 @@ SPAWN_SECONDS = 0.02
 REPUBLISH_SECONDS = 0.25
 """A worker that could not be announced tries again after so long."""
 
-_BRIEF_TIMERS = frozenset({"Mailbox._look"})
-"""Timers that are not worth cancelling, and do nothing when they fire too late."""
+_BRIEF_TIMERS = frozenset({"MemoryStream.arrive", "SimMailbox._deliver", "_settle"})
+"""The network's and the mailboxes' own."""
 
 next_label: ContextVar[str] = ContextVar("wool.sim.next_label")
 """What the next call that is made in this context is named."""
@@ -79,6 +80,49 @@ class SimIo:
         """See `wool.bridge.IoHost`."""
         self.users -= 1
         assert self.users >= 0, "the I/O loop was given back more often than it was lent"
+
+
+class SimMailbox:
+    """Where the loops of a process meet. See `wool.bridge.MailboxLike`.
+
+    In order, never at once, and one wake-up for what is posted together; when that comes, the plan's noise and
+    stalls decide. The races between begin, cancel and session lost are those of production.
+    """
+
+    __slots__ = ("_context", "_loop", "_queue", "_woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Of nobody, as in production: what is begun here must not live in the context of whoever posted.
+        self._context = contextvars.Context()
+        self._loop = loop
+        self._queue: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._woken = False
+
+    def post(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run ``callback(*args)`` on the loop."""
+        self._queue.append((callback, args))
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._deliver, context=self._context)
+
+    def batched(self, loop: asyncio.AbstractEventLoop, *hints: object, **more: object) -> SimMailbox:
+        """Return itself: a wake-up costs nothing here, and how it might be saved does not matter."""
+        return self
+
+    def _deliver(self) -> None:
+        self._woken = False
+        queue = self._queue
+        for _ in range(len(queue)):
+            callback, args = queue.popleft()
+            try:
+                callback(*args)
+            except Exception as error:
+                self._loop.call_exception_handler(
+                    {"message": f"a callback across the bridge failed: {callback!r}", "exception": error}
+                )
+        if queue and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._deliver, context=self._context)
 
 
 class SimHome:
@@ -136,6 +180,7 @@ class Incarnation:
             launcher=lambda: SimLauncher(self),
             home=lambda: SimHome(cluster, self),
             user_key=lambda: b"the key of the simulated user",
+            new_mailbox=SimMailbox,
             random_bytes=self.random_bytes,
             task_key=_next_key,
             limits=cluster.limits,
@@ -167,7 +212,14 @@ class Incarnation:
         """Start a task of this process, in a context of its own."""
         context = contextvars.Context()
         context.run(set_runtime, self.runtime)
-        return (loop or self.user).create_task(work, name=name, context=context)
+        task = (loop or self.user).create_task(work, name=name, context=context)
+        task.add_done_callback(self._main_ended)
+        return task
+
+    def _main_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.note("loop.error", detail=(("message", f"main: {type(error).__name__}: {error}"),))
+            self.crash("its main program failed")
 
     # ---- what happens to it ----
 

@@ -61,6 +61,7 @@ def execute(plan: Plan) -> Result:
         try:
             conductor.run()
         finally:
+            errors.cluster = None
             for known in cluster.incarnations.values():
                 for process in known:
                     process.dead = True

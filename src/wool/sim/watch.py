@@ -77,7 +77,8 @@ class NodeObserver:
         node = self._node
         if node.dead or type(frame) not in _PLAIN:
             return
-        assert isinstance(stream, SimStream)
+        if TYPE_CHECKING:
+            assert isinstance(stream, SimStream)
         wire = stream.wire
         number: int | None = getattr(frame, "number", None)
         cluster = node.cluster

@@ -15,8 +15,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from itertools import count
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.transport.base import ConnectFailed, Stream, StreamHandler, StreamLost
@@ -116,8 +115,12 @@ class MemoryStream:
 
     async def read(self) -> bytes:
         """Return the next message. Raises `StreamLost`; a cancelled read breaks the stream."""
-        with self._reading as turn, _BreakIfCancelled(self):
-            await asyncio.sleep(0)
+        turn = self._reading
+        turn.take()
+        try:
+            # Gives way to other tasks once in any case.
+            if self._arrived or self._lost or self._ended:
+                await asyncio.sleep(0)
             while not (self._arrived or self._lost or self._ended):
                 await turn.wait()
             if self._lost or not self._arrived:
@@ -125,6 +128,11 @@ class MemoryStream:
             message = self._arrived.popleft()
             self._network.carry(self, Taken(len(message)))
             return message
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
+        finally:
+            turn.give()
 
     async def write(self, message: bytes) -> None:
         """Hand ``message`` over; returns when there is room for another.
@@ -134,7 +142,9 @@ class MemoryStream:
         """
         if len(message) > self._message_bytes:
             raise ValueError(f"a message of {len(message)} B is above Limits.message_bytes={self._message_bytes}")
-        with self._writing as turn, _BreakIfCancelled(self):
+        turn = self._writing
+        turn.take()
+        try:
             self._check_writable()
             self._unread_bytes += len(message)
             self._network.carry(self, message)
@@ -142,6 +152,11 @@ class MemoryStream:
             while self._unread_bytes > self._buffer_bytes and not (self._lost or self._ended):
                 await turn.wait()
             self._check_writable()
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
+        finally:
+            turn.give()
 
     def abort(self, reason: str) -> None:
         """Break the stream at once; the other end loses what it has not read. Idempotent."""
@@ -182,6 +197,10 @@ class MemoryStream:
         if reason is not None:
             raise StreamLost(reason)
 
+    def _cancelled(self) -> None:
+        # gRPC's rule, kept here so that nobody relies on less.
+        self.abort("a read or a write was cancelled")
+
     def _break(self, reason: str) -> None:
         self._lost = reason
         self._arrived.clear()
@@ -199,13 +218,14 @@ class _Turn:
         self._taken = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def __enter__(self) -> Self:
+    def take(self) -> None:
+        """Claim it. Raises `RuntimeError` if another task has it."""
         if self._taken:
             raise RuntimeError(f"one task at a time may {self._verb} a stream")
         self._taken = True
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def give(self) -> None:
+        """Let others have it."""
         self._taken = False
         self._waiter = None
 
@@ -218,23 +238,6 @@ class _Turn:
         """Let the waiting task look again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-class _BreakIfCancelled:
-    """A cancelled read or write breaks the stream: gRPC's rule, kept here so that nobody relies on less."""
-
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: MemoryStream) -> None:
-        self._stream = stream
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, asyncio.CancelledError):
-            self._stream.abort("a read or a write was cancelled")
 
 
 class MemoryListener:
