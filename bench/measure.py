@@ -42,6 +42,13 @@ def time(samples: Sequence[float], unit: str) -> Figure:
     return Figure(samples=samples, unit=unit, more_is_better=False)
 
 
+PING_PONG_THERE = 170e-6
+"""Seconds of the raw ping-pong (150 to 190 µs) on the machine on which the needs were set."""
+
+BULK_THERE = 839.0
+"""MB/s of the raw stream there, in messages of 128 KiB."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Need:
     """What a workload must reach; what is None does not matter."""
@@ -51,10 +58,10 @@ class Need:
     ratio_at_least: float | None = None
     ratio_at_most: float | None = None
 
-    def met(self, value: float, ratio: float | None) -> bool:
-        """Tell whether a value, and its ratio to the yardstick, are good enough."""
+    def met(self, value: float, ratio: float | None, speed: float = 1.0) -> bool:
+        """Tell whether a value, and its ratio to the yardstick, are good enough on a machine of that ``speed``."""
         return (
-            (self.at_least is None or value >= self.at_least)
+            (self.at_least is None or value >= self.at_least * speed)
             and (self.at_most is None or value <= self.at_most)
             and (self.ratio_at_least is None or (ratio is not None and ratio >= self.ratio_at_least))
             and (self.ratio_at_most is None or (ratio is not None and ratio <= self.ratio_at_most))
@@ -83,6 +90,9 @@ class Row:
     measure: Figure | None = None
     """The yardstick's figure, in the same unit where there is a ratio to it."""
     need: Need = field(default_factory=Need)
+    speed: float | None = None
+    """This machine's, for such work: a yardstick's figure in this run, in parts of what the same yardstick gave where
+    the need was set."""
     notes: Sequence[str] = ()
 
     @property
@@ -97,11 +107,13 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """``ok``; ``at best``: only the best sample reaches it; ``MISSED``; nothing where nothing is asked."""
+        """``ok``; ``ok at …``: on a machine of that speed; ``at best``: only the best sample; ``MISSED``; nothing."""
         if not str(self.need):
             return ""
         if self.need.met(self.figure.median, self.ratio):
             return "ok"
+        if self.speed is not None and self.need.met(self.figure.median, self.ratio, self.speed):
+            return f"ok at {self.speed:.2f}"
         return "at best" if self.need.met(self.figure.best, self.best_ratio) else "MISSED"
 
     def as_json(self) -> dict[str, Any]:
@@ -118,6 +130,7 @@ class Row:
             "ratio": self.ratio,
             "ratio_of_bests": self.best_ratio,
             "need": str(self.need),
+            "speed": self.speed,
             "verdict": self.verdict,
             "notes": list(self.notes),
         }

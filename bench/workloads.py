@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import wool
 from bench import fresh, routines, yardsticks
-from bench.measure import Need, Row, by_turns, rate
+from bench.measure import BULK_THERE, PING_PONG_THERE, Need, Row, by_turns, rate
 from bench.measure import time as time_figure
 from bench.processes import HAS_PROC, MIB, thread_seconds, threads_of_this_process
 from bench.table import number
@@ -62,17 +62,27 @@ def _flat(lists: Sequence[Sequence[float]], factor: float) -> list[float]:
     return [sample * factor for samples in lists for sample in samples]
 
 
+PINGS = 200
+"""Round trips of one turn, where they only tell how fast the machine is."""
+
+
+def _speed(pings: Sequence[Sequence[float]]) -> float:
+    """Return how fast round trips are here, in parts of what they were where the needs were set."""
+    return PING_PONG_THERE / time_figure(_flat(pings, 1.0), "s").median
+
+
 # ---- calls -----------------------------------------------------------------------------------------
 
 
 async def gathered(options: Options) -> list[Row]:
     """2 000 no-op calls at once."""
     calls = 2_000
-    async with wool.WorkerPool(size=2), Executor() as executor:
-        ours, theirs = await by_turns(
+    async with RawGrpc() as raw, wool.WorkerPool(size=2), Executor() as executor:
+        ours, theirs, pings = await by_turns(
             options.times(15, 5),
             lambda: _gathered(routines.nothing, calls),
             lambda: executor.nothing(calls),
+            lambda: raw.ping_pong(PINGS),
             warm_up=2,
         )
     return [
@@ -82,6 +92,7 @@ async def gathered(options: Options) -> list[Row]:
             yardstick="ProcessPoolExecutor",
             measure=rate([calls / seconds for seconds in theirs], "tasks/s"),
             need=Need(at_least=20_000, ratio_at_least=2),
+            speed=_speed(pings),
         )
     ]
 
@@ -247,6 +258,7 @@ async def bulk(options: Options) -> list[Row]:
             yardstick="raw gRPC, 128 KiB messages",
             measure=rate(speed(stream), "MB/s"),
             need=Need(at_least=600),
+            speed=rate(speed(stream), "MB/s").median / BULK_THERE,
             notes=[note],
         )
     ]
@@ -264,8 +276,11 @@ async def generator(options: Options) -> list[Row]:
         assert taken == items
         return items / (time.perf_counter() - began)
 
+    pings: list[list[float]] = []
+
     async def theirs() -> float:
-        return items / sum(await raw.ping_pong(items))
+        pings.append(await raw.ping_pong(items))
+        return items / sum(pings[-1])
 
     async with RawGrpc() as raw, wool.WorkerPool(size=2):
         library, stream = await by_turns(options.times(12, 4), ours, theirs)
@@ -276,6 +291,7 @@ async def generator(options: Options) -> list[Row]:
             yardstick="raw gRPC ping-pong",
             measure=rate(stream, "items/s"),
             need=Need(at_least=2_500),
+            speed=_speed(pings),
         )
     ]
 
