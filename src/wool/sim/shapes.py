@@ -186,7 +186,13 @@ SIZES = (*(0,) * 12, 100, 3 * KIB, 24 * KIB, 300 * KIB)
 
 # ---- faults -----------------------------------------------------------------------------------------
 
-WIRE_FRAMES = ("offer", "accept", "start", "result", "cancel", "step", "withdraw", "reject", "draining", "goodbye")
+WIRE_FRAMES = (
+    *("offer", "accept", "start", "result") * 4,
+    *("cancel", "step") * 2,
+    *("withdraw", "reject", "draining", "goodbye"),
+)
+EARLY = frozenset({"table-full", "torn-write", "fail-start", "late-subscriber"})
+"""Kinds that mostly strike while workers come up, or not at all."""
 SECONDS = (0.005, 0.05, 0.15, 0.3, 0.6, 1.5, 3.0)
 AMOUNTS = (0.001, 0.01, 0.05, 0.15)
 FAULT_TIMES = tuple(round(0.25 + step * 0.021, 3) for step in range(64))
@@ -241,6 +247,9 @@ def decode(
     workers = 3 + digits.of((0, 0, 0, 1, 2))
     callers = digits.of((1, 1, 2)) if mode == "proxy" else 1
     knobs = replace(Knobs(), **{**digits.of(KNOBS), **digits.of(KNOBS)})
+    if knobs.patience < 4 * knobs.latency:
+        # With less patience than a round trip takes, nobody is ever given anything.
+        knobs = replace(knobs, patience=4 * knobs.latency)
     amplitude = digits.of(AMPLITUDES)
     kinds = _enabled(swarm, KINDS[mode])
     return Plan(
@@ -257,7 +266,9 @@ def decode(
 def _enabled(swarm: int, kinds: tuple[str, ...]) -> tuple[str, ...]:
     digits = _Digits(swarm)
     count = 1 + digits.below(4)
-    return tuple(digits.of(kinds) for _ in range(count))
+    enabled = tuple(digits.of(kinds) for _ in range(count))
+    # What comes up again must have gone down.
+    return (*enabled, "crash") if "restart" in enabled and "crash" not in enabled else enabled
 
 
 def _call(slot: int, number: int, callers: int) -> Call:
@@ -295,7 +306,7 @@ def _fault(number: int, kinds: tuple[str, ...], callers: int, workers: int) -> F
     at = digits.of(FAULT_TIMES)
     where = digits.below(2)
     frame, ordinal, when = digits.of(WIRE_FRAMES), digits.of((0, 0, 1, 2, 3, 5, 8)), digits.of(("before", "after"))
-    said: dict[str, Any] = {"kind": kind, "at": at}
+    said: dict[str, Any] = {"kind": kind, "at": 0.0 if kind in EARLY and where else at}
     if form.target == "link":
         if caller == worker:
             caller = "c0"

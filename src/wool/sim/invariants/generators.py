@@ -102,10 +102,10 @@ def _undisturbed(story: Story, task: TaskStory) -> int:
         for struck in (node.terminated, node.crashed) if node is not None else ():
             if struck is not None:
                 until = min(until, struck.index)
-        for heard in task.frames("start", heard=True):
-            lost = story.sessions_lost.get((began.node, heard.event.session))
-            if lost is not None:
-                until = min(until, lost.index)
+    for start in (*task.frames("start"), *task.frames("start", heard=True)):
+        lost = story.sessions_lost.get((start.node, start.event.session))
+        if lost is not None:
+            until = min(until, lost.index)
     return until
 
 

@@ -35,5 +35,9 @@ def formula_of(name: str) -> str:
 
 def judge(history: History, plan: Plan) -> list[Violation]:
     """Return what the run has broken; the most basic first."""
-    story = Story(history, plan)
+    return judge_story(Story(history, plan))
+
+
+def judge_story(story: Story) -> list[Violation]:
+    """Return what a run that is in order already has broken."""
     return [violation for invariant in INVARIANTS.values() for violation in invariant(story)]
