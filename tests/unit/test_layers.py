@@ -104,6 +104,7 @@ LAYERS = (
             "sim.discovery",
             "sim.driver",
             "sim.faults",
+            "sim.fence",
             "sim.history",
             "sim.invariants",
             "sim.invariants.balancing",

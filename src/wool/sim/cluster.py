@@ -16,7 +16,7 @@ from wool.sim.history import History
 from wool.sim.loop import World
 from wool.sim.network import SimNetwork, address_of
 from wool.sim.node import Incarnation, SimWorker
-from wool.sim.plan import Plan
+from wool.sim.plan import FAULTS, Fault, Plan
 from wool.worker.channel import Configure
 
 NAMESPACE = "cluster"
@@ -51,7 +51,9 @@ class Cluster:
         self._labels: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._tables: dict[str, SharedTable] = {}
-        self._torn: set[int] = set()
+        self._tears = any(fault.kind == "torn-write" for fault in plan.faults)
+        self._torn: set[str] = set()
+        self._struck: set[int] = set()
         self._pids = FIRST_PID
 
     def _jitter(self, label: str, ordinal: int) -> float:
@@ -171,28 +173,41 @@ class Cluster:
         membership.try_publish("worker-added", metadata)
         return membership.close
 
-    # ---- what the plan says of single things ----
+    # ---- faults that are looked up where they have their effect ----
+
+    def strikes(self, kind: str, target: str) -> Fault | None:
+        """Return the fault of this kind that strikes ``target`` now, if there is one, and write down that it does."""
+        if self.healed:
+            return None
+        now = self.world.now
+        for index, fault in enumerate(self.plan.faults):
+            if fault.kind == kind and fault.target == target and fault.at <= now:
+                timed = "seconds" in FAULTS[kind].fields
+                if not timed or now < fault.at + fault.seconds:
+                    self.struck(index, fault)
+                    return fault
+        return None
+
+    def struck(self, index: int, fault: Fault) -> None:
+        """Write down, once, that a fault has had an effect."""
+        if index not in self._struck:
+            self._struck.add(index)
+            self.note("fault.injected", (("fault", fault.kind), ("index", index), ("target", fault.target)))
 
     def fails_to_start(self, label: str) -> bool:
         """Whether the plan has the process of a worker fail to start, now."""
-        return not self.healed and any(
-            fault.kind == "fail-start" and fault.target == label and fault.at <= self.world.now
-            for fault in self.plan.faults
-        )
+        return self.strikes("fail-start", label) is not None
 
     def is_full(self, uid: str) -> bool:
         """Whether a worker finds no free slot in the table."""
-        label, now = self.label_of(uid), self.world.now
-        return not self.healed and any(
-            fault.kind == "table-full" and fault.target == label and fault.at <= now < fault.at + fault.seconds
-            for fault in self.plan.faults
-        )
+        return self.strikes("table-full", self.label_of(uid)) is not None
 
     def torn(self, process: Incarnation) -> int | None:
         """Return after how many writes a process dies that is changing the table, if the plan says so."""
-        for index, fault in enumerate(self.plan.faults):
-            meant = fault.kind == "torn-write" and fault.target == process.label and fault.at <= self.world.now
-            if meant and index not in self._torn and not self.healed:
-                self._torn.add(index)
-                return fault.ordinal
-        return None
+        if not self._tears or process.label in self._torn:
+            return None
+        fault = self.strikes("torn-write", process.label)
+        if fault is None:
+            return None
+        self._torn.add(process.label)
+        return fault.ordinal

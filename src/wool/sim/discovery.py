@@ -42,6 +42,12 @@ def _here() -> Incarnation:
     return cast("Incarnation", loop.owner)
 
 
+def _sees_less(here: Incarnation, index: int, fault: Fault, worker: str) -> None:
+    """Write down that a fault changes what this process sees of a worker, if there is such a worker."""
+    if here.cluster.present(worker) is not None:
+        here.cluster.struck(index, fault)
+
+
 class SharedTable:
     """One namespace: the bytes that all its members see, and who holds which lease."""
 
@@ -233,8 +239,9 @@ class Told:
         here = _here()
         faults = here.cluster.plan.faults
         loop = asyncio.get_running_loop()
-        for fault in faults:
+        for index, fault in enumerate(faults):
             if fault.kind == "late-subscriber" and fault.target == here.label and fault.at > loop.time():
+                here.cluster.struck(index, fault)
                 await asyncio.sleep(fault.at - loop.time())
         ear = _Ear(here)
         feed = loop.create_task(ear.listen(self._inner), name="discovery, disturbed")
@@ -270,11 +277,13 @@ class _Ear:
         self._behind: dict[str, DiscoveryEvent] = {}
         self._due: dict[str, float] = {}
         self._timers: list[asyncio.TimerHandle] = []
-        for fault in here.cluster.plan.faults:
+        for index, fault in enumerate(here.cluster.plan.faults):
             if fault.group == "discovery" and fault.target.startswith(f"{here.label}>"):
-                self._schedule(fault, fault.target.partition(">")[2])
+                self._schedule(index, fault, fault.target.partition(">")[2])
 
-    def _schedule(self, fault: Fault, worker: str) -> None:
+    def _schedule(self, index: int, fault: Fault, worker: str) -> None:
+        if fault.kind in ("premature-drop", "split-view", "flap"):
+            self._at(fault.at, _sees_less, self._here, index, fault, worker)
         if fault.kind in ("premature-drop", "split-view"):
             self._at(fault.at, self._hide, worker)
             self._at(fault.at + fault.seconds, self._show, worker)
@@ -314,17 +323,21 @@ class _Ear:
             there[event.metadata.uid] = event.metadata
         delay = 0.0
         target = f"{self._here.label}>{worker}"
-        for fault in cluster.plan.faults:
+        for index, fault in enumerate(cluster.plan.faults):
             if fault.target != target or cluster.healed:
                 continue
             if fault.kind == "view-delay" and fault.at <= now < fault.at + fault.seconds:
+                cluster.struck(index, fault)
                 delay = max(delay, fault.amount)
             elif fault.kind == "view-duplicate" and fault.ordinal == ordinal:
+                cluster.struck(index, fault)
                 self._tell(worker, event, delay)
             elif fault.kind == "view-lose" and fault.ordinal == ordinal:
+                cluster.struck(index, fault)
                 self._at(now + fault.seconds, self._refresh, worker, event)
                 return
             elif fault.kind == "view-reorder" and fault.ordinal == ordinal:
+                cluster.struck(index, fault)
                 self._behind[worker] = event
                 # If nothing follows, it comes by itself.
                 self._at(now + 1.0, self._release, worker)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROBE: Body = Body(steps=(Step(op="return", number=1),))
 PROBES = 2
-"""One as soon as the calls have ended, one after the quiet time."""
+"""One as soon as the news of the healing may have got about, one after the quiet time."""
 BETWEEN_CANCELS_SECONDS = 0.001
 
 
@@ -39,6 +39,12 @@ class Caller:
         self._healed: SimFuture[tuple[bool, float]] = self.node.user.create_future()
         for index in range(PROBES):
             cluster.tasks.setdefault(f"p.{index}", (PROBE, ()))
+
+    @property
+    def _settling(self) -> float:
+        """For so long after the healing a worker that is back may still not be known, or not be tried."""
+        knobs = self.cluster.plan.knobs
+        return knobs.poll + knobs.lease + knobs.reconnect_most + knobs.handshake
 
     @property
     def busy(self) -> bool:
@@ -98,8 +104,8 @@ class Caller:
             for task in late:
                 task.cancel()
         for index in range(PROBES if probes else 0):
-            if index:
-                await asyncio.sleep(self.cluster.plan.knobs.quiet)
+            # The first as soon as the news may have got about, the second after the quiet time.
+            await asyncio.sleep(self._settling if not index else self.cluster.plan.knobs.quiet)
             await self._probe(f"p.{index}")
         self._tasks.clear()
 

@@ -18,15 +18,15 @@ import asyncio
 import contextvars
 import itertools
 import sys
-import threading
-import time
 import weakref
-from asyncio.events import _set_running_loop  # type: ignore[attr-defined]
+from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from heapq import heapify, heappop, heappush
 from types import CodeType, FrameType
 from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple, cast
+
+from wool.sim.fence import FENCE, EscapedSimulation, SimulationError
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -36,14 +36,6 @@ STEP_SECONDS = 1e-6
 
 MOST_STEPS = 20_000_000
 """A run that takes more spins."""
-
-
-class SimulationError(Exception):
-    """The simulation cannot go on; the plan is kept, and shows it again."""
-
-
-class EscapedSimulation(SimulationError):
-    """Simulated code reached for something real: a thread, a socket, a process, the clock."""
 
 
 class Deadlock(SimulationError):
@@ -214,7 +206,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """A simulated loop does not close before the world does."""
         return False
 
-    def call_soon(  # type: ignore[override]
+    def call_soon(
         self, callback: Callable[[*_Args], object], *args: *_Args, context: contextvars.Context | None = None
     ) -> SimHandle:
         """Run ``callback(*args)`` after all that this loop has to run already."""
@@ -222,7 +214,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._append(handle)
         return handle
 
-    def call_soon_threadsafe(  # type: ignore[override]
+    def call_soon_threadsafe(
         self, callback: Callable[[*_Args], object], *args: *_Args, context: contextvars.Context | None = None
     ) -> SimHandle:
         """As `call_soon`, from another loop: later by what the plan's noise makes of it."""
@@ -240,7 +232,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             return self.call_at(world.now + delay, callback, *args, context=context)
         return self.call_soon(callback, *args, context=context)
 
-    def call_later(  # type: ignore[override]
+    def call_later(
         self,
         delay: float,
         callback: Callable[[*_Args], object],
@@ -250,7 +242,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Run it ``delay`` seconds from now."""
         return self.call_at(self.world.now + self.lead + delay, callback, *args, context=context)
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self,
         when: float,
         callback: Callable[[*_Args], object],
@@ -268,7 +260,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Return a future of this loop."""
         return SimFuture(loop=self)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
         *,
@@ -298,7 +290,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     async def shutdown_asyncgens(self) -> None:
         """There is nothing to do: the world closes what is left."""
 
-    def run_in_executor(self, executor: object, func: object, *args: object) -> NoReturn:  # type: ignore[override]
+    def run_in_executor(self, executor: object, func: object, *args: object) -> NoReturn:
         """Refused: there are no threads."""
         raise EscapedSimulation(f"{self.name} would start a thread for {func!r}: run_in_executor")
 
@@ -393,7 +385,9 @@ class World:
 
     def new_loop(self, name: str, owner: LoopOwner | None) -> SimLoop:
         """Return a new loop in this world."""
-        loop = SimLoop(self, name, owner)
+        # The stubs call abstract what raises NotImplementedError, which is what is wanted here.
+        make: Any = SimLoop
+        loop: SimLoop = make(self, name, owner)
         self.loops.append(loop)
         return loop
 
@@ -402,14 +396,14 @@ class World:
         before = asyncio._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._first_iteration, finalizer=self._finalize)
-        _fence.enter()
+        FENCE.enter()
         try:
             self._run(until, most_seconds, self.steps + most_steps)
-            if _fence.escaped is not None:
+            if FENCE.escaped is not None:
                 # Whoever tried may have swallowed it.
-                raise EscapedSimulation(_fence.escaped)
+                raise EscapedSimulation(FENCE.escaped)
         finally:
-            _fence.leave()
+            FENCE.leave()
             sys.set_asyncgen_hooks(*hooks)
             self.current = None
             _set_running_loop(before)
@@ -519,7 +513,7 @@ class World:
                 _close(task)
             for kept in self.kept:
                 if isinstance(kept, AsyncGenerator):
-                    _close_now(cast("AsyncGenerator[Any, Any]", kept))
+                    _close_now(kept)
             self.kept.clear()
         finally:
             _set_running_loop(before)
@@ -577,75 +571,3 @@ def where(task: asyncio.Task[Any]) -> str:
             place = f"{code.co_filename.rpartition('/')[2]}:{frame.f_lineno} in {code.co_qualname}"
         inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
     return place
-
-
-# ---- the fence ------------------------------------------------------------------------------------------
-
-_FORBIDDEN = {
-    "os.exec": "replace the process",
-    "os.fork": "fork",
-    "os.forkpty": "fork",
-    "os.posix_spawn": "start a process",
-    "os.system": "start a process",
-    "socket.__new__": "make a socket",
-    "subprocess.Popen": "start a process",
-}
-"""Audit events of what a simulated program must not do, in words."""
-
-_REPLACED: tuple[tuple[object, str, str], ...] = (
-    (threading, "_start_new_thread", "start a thread"),
-    (time, "sleep", "sleep in real time"),
-)
-"""What has no audit event in every Python that wool runs on: it is replaced during a run."""
-
-
-class _Fence:
-    """Raises for what leaves the simulation, while one runs in this thread."""
-
-    def __init__(self) -> None:
-        self._installed = False
-        self._thread = 0
-        self._depth = 0
-        self.escaped: str | None = None
-        self._real: list[Callable[..., object]] = []
-
-    def enter(self) -> None:
-        if not self._installed:
-            # For good: an audit hook cannot be removed. Outside of a run it lets everything pass.
-            self._installed = True
-            sys.addaudithook(self._audit)
-        self._thread = threading.get_ident()
-        self._depth += 1
-        self.escaped = None
-        if self._depth == 1:
-            for owner, name, words in _REPLACED:
-                real = getattr(owner, name)
-                self._real.append(real)
-                setattr(owner, name, self._refusal(real, f"{words} ({name})"))
-
-    def leave(self) -> None:
-        self._depth -= 1
-        if not self._depth:
-            for (owner, name, _), real in zip(_REPLACED, self._real, strict=True):
-                setattr(owner, name, real)
-            self._real.clear()
-
-    def _refusal(self, real: Callable[..., object], words: str) -> Callable[..., object]:
-        def refuse(*args: Any, **kwargs: Any) -> object:
-            # Another thread of the process, such as a test's watchdog, is free to do it.
-            if threading.get_ident() != self._thread:
-                return real(*args, **kwargs)
-            raise self._escape(words)
-
-        return refuse
-
-    def _escape(self, words: str) -> EscapedSimulation:
-        self.escaped = self.escaped or f"simulated code would {words}"
-        return EscapedSimulation(f"simulated code would {words}")
-
-    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._depth and event in _FORBIDDEN and threading.get_ident() == self._thread:
-            raise self._escape(f"{_FORBIDDEN[event]} ({event})")
-
-
-_fence = _Fence()

@@ -382,7 +382,8 @@ class SimNetwork(MemoryNetwork):
         wire.link.wires.pop(wire, None)
         for direction in (wire.to, wire.back):
             direction.waiting.clear()
-            due = max(direction.due, self.world.now + wire.link.latency)
+            # What is before it has arrived and been read.
+            due = max(direction.due + AFTER_ARRIVAL_SECONDS, self.world.now + wire.link.latency)
             direction.due = due
             direction.loop.call_at(due, direction.target.arrive, Broken(reason=reason))
 

@@ -105,7 +105,7 @@ class SimMailbox:
             self._woken = True
             self._loop.call_soon_threadsafe(self._deliver, context=self._context)
 
-    def batched(self, loop: asyncio.AbstractEventLoop, *hints: object, **more: object) -> SimMailbox:
+    def batched(self, loop: asyncio.AbstractEventLoop, *hints: Any, **more: Any) -> SimMailbox:
         """Return itself: a wake-up costs nothing here, and how it might be saved does not matter."""
         return self
 
@@ -354,7 +354,11 @@ class SimWorker:
         discovery = SimDiscovery(namespace, self.process.runtime.limits, disturbed=False)
         with discovery.local:
             withdrawn = asyncio.Event()
-            self.draining = lambda: self.process.user.call_soon_threadsafe(withdrawn.set) and None
+
+            def withdraw() -> None:
+                self.process.user.call_soon_threadsafe(withdrawn.set)
+
+            self.draining = withdraw
             while not withdrawn.is_set():
                 try:
                     await discovery.publisher.publish("worker-added", metadata)
