@@ -16,17 +16,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import itertools
+import inspect
 import sys
 import weakref
-from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from heapq import heapify, heappop, heappush
 from types import CodeType, FrameType
-from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple, cast
 
 from wool.sim.fence import FENCE, EscapedSimulation, SimulationError
+
+if TYPE_CHECKING:
+    _Handle = asyncio.TimerHandle
+else:
+    _Handle = object
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -46,17 +50,10 @@ class Livelock(SimulationError):
     """The run does not end: it took too many steps, or too much virtual time."""
 
 
-class SimHandle(asyncio.TimerHandle):
-    """A callback in a loop's queue. Leaner than asyncio's, whose constructor it does not call."""
+class SimHandle(_Handle):
+    """A callback in a loop's queue. Leaner than asyncio's: to users of the loop it is one, and that is all."""
 
-    __slots__ = ()
-
-    _callback: Callable[..., object]
-    _args: tuple[Any, ...]
-    _context: contextvars.Context
-    _loop: SimLoop
-    _cancelled: bool
-    _when: float
+    __slots__ = ("args", "callback", "due", "gone", "loop", "surroundings")
 
     def __init__(
         self,
@@ -64,32 +61,38 @@ class SimHandle(asyncio.TimerHandle):
         callback: Callable[..., object],
         args: tuple[Any, ...],
         context: contextvars.Context | None,
-        when: float = 0.0,
+        due: float = 0.0,
     ) -> None:
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._context = contextvars.copy_context() if context is None else context
-        self._cancelled = False
-        self._when = when
+        self.loop = loop
+        self.callback: Callable[..., object] = callback
+        self.args = args
+        self.surroundings: contextvars.Context = contextvars.copy_context() if context is None else context
+        self.gone: bool = False
+        """It was cancelled."""
+        self.due = due
 
     def cancel(self) -> None:
         """Never run it."""
-        if not self._cancelled:
-            self._cancelled = True
-            self._callback = _nothing
-            self._args = ()
+        if not self.gone:
+            self.gone = True
+            self.callback = _nothing
+            self.args = ()
+
+    def cancelled(self) -> bool:
+        """Whether it will never run."""
+        return self.gone
+
+    def when(self) -> float:
+        """Return when it is due."""
+        return self.due
 
     def __repr__(self) -> str:
-        return f"<SimHandle of {self._loop.name} {'cancelled' if self._cancelled else self._callback}>"
+        return f"<SimHandle of {self.loop.name} {'cancelled' if self.gone else self.callback}>"
 
     __hash__ = object.__hash__
 
 
 def _nothing() -> None: ...
-
-
-_hashes = itertools.count(1)
 
 
 class SimFuture(asyncio.Future[_T]):
@@ -309,9 +312,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.held = False
         parked, self.parked = self.parked, deque()
         # Before what has become ready for this loop since, and is in the queue behind what is running.
-        mine = [handle for handle in self.world.ready if handle._loop is self]
+        mine = [handle for handle in self.world.ready if handle.loop is self]
         if mine:
-            others = [handle for handle in self.world.ready if handle._loop is not self]
+            others = [handle for handle in self.world.ready if handle.loop is not self]
             self.world.ready.clear()
             self.world.ready.extend(others)
             parked.extend(mine)
@@ -406,7 +409,7 @@ class World:
             FENCE.leave()
             sys.set_asyncgen_hooks(*hooks)
             self.current = None
-            _set_running_loop(before)
+            asyncio._set_running_loop(before)
 
     def _run(self, until: Callable[[], bool], most_seconds: float, most_steps: int) -> None:
         ready, timers = self.ready, self.timers
@@ -422,7 +425,7 @@ class World:
                     now = self.now
                     while timers and (timers[0][0] <= now or not ready):
                         when, _, timer = timers[0]
-                        if timer._cancelled:
+                        if timer.gone:
                             heappop(timers)
                             continue
                         if when > now:
@@ -434,14 +437,14 @@ class World:
                     if not ready:
                         raise Deadlock(f"nothing is ready and no timer is set at {self.now:.6f} s\n{self.report()}")
                     handle = popleft()
-                    if handle._cancelled:
+                    if handle.gone:
                         continue
-                    loop = handle._loop
+                    loop = handle.loop
                     if loop.held:
                         loop.parked.append(handle)
                         continue
                     if loop is not current:
-                        _set_running_loop(loop)
+                        asyncio._set_running_loop(loop)
                         self.current = current = loop
                     steps += 1
                     loop.steps += 1
@@ -449,13 +452,13 @@ class World:
                     if loop.crawl_seconds:
                         loop.hold_for(loop.crawl_seconds)
                     try:
-                        handle._context.run(handle._callback, *handle._args)
+                        handle.surroundings.run(handle.callback, *handle.args)
                     except KeyboardInterrupt:
                         raise
                     except BaseException as error:
                         if loop.owner is None:
                             raise
-                        loop.call_exception_handler({"message": f"in {handle._callback!r}", "exception": error})
+                        loop.call_exception_handler({"message": f"in {handle.callback!r}", "exception": error})
                 if steps > most_steps:
                     raise Livelock(f"the run has not ended after {steps} steps\n{self.report()}")
                 if len(timers) > 256 and self.timer_number % 64 == 0:
@@ -465,7 +468,7 @@ class World:
 
     def _sweep(self) -> None:
         timers = self.timers
-        alive = [entry for entry in timers if not entry[2]._cancelled]
+        alive = [entry for entry in timers if not entry[2].gone]
         if len(alive) < len(timers) // 2:
             timers[:] = alive
             heapify(timers)
@@ -508,15 +511,15 @@ class World:
         self.ready.clear()
         self.timers.clear()
         try:
-            _set_running_loop(self.loop)
+            asyncio._set_running_loop(self.loop)
             for task in tasks:
                 _close(task)
             for kept in self.kept:
-                if isinstance(kept, AsyncGenerator):
+                if inspect.isasyncgen(kept):
                     _close_now(kept)
             self.kept.clear()
         finally:
-            _set_running_loop(before)
+            asyncio._set_running_loop(before)
             sys.set_asyncgen_hooks(*hooks)
 
 

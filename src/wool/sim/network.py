@@ -288,7 +288,7 @@ class SimNetwork(MemoryNetwork):
         elif type(item) is Taken:
             # As HTTP/2 does: the window is opened again by a quarter, not by every read.
             direction.unread += item.size
-            if 4 * direction.unread < source._buffer_bytes:
+            if 4 * direction.unread < source.buffer_bytes:
                 return
             item = Taken(direction.unread)
             direction.unread = 0

@@ -18,7 +18,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 from wool.discovery.base import WorkerMetadata
 from wool.limits import Limits
@@ -37,6 +37,8 @@ from wool.worker.serve import WorkerNode
 if TYPE_CHECKING:
     from wool.sim.cluster import Cluster
     from wool.sim.history import Detail
+
+_Args = TypeVarTuple("_Args")
 
 PIPE_SECONDS = 0.0002
 """From an owner to its worker and back."""
@@ -98,7 +100,7 @@ class SimMailbox:
         self._queue: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
 
-    def post(self, callback: Callable[..., object], *args: Any) -> None:
+    def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
         """Run ``callback(*args)`` on the loop."""
         self._queue.append((callback, args))
         if not self._woken:
@@ -294,10 +296,10 @@ class Incarnation:
                 if loop is self.io or user_tasks or task.get_name().startswith("wool"):
                     what = f"{task.get_name()} at {where(task)}"
                     self.note("leak.task", detail=(("what", what),))
-        timers = [entry for entry in self.cluster.world.timers if entry[2]._loop in (self.io, self.user)]
+        timers = [entry for entry in self.cluster.world.timers if entry[2].loop in (self.io, self.user)]
         for _, _, timer in sorted(timers, key=lambda entry: entry[:2]):
-            what = getattr(timer._callback, "__qualname__", type(timer._callback).__name__)
-            if not timer._cancelled and (timer._loop is self.io or user_tasks) and what not in _BRIEF_TIMERS:
+            what = getattr(timer.callback, "__qualname__", type(timer.callback).__name__)
+            if not timer.gone and (timer.loop is self.io or user_tasks) and what not in _BRIEF_TIMERS:
                 self.note("leak.timer", detail=(("what", what),))
         for wire in self.cluster.network.wires_of(self):
             if not (wire.to.target.over if wire.worker is self else wire.back.target.over):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -178,7 +178,7 @@ class _Errors(logging.Handler):
 
 
 @contextmanager
-def _quiet() -> Iterator[_Errors]:
+def _quiet() -> Generator[_Errors]:
     """Collect no garbage at odd moments, and let the engine's log go into the history."""
     log = logging.getLogger("wool")
     before = log.propagate, log.level

@@ -101,7 +101,7 @@ class MemoryStream:
         self._name = name
         self._message_bytes = limits.message_bytes
         # As much as gRPC lets wait on a Unix socket.
-        self._buffer_bytes = limits.unix_lookahead_bytes
+        self.buffer_bytes = limits.unix_lookahead_bytes
         self._arrived: deque[bytes] = deque()
         self._unread_bytes = 0  # written here, not yet read there
         self._lost: str | None = None  # nothing passes any more
@@ -149,7 +149,7 @@ class MemoryStream:
             self._unread_bytes += len(message)
             self._network.carry(self, message)
             await asyncio.sleep(0)
-            while self._unread_bytes > self._buffer_bytes and not (self._lost or self._ended):
+            while self._unread_bytes > self.buffer_bytes and not (self._lost or self._ended):
                 await turn.wait()
             self._check_writable()
         except asyncio.CancelledError:
