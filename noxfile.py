@@ -185,6 +185,13 @@ def integration(session: nox.Session) -> None:
     run_tests(session, "tests/integration")
 
 
+@nox.session(python=OLDEST_FOUND)
+def sim(session: nox.Session) -> None:
+    """Search for plans that break a promise, in a simulated cluster; ``-- --help`` tells the options."""
+    session.install("-e", ".[sim]")
+    session.run("python", "-m", "wool.sim", *(session.posargs or ("--profile", "ci")))
+
+
 def lower_bound(requirement: Requirement) -> str:
     """Return ``name==version`` for the oldest version that a dependency of ours allows."""
     bounds = [bound.version for bound in requirement.specifier if bound.operator in (">=", "~=", "==")]

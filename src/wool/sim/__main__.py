@@ -23,7 +23,7 @@ from wool.sim.report import report
 from wool.sim.run import run
 
 CORPUS = Path("tests/sim/corpus")
-FOUND = Path("tests/sim/found")
+FOUND = Path("sim-failures")
 """What a campaign finds is written here, to be looked at and moved into the corpus."""
 FIXED_SEED = 20_26
 """Of the part of a campaign in CI that is the same every time."""
@@ -34,7 +34,7 @@ NIGHT_SECONDS = 8 * 3600.0
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nox -s sim --", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, help="how long to search (60; with --plans: until they are done)")
+    parser.add_argument("--seconds", type=float, help="how long to search (75; with --plans: until they are done)")
     parser.add_argument("--plans", type=int, help="how many plans to try, all processes together")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many processes (one per core)")
     parser.add_argument("--seed", type=int, help="of the search; without it, a new one, which is printed")
@@ -118,7 +118,7 @@ def _campaign(options: argparse.Namespace, kept: list[tuple[Path, Plan]], out: T
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 31)
     seconds: float | None = options.seconds
     if seconds is None and options.plans is None:
-        seconds = NIGHT_SECONDS if options.profile == "nightly" else 60.0
+        seconds = NIGHT_SECONDS if options.profile == "nightly" else 75.0
     out.write(f"seed {seed}, {options.jobs} processes, {len(kept)} kept plans\n")
     out.flush()
     for file, plan in kept:
