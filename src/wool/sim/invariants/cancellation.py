@@ -144,7 +144,7 @@ def only_the_family_is_touched(story: Story) -> Iterator[Violation]:
         for seen in task.body_cancelled:
             if seen.index > first_close or story.cancelled_before(label, seen.index):
                 break
-            if _stopping(story, seen) or _abandoned(story, task, seen) or _orphaned(story, label, seen):
+            if _ended_from_above(story, label, seen) or _orphaned(story, label, seen):
                 break
             yield Violation(
                 invariant="C4",
@@ -169,17 +169,15 @@ def _raises_cancelled(steps: object) -> bool:
     return "text='cancelled'" in repr(steps)
 
 
-def _stopping(story: Story, seen: At) -> bool:
-    node = story.nodes.get(seen.node)
-    return node is not None and node.terminated is not None and node.terminated.index < seen.index
-
-
-def _abandoned(story: Story, task: TaskStory, seen: At) -> bool:
-    """Whether the worker had lost the session that the task came on, or the call above it had ended."""
-    for start in task.frames("start", heard=True):
-        lost = story.sessions_lost.get((seen.node, start.event.session))
-        if start.node == seen.node and lost is not None and lost.index < seen.index:
-            return True
+def _ended_from_above(story: Story, label: str, seen: At) -> bool:
+    """Whether a worker of the task or of an ancestor was stopping, or had lost the session that it came on."""
+    for task in story.lineage(label):
+        for start in task.frames("start", heard=True):
+            node = story.nodes.get(start.node)
+            lost = story.sessions_lost.get((start.node, start.event.session))
+            reasons = (lost, node.terminated if node is not None else None)
+            if any(item is not None and item.index < seen.index for item in reasons):
+                return True
     return False
 
 
