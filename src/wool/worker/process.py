@@ -74,11 +74,11 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # Interrupting is the owner's business. A handler, since a signal that is ignored would stay so in the
     # programs that routines execute.
-    signal.signal(signal.SIGINT, _do_nothing)
+    signal.signal(signal.SIGINT, ignore_interrupt)
 
 
-def _do_nothing(number: int, frame: object) -> None:
-    pass
+def ignore_interrupt(number: int, frame: object) -> None:
+    """Do nothing."""
 
 
 def _reset_streams() -> None:

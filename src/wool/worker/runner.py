@@ -25,6 +25,7 @@ from wool.limits import Limits
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Payload, dumps, loads
 from wool.task import Task, set_current_task
+from wool.worker.forks import leave_if_forked
 from wool.worker.service import Job
 
 _log = logging.getLogger("wool.worker")
@@ -338,6 +339,7 @@ class Runner:
     def _raised(
         self, job: Job, state: _Running, task: Task | None, error: BaseException, thrown: BaseException | None = None
     ) -> None:
+        leave_if_forked(error)
         if task is not None:
             task.exception = TaskException.from_exception(error)
         if state.abandoned and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):

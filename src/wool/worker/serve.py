@@ -21,8 +21,10 @@ from wool._version import __version__
 from wool.bridge import IoThread, MailboxLike, run_on
 from wool.discovery.base import WorkerMetadata
 from wool.runtime import Runtime, real_runtime, set_runtime
+from wool.worker import forks
 from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
 from wool.worker.nested import Nested
+from wool.worker.process import ignore_interrupt
 from wool.worker.runner import PostedRunner, Runner
 from wool.worker.service import WorkerService
 
@@ -50,7 +52,7 @@ class WorkerNode:
         self._nested = Nested(runtime, self._secret)
         self._runner = Runner(
             loop=loop,
-            io=self._io.batched(loop, crowd=lambda: self._runner.crowd()),
+            io=self._io.batched(loop, crowd=self._crowd),
             pools=self._nested,
             worker=self.uid,
             limits=configure.limits,
@@ -60,6 +62,9 @@ class WorkerNode:
         self._service: WorkerService | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._drain_until = 0.0
+
+    def _crowd(self) -> int:
+        return self._runner.crowd()
 
     async def start(self) -> WorkerMetadata:
         """Listen; return what to announce."""
@@ -121,7 +126,7 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
     runtime = real_runtime(limits=configure.limits, io=io)
     set_runtime(runtime)
     io_loop = io.acquire()
-    loop = asyncio.new_event_loop()
+    loop = forks.RoutineLoop()
     asyncio.set_event_loop(loop)
     process = _Process(configure, channel, runtime, io_loop, loop)
     main = loop.create_task(process.run(), name="wool worker")
@@ -130,7 +135,8 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
     while not main.done():
         try:
             loop.run_until_complete(main)
-        except (SystemExit, KeyboardInterrupt):
+        except (SystemExit, KeyboardInterrupt) as error:
+            forks.leave_if_forked(error)
             # A task that a body has left behind raised it. The body's own are caught where it runs.
             if main.done():
                 raise
@@ -164,7 +170,7 @@ class _Process:
         channel: ChildChannel,
         runtime: Runtime,
         io_loop: asyncio.AbstractEventLoop,
-        loop: asyncio.AbstractEventLoop,
+        loop: forks.RoutineLoop,
     ) -> None:
         self._configure = configure
         self._channel = channel
@@ -179,7 +185,7 @@ class _Process:
         """Start, wait until told to stop and stopped, clean up."""
         self._node = WorkerNode(configure=self._configure, runtime=self._runtime, io_loop=self._io_loop)
         metadata = await self._node.start()
-        self._catch_signals()
+        self._catch_signals(metadata.address)
         io, here = self._runtime.mailbox(self._io_loop), self._runtime.mailbox(self._loop)
 
         async def watch() -> None:
@@ -191,11 +197,20 @@ class _Process:
         await self._node.close()
         self._channel.send(Stopped())
 
-    def _catch_signals(self) -> None:
+    def _catch_signals(self, address: str) -> None:
         read, write = socket.socketpair()
         read.setblocking(False)
         write.setblocking(False)
         self._signals = (read, write)
+        forks.Forks(
+            loop=self._loop,
+            address=address,
+            descriptors=(self._channel.fileno(), read.fileno(), write.fileno()),
+            handlers={
+                signal.SIGTERM: (_noted, signal.SIG_DFL),
+                signal.SIGINT: (ignore_interrupt, signal.default_int_handler),
+            },
+        ).install()
         signal.signal(signal.SIGTERM, _noted)
         signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
         self._io_loop.call_soon_threadsafe(lambda: self._io_loop.add_reader(read, self._read_signal, read))
