@@ -30,17 +30,21 @@ import io
 import pickle
 import sys
 import weakref
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from pickle import PickleBuffer
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, cast
 
+from wool.reducers import REDUCERS
 from wool.references import MAIN_MODULES, ROUTINE_ATTRIBUTE, find_reference, follow_reference, importable
 
 if TYPE_CHECKING:
 
     class CloudPickler(pickle.Pickler):
         """What is used of cloudpickle's pickler, which carries no types."""
+
+        dispatch_table: ClassVar[Any]
 
         def reducer_override(self, obj: Any) -> Any: ...
 
@@ -240,6 +244,8 @@ class _ReferencePickler(pickle.Pickler):
 
 class _ValuePickler(CloudPickler):
     """cloudpickle, which knows routines, and which leaves the classes of the receiver alone."""
+
+    dispatch_table: ClassVar = ChainMap(REDUCERS, CloudPickler.dispatch_table)
 
     def reducer_override(self, obj: Any) -> Any:
         kind = cast("type[object]", type(obj))

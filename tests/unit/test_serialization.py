@@ -266,6 +266,18 @@ def test_a_local_function_and_a_lambda_travel() -> None:
     assert travelled(lambda x: x + offset)(2) == 42
 
 
+def test_code_that_travels_by_value_keeps_the_file_and_line_it_was_written_in() -> None:
+    def outer() -> Any:
+        def inner() -> None: ...
+
+        return inner
+
+    there = travelled(outer)
+    for here, arrived in ((outer, there), (outer(), there())):
+        assert arrived.__code__.co_filename == __file__
+        assert arrived.__code__.co_firstlineno == here.__code__.co_firstlineno
+
+
 def test_an_instance_of_a_local_class_comes_back_as_an_instance_of_that_very_class() -> None:
     @dataclasses.dataclass
     class Local:
