@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -23,6 +24,12 @@ async def nothing() -> None:
 async def spin(iterations: int) -> int:
     """Do a counted amount of work."""
     return plain.spin(iterations)
+
+
+@wool.routine
+async def hold(seconds: float) -> None:
+    """Hold the worker's loop for so long, as computing does, but without a core."""
+    time.sleep(seconds)
 
 
 @wool.routine

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from bench.yardsticks import Executor, RawGrpc
 Nothing: TypeAlias = Callable[[], Awaitable[None]]
 
 BULK_BYTES = 32 * MIB
+WORKERS_UNEVEN = 4
 GROWTH_OBJECTS = 500
 """What the number of objects in a process may vary by, in a run that keeps none."""
 
@@ -377,6 +379,59 @@ async def growth(options: Options) -> list[Row]:
     ]
 
 
+async def uneven(options: Options) -> list[Row]:
+    """Work of uneven length, eight calls at a time: least loaded against round robin."""
+    calls, at_once = 400, 8
+    # One of ten takes twenty times as long; in an order that is the same each time.
+    lengths = [0.001] * (calls * 9 // 10) + [0.020] * (calls // 10)
+    random.Random(1).shuffle(lengths)
+
+    async def run(pool: wool.WorkerPool) -> tuple[float, list[float]]:
+        waiting, short = iter(lengths), []
+
+        async def one_after_the_other() -> None:
+            for seconds in waiting:
+                began = time.perf_counter()
+                await routines.hold(seconds)
+                if seconds < 0.002:
+                    short.append(time.perf_counter() - began)
+
+        async with pool:
+            await asyncio.gather(*(routines.hold(0.01) for _ in range(4 * WORKERS_UNEVEN)))
+            began = time.perf_counter()
+            await asyncio.gather(*(one_after_the_other() for _ in range(at_once)))
+            return time.perf_counter() - began, sorted(short)
+
+    least, robin = await by_turns(
+        options.times(9, 3),
+        lambda: run(wool.WorkerPool(size=WORKERS_UNEVEN, loadbalancer=wool.LeastLoadedLoadBalancer)),
+        lambda: run(wool.WorkerPool(size=WORKERS_UNEVEN)),
+    )
+    work = sum(lengths)
+    note = (
+        f"{calls} calls that hold their worker's loop, as computing does: of ten nine for 1 ms, one for 20 ms. "
+        f"{WORKERS_UNEVEN} workers, so {WORKERS_UNEVEN} s of work per second is perfect; they sleep, "
+        "so that it takes no more cores than there are."
+    )
+    return [
+        Row(
+            workload="uneven work, least loaded",
+            figure=rate([work / seconds for seconds, _ in least], "s of work/s"),
+            yardstick="round robin",
+            measure=rate([work / seconds for seconds, _ in robin], "s of work/s"),
+            need=Need(ratio_at_least=1.1),
+            notes=[note],
+        ),
+        Row(
+            workload="a short call of it, 95th percentile",
+            figure=time_figure([short[len(short) * 95 // 100] * 1000 for _, short in least], "ms"),
+            yardstick="round robin",
+            measure=time_figure([short[len(short) * 95 // 100] * 1000 for _, short in robin], "ms"),
+            need=Need(ratio_at_most=0.9),
+        ),
+    ]
+
+
 # ---- start and end ---------------------------------------------------------------------------------
 
 
@@ -487,6 +542,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "imports": imports,
     "by-value": by_value,
     "nested": nested,
+    "uneven": uneven,
     "tcp": tcp,
     "threads": threads,
 }

@@ -7,7 +7,7 @@
 """
 
 from wool._version import __version__
-from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer, WorkerStatus
+from wool.balancer import LeastLoadedLoadBalancer, LoadBalancerLike, RoundRobinLoadBalancer, WorkerStatus
 from wool.context import RuntimeContext
 from wool.discovery.base import (
     DiscoveryEvent,
@@ -42,6 +42,7 @@ __all__ = [
     "DiscoveryPublisherLike",
     "DiscoverySubscriberLike",
     "DispatchTimeout",
+    "LeastLoadedLoadBalancer",
     "LoadBalancerLike",
     "LocalDiscovery",
     "LocalWorker",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from wool.discovery.base import WorkerMetadata
@@ -59,3 +60,43 @@ def _rotated(workers: Sequence[WorkerStatus], first: int) -> Iterator[WorkerStat
         yield workers[index]
     for index in range(first):
         yield workers[index]
+
+
+class LeastLoadedLoadBalancer:
+    """Of two workers drawn at random, the one with fewer of this caller's tasks goes first.
+
+    It knows what it has placed itself and not yet heard the end of, so it makes way for a worker that is slow
+    or has drawn the long tasks. Two are drawn, and not all compared, since callers that all took the emptiest
+    would all take the same one.
+
+    ``randrange(n)`` draws a number from 0 to n - 1; give a seeded one to repeat what it does.
+    """
+
+    def __init__(self, *, randrange: Callable[[int], int] = random.randrange) -> None:
+        self._randrange = randrange
+
+    def order(self, task: Task, workers: Sequence[WorkerStatus], /) -> Iterable[WorkerStatus]:
+        """Return all workers: the better of two that are drawn, the other one, then the rest, emptiest first."""
+        if len(workers) < 2:
+            return workers
+        one = self._randrange(len(workers))
+        other = self._randrange(len(workers) - 1)
+        other += other >= one  # of the others, each with the same chance
+        if _load(workers[other]) < _load(workers[one]):
+            one, other = other, one
+        return _two_then_emptiest(workers, one, other)
+
+    def __reduce__(self) -> tuple[type[LeastLoadedLoadBalancer], tuple[()]]:
+        # A copy in another process draws by itself.
+        return (LeastLoadedLoadBalancer, ())
+
+
+def _load(worker: WorkerStatus) -> tuple[bool, int]:
+    return worker.suspect, worker.in_flight
+
+
+def _two_then_emptiest(workers: Sequence[WorkerStatus], one: int, other: int) -> Iterator[WorkerStatus]:
+    # Lazy, as above: the rest is sorted only for who wants it.
+    yield workers[one]
+    yield workers[other]
+    yield from sorted((worker for index, worker in enumerate(workers) if index not in (one, other)), key=_load)

@@ -1,15 +1,16 @@
-"""Round robin gives every worker its turn, and only orders."""
+"""Round robin gives every worker its turn, least loaded makes way for the busy; both only order."""
 
 from __future__ import annotations
 
 import pickle
+import random
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.one_loop import metadata_of
-from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer, WorkerStatus
+from wool.balancer import LeastLoadedLoadBalancer, LoadBalancerLike, RoundRobinLoadBalancer, WorkerStatus
 from wool.task import Task
 
 TASK = Task(key=bytes(16), routine="m:f", kind="coroutine", caller="c")
@@ -64,3 +65,68 @@ def test_a_status_says_who_and_how_busy() -> None:
     assert (status.in_flight, status.suspect) == (0, False)
     status.in_flight, status.suspect = 3, True
     assert repr(status) == "<WorkerStatus worker-0 in_flight=3 suspect>"
+
+
+# ---- least loaded ------------------------------------------------------------------------------------
+
+loads = st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=9)
+
+
+def loaded(of: list[tuple[int, bool]]) -> list[WorkerStatus]:
+    workers = statuses(len(of))
+    for worker, (in_flight, suspect) in zip(workers, of, strict=True):
+        worker.in_flight, worker.suspect = in_flight, suspect
+    return workers
+
+
+@given(loads, st.randoms(use_true_random=False))
+def test_least_loaded_names_each_worker_once(of: list[tuple[int, bool]], dice: random.Random) -> None:
+    workers = loaded(of)
+    order = list(LeastLoadedLoadBalancer(randrange=dice.randrange).order(TASK, workers))
+    assert sorted(map(id, order)) == sorted(map(id, workers))
+
+
+@given(loads, st.randoms(use_true_random=False))
+def test_of_the_two_that_are_drawn_the_less_loaded_is_first(of: list[tuple[int, bool]], dice: random.Random) -> None:
+    order = list(LeastLoadedLoadBalancer(randrange=dice.randrange).order(TASK, loaded(of)))
+    load = [(worker.suspect, worker.in_flight) for worker in order]
+    assert load[:2] == sorted(load[:2])
+    assert load[2:] == sorted(load[2:])
+
+
+def test_each_pair_is_drawn_equally_often() -> None:
+    workers = statuses(4)
+    balancer = LeastLoadedLoadBalancer(randrange=random.Random(1).randrange)
+    pairs = Counter(
+        frozenset(worker.metadata.uid for worker in list(balancer.order(TASK, workers))[:2]) for _ in range(6_000)
+    )
+    assert len(pairs) == 6
+    assert all(900 <= count <= 1_100 for count in pairs.values()), pairs
+
+
+def test_a_worker_that_never_ends_its_tasks_gets_no_more_than_the_others_have() -> None:
+    # Each of the others ends what it has as soon as it has it; the first is stuck.
+    workers = statuses(3)
+    balancer = LeastLoadedLoadBalancer(randrange=random.Random(1).randrange)
+    for _ in range(200):
+        first = next(iter(balancer.order(TASK, workers)))
+        if first is workers[0]:
+            first.in_flight += 1
+    assert workers[0].in_flight == 1
+
+
+def test_placed_without_ends_the_loads_stay_close() -> None:
+    workers = statuses(10)
+    balancer = LeastLoadedLoadBalancer(randrange=random.Random(1).randrange)
+    for _ in range(10_000):
+        next(iter(balancer.order(TASK, workers))).in_flight += 1
+    counts = [worker.in_flight for worker in workers]
+    assert max(counts) - min(counts) <= 10, counts
+
+
+def test_a_least_loaded_copy_in_another_process_draws_by_itself() -> None:
+    balancer = LeastLoadedLoadBalancer(randrange=lambda bound: 0)
+    copy = pickle.loads(pickle.dumps(balancer))
+    assert isinstance(copy, LeastLoadedLoadBalancer)
+    assert isinstance(copy, LoadBalancerLike)
+    assert sorted(map(id, copy.order(TASK, workers := statuses(5)))) == sorted(map(id, workers))

@@ -21,7 +21,7 @@ PUBLIC = {
         "DiscoverySubscriberLike",
         "LocalDiscovery",
     },
-    "load balancing": {"LoadBalancerLike", "RoundRobinLoadBalancer", "WorkerStatus"},
+    "load balancing": {"LeastLoadedLoadBalancer", "LoadBalancerLike", "RoundRobinLoadBalancer", "WorkerStatus"},
     "errors": {
         "DispatchTimeout",
         "NoWorkersAvailable",
