@@ -18,7 +18,7 @@ from typing import Any
 from wool.limits import KIB
 from wool.sim.plan import FAULTS, Ask, Body, Call, Fault, Knobs, Noise, Plan, Stall, Step, Topology
 
-CALLS = 24
+CALLS = 20
 """Slots for calls; the usual plan fills nearly all."""
 FAULT_SLOTS = 5
 STALL_SLOTS = 3
