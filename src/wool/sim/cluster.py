@@ -6,10 +6,12 @@ nothing of calls; those are the driver's, in `wool.sim.run`.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable
 
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
+from wool.discovery.table import TableFull
 from wool.limits import Limits
 from wool.sim.discovery import Membership, SharedTable, SimPlace
 from wool.sim.history import History
@@ -33,7 +35,7 @@ class Cluster:
         self.history: History = History()
         self.tasks = plan.tasks()
         jitter = self._jitter if plan.noise.amplitude > 0 else None
-        self._noise = f"{plan.seed}/"
+        self._noises: dict[str, int] = {}
         self.world: World = World(jitter=jitter)
         self.network: SimNetwork = SimNetwork(
             self.world, latency=plan.knobs.latency, ping_timeout=plan.knobs.ping_timeout, jitter=jitter
@@ -58,7 +60,10 @@ class Cluster:
 
     def _jitter(self, label: str, ordinal: int) -> float:
         # Mostly little, sometimes all of it.
-        part = zlib.crc32(f"{self._noise}{label}/{ordinal}".encode()) / 0xFFFFFFFF
+        base = self._noises.get(label)
+        if base is None:
+            base = self._noises[label] = zlib.crc32(f"{self.plan.seed}/{label}/".encode())
+        part = zlib.crc32(b"%d" % ordinal, base) / 0xFFFFFFFF
         return self.plan.noise.amplitude * part**4
 
     def note(self, kind: str, detail: tuple[tuple[str, object], ...] = ()) -> None:
@@ -170,7 +175,9 @@ class Cluster:
         uid = f"ghost-{label}-{process.number}"
         self._labels[uid] = label
         metadata = WorkerMetadata(uid=uid, address=address_of(f"ghost-{label}"), pid=1, version="0")
-        membership.try_publish("worker-added", metadata)
+        # Whether or not the table has room is a fault of its own.
+        with contextlib.suppress(TableFull):
+            membership.try_publish("worker-added", metadata)
         return membership.close
 
     # ---- faults that are looked up where they have their effect ----

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from wool.sim.cluster import Cluster
 
 PROBE: Body = Body(steps=(Step(op="return", number=1),))
-PROBES = 2
-"""One as soon as the news of the healing may have got about, one after the quiet time."""
+"""Called once as soon as the news of the healing may have got about, and after the quiet time once per worker."""
 BETWEEN_CANCELS_SECONDS = 0.001
 
 
@@ -37,7 +36,8 @@ class Caller:
         self._left = len(self._calls)
         self._tasks: list[SimTask[None]] = []
         self._healed: SimFuture[tuple[bool, float]] = self.node.user.create_future()
-        for index in range(PROBES):
+        self._probes = 1 + cluster.plan.topology.workers
+        for index in range(self._probes):
             cluster.tasks.setdefault(f"p.{index}", (PROBE, ()))
 
     @property
@@ -103,9 +103,9 @@ class Caller:
             self.late = bool(late)
             for task in late:
                 task.cancel()
-        for index in range(PROBES if probes else 0):
-            # The first as soon as the news may have got about, the second after the quiet time.
-            await asyncio.sleep(self._settling if not index else self.cluster.plan.knobs.quiet)
+        for index in range(self._probes if probes else 0):
+            if index < 2:
+                await asyncio.sleep(self.cluster.plan.knobs.quiet if index else self._settling)
             await self._probe(f"p.{index}")
         self._tasks.clear()
 

@@ -109,7 +109,10 @@ class Injector:
         for known in cluster.incarnations.values():
             for process in known:
                 process.seams_left = None
-        cluster.note("phase.healed")
+        workers = [cluster.workers.get(f"w{number}") for number in range(cluster.plan.topology.workers)]
+        whole = all(worker is not None and worker.serves for worker in workers)
+        # ``all``: no worker is missing, so that none may stay without work for good.
+        cluster.note("phase.healed", (("all", whole),))
 
     def _note(self, kind: str, index: int, fault: Fault) -> None:
         detail = (("fault", fault.kind), ("index", index), ("target", fault.target))

@@ -528,7 +528,13 @@ def _abandon(generator: AsyncGenerator[Any, Any]) -> None:
 
 
 def _close_generator(loop: SimLoop, generator: AsyncGenerator[Any, Any]) -> None:
-    loop.create_task(generator.aclose(), name="closing a collected generator")
+    # Nobody awaits it: what its `finally` raises is heard by nobody, as in asyncio, and no leak of wool's.
+    loop.create_task(generator.aclose(), name="closing a collected generator").add_done_callback(_retrieve)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 _CLOSE_ATTEMPTS = 16

@@ -326,11 +326,17 @@ class SimWorker:
         self.namespace = namespace
         self.process: Incarnation = cluster.new_incarnation(label)
         self.process.worker = self
+        self.told_to_stop: bool = False
         self.node: WorkerNode | None = None
         self.metadata: WorkerMetadata | None = None
         self.ready: Callable[[WorkerMetadata], None] | None = None
         self.draining: Callable[[], None] | None = None
         self._stopped: SimFuture[None] = self.process.user.create_future()
+
+    @property
+    def serves(self) -> bool:
+        """Whether it lives, and has not been told to stop."""
+        return not (self.process.dead or self.told_to_stop)
 
     def start(self, configure: Configure) -> None:
         """Let its first line run."""
@@ -381,6 +387,7 @@ class SimWorker:
 
     def terminate(self) -> None:
         """Send it SIGTERM."""
+        self.told_to_stop = True
         self.process.note("node.terminated")
         self.process.io.call_soon(self.stop, self.process.runtime.limits.drain_seconds)
 
@@ -418,6 +425,7 @@ class SimLauncher:
             raise WorkerStartError(f"worker {label} did not start: the plan says so")
         worker = SimWorker(cluster, label)
         cluster.name_incarnation(spec.uid, worker.process)
+        cluster.workers[label] = worker
         handle = SimWorkerHandle(worker, owner, spec.limits)
         worker.start(
             Configure(

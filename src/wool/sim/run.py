@@ -148,7 +148,8 @@ class _Conductor:
         if not self._closing:
             self._closing = True
             for worker in self.cluster.workers.values():
-                if not worker.process.dead:
+                # A pool's own are its own: they have ended with it, or end with its process.
+                if worker.namespace is not None and not worker.process.dead:
                     worker.terminate()
             world.loop.call_later(EXIT_SECONDS, self._finish)
         workers = [known[-1] for label, known in self.cluster.incarnations.items() if label.startswith("w")]

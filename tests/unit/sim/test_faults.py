@@ -384,14 +384,14 @@ def test_after_the_healing_a_probe_succeeds_if_a_worker_is_there() -> None:
         Fault(kind="partition", target="c0>w1", at=0.0, seconds=0.0),
     )
     history = played(plan(*faults, bodies=(returns(7),)))
-    assert [event.get("outcome") for event in history.of("probe.ended")] == ["value", "value"]
+    assert {event.get("outcome") for event in history.of("probe.ended")} == {"value"}
 
 
 def test_where_all_workers_are_dead_one_comes_back_for_the_probe() -> None:
     faults = tuple(Fault(kind="crash", target=f"w{number}", at=0.3) for number in range(2))
     history = played(plan(*faults, bodies=(SLOW,), mode="proxy"))
     assert "w0#1" in nodes(history, "node.up")
-    assert [event.get("outcome") for event in history.of("probe.ended")] == ["value", "value"]
+    assert {event.get("outcome") for event in history.of("probe.ended")} == {"value"}
 
 
 def test_two_callers_share_workers_that_are_not_theirs() -> None:
