@@ -47,6 +47,8 @@ SHRINK_SECONDS = 30.0
 SHRINK_RUNS = 1500
 HYPOTHESIS_SHRINK_SECONDS = 10.0
 """Then what it has is shrunk by us."""
+SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example)
+"""Checks of Hypothesis that mean nothing where an example is a whole run."""
 REPLAYS = 3
 HASH_SEEDS = ("1", "4242")
 FRESH_SECONDS = 120.0
@@ -260,7 +262,7 @@ def _hypothesis(worker: Worker, first_seed: int, most_plans: int | None) -> Foun
             max_examples=size,
             database=None,
             deadline=None,
-            suppress_health_check=tuple(HealthCheck.__members__.values()),
+            suppress_health_check=SLOW,
             phases=(Phase.generate, Phase.shrink),
             report_multiple_bugs=False,
             print_blob=False,

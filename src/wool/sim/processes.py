@@ -6,6 +6,7 @@ failure is: `wool.sim.campaign` does.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import queue
 import sys
@@ -21,6 +22,8 @@ SILENT_SECONDS = 120.0
 """A process that says nothing for so long hangs."""
 DEAD_SECONDS = 2.0
 """What a process that has ended has said may still be on its way for so long."""
+END_SECONDS = 5.0
+"""For a process to end when it has said its last."""
 
 
 class _Message(NamedTuple):
@@ -47,12 +50,17 @@ def search(
         process = context.Process(target=_job, args=arguments, name=f"wool sim {job}", daemon=True)
         process.start()
         running[job] = process
+    started = list(running.values())
     found: Found | None = None
     error = ""
     heard = time.monotonic()
     while running:
         try:
             message: _Message = messages.get(timeout=0.2)
+        except KeyboardInterrupt:
+            # The processes have heard it too; what was done so far is told.
+            stop.set()
+            continue
         except queue.Empty:
             dead = [job for job, process in running.items() if not process.is_alive()]
             if dead and time.monotonic() - heard > DEAD_SECONDS:
@@ -76,9 +84,21 @@ def search(
                 progress.clear()
             if message.found is not None or message.error:
                 stop.set()
-    for process in running.values():
-        process.kill()
+    _end(started, patient=not error)
+    messages.close()
+    messages.join_thread()
     return found, error
+
+
+def _end(processes: list[BaseProcess], *, patient: bool) -> None:
+    """Wait for processes that have said that they are through; kill what does not end."""
+    for process in processes:
+        if patient:
+            process.join(END_SECONDS)
+        if process.is_alive():
+            process.kill()
+        process.join()
+        process.close()
 
 
 _Share: TypeAlias = "tuple[Mode, int | None]"
@@ -107,7 +127,7 @@ def _job(job: int, shares: list[_Share], seed: int, seconds: float | None, messa
     try:
         for number, (mode, plans) in enumerate(shares, 1):
             until = float("inf") if seconds is None else begun + seconds * number / len(shares)
-            found = work(mode, seed, plans, tell, lambda until=until: time.monotonic() > until or bool(stop.is_set()))
+            found = work(mode, seed, plans, tell, functools.partial(_over, until, stop))
             if found is not None:
                 break
     except KeyboardInterrupt:
@@ -116,6 +136,10 @@ def _job(job: int, shares: list[_Share], seed: int, seconds: float | None, messa
         messages.put(_Message(job, None, over=True, error="".join(traceback.format_exception(error))))
     else:
         messages.put(_Message(job, None, over=True, found=found))
+
+
+def _over(until: float, stop: Any) -> bool:
+    return time.monotonic() > until or bool(stop.is_set())
 
 
 def _unraisable(unraisable: Any) -> None:

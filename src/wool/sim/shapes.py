@@ -26,6 +26,8 @@ ITEM_BYTES = 6
 ITEM = 1 << 8 * ITEM_BYTES
 """An item's number is below this."""
 HEADER = 1 << 24
+SLOW_DRAW_SECONDS = 0.01
+"""A plan that takes longer to draw, on any machine, makes more draws than it should."""
 
 # ---- bodies -----------------------------------------------------------------------------------------
 

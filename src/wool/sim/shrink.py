@@ -80,8 +80,8 @@ class _Shrinker:
         self._simplify("faults", simpler_faults)
         self._simplify("calls", simpler_calls)
         self._simplify("stalls", simpler_stalls)
-        for candidate in simpler_surroundings(self.plan):
-            self.keep(candidate)
+        while any(self.keep(candidate) for candidate in simpler_surroundings(self.plan)):
+            pass
         return self.plan != before
 
     def _drop(self, name: str) -> None:
@@ -125,7 +125,7 @@ def likely_stalls(plan: Plan) -> Iterator[Stall]:
     """Yield stalls that may do what noise does: each loop, when something is called or strikes."""
     topology = plan.topology
     nodes = [f"c{index}" for index in range(topology.callers)] + [f"w{index}" for index in range(topology.workers)]
-    times = sorted({*(call.at for call in plan.calls), *(fault.at for fault in plan.faults)})[:6]
+    times = sorted({0.0, *(call.at for call in plan.calls), *(fault.at for fault in plan.faults)})[:6]
     for at in times:
         for node in nodes:
             for loop in ("io", "user"):

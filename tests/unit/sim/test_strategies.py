@@ -1,0 +1,72 @@
+"""Plans from Hypothesis and from plain random numbers: the same shapes, quickly, the simplest first."""
+
+from __future__ import annotations
+
+import time
+
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+
+from wool.sim.campaign import counts
+from wool.sim.plan import FAULTS, Plan
+from wool.sim.shapes import CALLS, SHAPES, SLOW_DRAW_SECONDS, body, decode
+from wool.sim.strategies import plans, random_plan
+
+
+def test_a_seed_is_a_plan() -> None:
+    assert random_plan(7) == random_plan(7)
+    assert random_plan(7) != random_plan(8)
+
+
+def test_nearly_all_plans_of_the_volume_mode_are_scenarios() -> None:
+    assert sum(counts(random_plan(seed)) for seed in range(100)) > 95
+
+
+def test_every_kind_of_fault_and_every_shape_of_body_is_drawn() -> None:
+    some = [random_plan(seed) for seed in range(600)]
+    assert {fault.kind for plan in some for fault in plan.faults} == set(FAULTS)
+    drawn = {call.body for plan in some for call in plan.calls}
+    for index, (name, _) in enumerate(SHAPES):
+        assert any(body(index, wait, number) in drawn for wait in range(4) for number in range(6)), name
+
+
+def test_numbers_that_are_zero_are_items_that_are_not_there() -> None:
+    assert decode(0, 0, 0, [0] * CALLS, [0], [0]) == Plan()
+    plan = decode(0, 0, 0, [0, 5, 0, 9], [], [])
+    assert [call.ordinal for call in plan.calls] == [1, 3]
+    assert plan.calls[1] == decode(0, 0, 0, [0, 0, 0, 9], [], []).calls[0], "another's absence renames nothing"
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(plans())
+def test_every_plan_of_hypothesis_is_one(plan: Plan) -> None:
+    assert len(plan.calls) <= CALLS
+
+
+def test_the_simplest_plan_is_the_empty_one() -> None:
+    simplest = find(plans(), lambda plan: True, settings=settings(database=None))
+    assert simplest == Plan()
+
+
+def test_hypothesis_leaves_out_what_does_not_matter() -> None:
+    small = find(
+        plans(),
+        lambda plan: any(call.cancel_at is not None for call in plan.calls),
+        settings=settings(database=None, max_examples=2000, deadline=None),
+    )
+    assert not small.faults and not small.stalls and not small.noise.amplitude
+    assert len(small.calls) < CALLS // 2
+
+
+def test_a_plan_is_drawn_in_a_few_milliseconds() -> None:
+    drawn: list[float] = []
+
+    @settings(max_examples=60, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def draw(data: st.DataObject) -> None:
+        begun = time.perf_counter()
+        data.draw(plans())
+        drawn.append(time.perf_counter() - begun)
+
+    draw()
+    assert sorted(drawn)[len(drawn) // 2] < SLOW_DRAW_SECONDS
