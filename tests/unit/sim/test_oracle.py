@@ -163,10 +163,20 @@ async def observe(generator: AsyncGenerator[Any, Any], script: tuple[Ask, ...]) 
                 seen.append(await generator.aclose())
         except (Exception, asyncio.CancelledError) as error:
             seen.append(say_error(error))
+    for _ in range(100):
+        # One that ignores its close does so at each of its yields.
+        try:
+            await generator.aclose()
+        except RuntimeError as error:
+            if "ignored" not in str(error):
+                break
+        except Exception:
+            break
+        else:
+            break
     return seen
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @settings(max_examples=200)
 @given(bodies, scripts)
 async def test_the_interpreter_is_python(body: Body, script: tuple[Ask, ...]) -> None:
