@@ -62,7 +62,7 @@ class Need:
         """Tell whether a value, and its ratio to the yardstick, are good enough on a machine of that ``speed``."""
         return (
             (self.at_least is None or value >= self.at_least * speed)
-            and (self.at_most is None or value <= self.at_most)
+            and (self.at_most is None or value <= self.at_most / speed)
             and (self.ratio_at_least is None or (ratio is not None and ratio >= self.ratio_at_least))
             and (self.ratio_at_most is None or (ratio is not None and ratio <= self.ratio_at_most))
         )

@@ -445,7 +445,8 @@ async def pool(options: Options) -> list[Row]:
     async def theirs() -> tuple[float, float]:
         return yardsticks.two_bare_processes()
 
-    library, bare = await by_turns(options.times(15, 5), ours, theirs)
+    async with RawGrpc() as raw:
+        library, bare, pings = await by_turns(options.times(15, 5), ours, theirs, lambda: raw.ping_pong(PINGS))
     return [
         Row(
             workload="pool of two: entry to first result",
@@ -453,6 +454,7 @@ async def pool(options: Options) -> list[Row]:
             yardstick="two processes, import grpc.aio",
             measure=time_figure([started for started, _ in bare], "s"),
             need=Need(at_most=0.3),
+            speed=_speed(pings),
         ),
         Row(
             workload="pool of two: exit",
@@ -460,6 +462,7 @@ async def pool(options: Options) -> list[Row]:
             yardstick="their end",
             measure=time_figure([ended for _, ended in bare], "s"),
             need=Need(at_most=0.15),
+            speed=_speed(pings),
         ),
     ]
 
