@@ -233,7 +233,10 @@ class Session:
                     else:
                         await stream.write(encode(frames))
                 elif self._finishing is not None and not outbox.unfinished:
-                    await stream.write(encode([Goodbye(self._finishing)]))
+                    goodbye = Goodbye(self._finishing)
+                    if self._observer is not None:
+                        self._observer.said(stream, goodbye)
+                    await stream.write(encode([goodbye]))
                     # Closing ends the peer's reads after what was written, and our own reader with them.
                     await stream.close()
                     return

@@ -62,8 +62,9 @@ class Caller:
 
     async def _main(self) -> None:
         node = self.node
-        for fault in self.cluster.plan.faults:
-            if fault.kind == "late-subscriber" and fault.target == node.label:
+        for index, fault in enumerate(self.cluster.plan.faults):
+            if fault.kind == "late-subscriber" and fault.target == node.label and fault.at > 0:
+                self.cluster.struck(index, fault)
                 await asyncio.sleep(max(0.0, fault.at - asyncio.get_running_loop().time()))
         pool = self._open(self.number)
         try:

@@ -10,7 +10,7 @@ import pytest
 
 from wool.limits import DEFAULT_LIMITS, KIB, Limits
 from wool.transport.base import ConnectFailed, Stream, StreamLost
-from wool.transport.memory import Broken, Ended, Item, MemoryNetwork, MemoryStream, MemoryTransport
+from wool.transport.memory import Broken, Ended, Item, MemoryNetwork, MemoryStream, MemoryTransport, Taken
 
 
 async def scenario(seed: int) -> list[str]:
@@ -135,4 +135,44 @@ async def test_what_arrives_after_the_end_is_dropped() -> None:
         with pytest.raises(StreamLost):
             await stream.read()
     release.set()
+    await listener.close()
+
+
+async def test_room_for_more_passes_through_carry_too() -> None:
+    class Held(MemoryNetwork):
+        """Holds back what tells a writer of room."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.held: list[tuple[MemoryStream, Taken]] | None = []
+
+        def carry(self, source: MemoryStream, item: Item) -> None:
+            if self.held is not None and isinstance(item, Taken):
+                self.held.append((source, item))
+            else:
+                super().carry(source, item)
+
+    network = Held()
+    limits = Limits(close_seconds=0.01)
+    transport = MemoryTransport(network, limits)
+    accepted: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+    done = asyncio.Event()
+
+    async def serve(stream: Stream) -> None:
+        accepted.set_result(stream)
+        await done.wait()
+
+    listener = await transport.listen("unix:/s", serve)
+    near = await transport.connect("unix:/s")
+    far = await accepted
+    writing = asyncio.create_task(near.write(bytes(limits.unix_lookahead_bytes + 1)))
+    assert len(await far.read()) > limits.unix_lookahead_bytes
+    await asyncio.sleep(0.01)
+    assert not writing.done()
+    held, network.held = network.held or [], None
+    for source, item in held:
+        network.carry(source, item)
+    await writing
+    done.set()
+    await near.close()
     await listener.close()
