@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wool.sim.plan import Plan
 from wool.sim.shapes import CALLS, FAULT_SLOTS, HEADER, ITEM, ITEM_BYTES, STALL_SLOTS, decode
 
-FILLED = (1, 1, 2, 2, 3, 4, 5)
+FILLED = (0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5)
 """How many faults the volume mode makes."""
 
 

@@ -77,14 +77,25 @@ def test_b_a_call_that_waits_for_its_session_or_for_room_is_right() -> None:
 
 def probing(*workers: str) -> Script:
     script = cluster("w0#0", "w1#0").add("", "phase.healed", all=True)
-    for number, worker in enumerate(workers):
+    for number, worker in enumerate(("w0#0", *workers)):
         made(bind(script, f"p.{number}", worker, "w0#0", "w1#0"), f"p.{number}")
     return script
 
 
 def test_b_a_worker_that_gets_nothing_after_the_healing_is_found() -> None:
-    assert not found("nobody_is_evicted_for_good", probing("w0#0", "w1#0", "w0#0", "w1#0"))
-    assert found("nobody_is_evicted_for_good", probing("w0#0", "w0#0", "w0#0", "w0#0"))
+    assert not found("nobody_is_evicted_for_good", probing("w0#0", "w1#0"))
+    (violation,) = found("nobody_is_evicted_for_good", probing("w0#0", "w0#0"))
+    assert "w1#0" in violation.sentence
+    assert not found("nobody_is_evicted_for_good", probing("w0#0")), "too few to tell"
+
+
+def test_b_a_worker_that_takes_what_comes_after_it_has_said_that_it_drains_is_found() -> None:
+    script = cluster("w0#0")
+    script.add("w0#0", "wire.said", "", "c0#0>w0#0/0", frame="draining")
+    script.now += 0.5
+    attempt = offered(made(script))
+    script.wire(attempt, "accept", "c0.0")
+    assert found("draining_takes_nothing", script)
 
 
 def closing(script: Script, at: float) -> Script:

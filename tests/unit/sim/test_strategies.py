@@ -19,7 +19,7 @@ def test_a_seed_is_a_plan() -> None:
 
 
 def test_nearly_all_plans_of_the_volume_mode_are_scenarios() -> None:
-    assert sum(counts(random_plan(seed)) for seed in range(100)) > 95
+    assert sum(counts(random_plan(seed)) for seed in range(100)) > 80
 
 
 def test_every_kind_of_fault_and_every_shape_of_body_is_drawn() -> None:
