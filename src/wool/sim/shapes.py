@@ -248,11 +248,15 @@ def decode(
     mode = digits.of(("pool", "proxy"))
     workers = 3 + digits.of((0, 0, 0, 1, 2))
     callers = digits.of((1, 1, 2)) if mode == "proxy" else 1
-    knobs = replace(Knobs(), **{**digits.of(KNOBS), **digits.of(KNOBS)})
-    if knobs.patience < 4 * knobs.latency:
-        # With less patience than a round trip takes, nobody is ever given anything.
-        knobs = replace(knobs, patience=4 * knobs.latency)
+    chosen = {**digits.of(KNOBS), **digits.of(KNOBS)}
     amplitude = digits.of(AMPLITUDES)
+    knobs = replace(Knobs(), **chosen)
+    # With less patience than a round trip takes, or no time for a handshake, nobody is ever given anything.
+    knobs = replace(
+        knobs,
+        patience=max(knobs.patience, 4 * knobs.latency),
+        handshake=max(knobs.handshake, 10 * knobs.latency + 4 * amplitude),
+    )
     kinds = _enabled(swarm, KINDS[mode])
     return Plan(
         topology=Topology(mode=mode, callers=callers, workers=workers),
