@@ -77,12 +77,12 @@ def cancel_reaches_the_body(story: Story) -> Iterator[Violation]:
     for label, task in story.tasks.items():
         for cancel in task.frames("cancel", heard=True):
             began = next((item for item in task.began if item.node == cancel.node), None)
-            if began is None or story.died(cancel.node):
+            if began is None:
                 continue
             levels = 1 + max(other.label.count(".") for other in story.family(label)) - label.count(".")
             start = max(cancel.at, began.at)
             until = start + levels * (grace + SLACK_SECONDS) + story.disturbance(cancel.node)
-            if story.end <= until or _answered(task, cancel, until):
+            if story.end <= until or story.died_by(cancel.node, until) or _answered(task, cancel, until):
                 continue
             yield Violation(
                 invariant="C2",

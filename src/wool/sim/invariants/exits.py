@@ -101,11 +101,11 @@ def the_run_ends(story: Story) -> Iterator[Violation]:
 
 
 def probes_succeed(story: Story) -> Iterator[Violation]:
-    """L: after the healing, every probe of the core succeeds."""
+    """L: after the healing, every probe succeeds, if there is a worker that lives and was not told to stop."""
     for label, task in story.tasks.items():
         if not label.startswith("p") or not task.made:
             continue
-        if story.died(task.caller):
+        if story.died(task.caller) or not _served(story, task.made[0].index):
             continue
         if task.outcome and task.outcome != "value":
             yield Violation(
@@ -115,6 +115,16 @@ def probes_succeed(story: Story) -> Iterator[Violation]:
                 f"{value_of(task.ended[0], 'value', '')}",
                 events=(task.made[0].index, task.ended[0].index),
             )
+
+
+def _served(story: Story, index: int) -> bool:
+    """Whether there was a worker to call, before the event at ``index``: a pool starts no new ones."""
+    return any(
+        name.startswith("w")
+        and not story.died(name, index)
+        and (node.terminated is None or node.terminated.index > index)
+        for name, node in story.nodes.items()
+    )
 
 
 INVARIANTS = (nothing_is_left, nothing_goes_unhandled, exit_ends_in_time, the_run_ends, probes_succeed)

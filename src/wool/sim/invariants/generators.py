@@ -208,9 +208,10 @@ def _same_body(task: TaskStory, expected: Expected, until: int) -> Iterator[Viol
 
 
 def finally_runs_once(story: Story) -> Iterator[Violation]:
-    """G: begin(τ, w) ⇒ finally runs at most once; and exactly once if w lives and the run came to its end.
+    """G: begin(τ, w) ⇒ finally runs at most once; and exactly once if w lives for T after the call has ended.
 
-    A body that ignores its close, or swallows what ends it, need not come to its ``finally``.
+    The call has ended for a worker, too, that has lost its session. T is as long as the body takes at most. A body
+    that ignores its close, or swallows what ends it, need not come to its ``finally``.
     """
     for label, task in story.tasks.items():
         executions = max(len(task.began), 1)
@@ -225,7 +226,9 @@ def finally_runs_once(story: Story) -> Iterator[Violation]:
             continue
         began = task.began[0]
         program = story.program(label)
-        if program is None or story.died(began.node) or _may_hold_on(list(walk(program[0].steps))):
+        if program is None or _may_hold_on(list(walk(program[0].steps))):
+            continue
+        if story.died_by(began.node, _over(story, task) + _longest(story, label) + story.disturbance(began.node)):
             continue
         yield Violation(
             invariant="G",
@@ -233,6 +236,28 @@ def finally_runs_once(story: Story) -> Iterator[Violation]:
             sentence=f"the finally of {label} has not run, and {began.node}, where it began, lives",
             events=(began.index,),
         )
+
+
+SLACK_SECONDS = 1.0
+
+
+def _over(story: Story, task: TaskStory) -> float:
+    """Return when, at the latest, the worker could know that nobody wants the task any more."""
+    ends = [item.at for item in task.ended]
+    for start in task.frames("start", heard=True):
+        lost = story.sessions_lost.get((start.node, start.event.session))
+        if lost is not None:
+            ends.append(lost.at)
+            break
+    else:
+        return float("inf")
+    return max(ends) if task.outcome == "dropped" else min(ends)
+
+
+def _longest(story: Story, label: str) -> float:
+    programs = story.programs_of_family(label)
+    seconds = sum(step.seconds for body, _ in programs for step in walk(body.steps))
+    return seconds + story.plan.knobs.cancel_grace * 2 + SLACK_SECONDS
 
 
 def _may_hold_on(steps: list[Step]) -> bool:

@@ -174,7 +174,10 @@ def lost_was_started(story: Story) -> Iterator[Violation]:
 
 
 def one_outcome(story: Story) -> Iterator[Violation]:
-    """S5: made(τ) ⇒ |{end(τ)}| = 1, unless the caller died; without made(τ) there is no end."""
+    """S5: made(τ) ⇒ |{end(τ)}| = 1, unless the caller died; without made(τ) there is no end.
+
+    In a deadlock, too, what is missing is missing for good.
+    """
     for label, task in story.tasks.items():
         if len(task.ended) > 1:
             yield Violation(
@@ -184,7 +187,7 @@ def one_outcome(story: Story) -> Iterator[Violation]:
                 + " and ".join(str(value_of(item, "outcome")) for item in task.ended),
                 events=tuple(item.index for item in task.ended),
             )
-        elif task.made and not task.ended and story.complete and not story.died(task.caller):
+        elif task.made and not task.ended and story.how in ("done", "deadlock") and not story.died(task.caller):
             yield Violation(
                 invariant="S5",
                 task=label,

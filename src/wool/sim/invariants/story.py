@@ -244,11 +244,23 @@ class Story:
         return story is None or story.alive
 
     def died(self, node: str, index: int = 1 << 60) -> bool:
-        """Whether an incarnation had crashed or exited before the event at ``index``."""
+        """Whether an incarnation had crashed or exited before the event at ``index``.
+
+        Every process exits when its work is done. A caller does so after all its calls and its pool have ended,
+        which excuses nothing; what a worker's exit excuses is for whoever asks, by the ``index``.
+        """
         story = self.nodes.get(node)
         if story is None:
             return False
-        return any(item is not None and item.index < index for item in (story.crashed, story.exited))
+        ends = (story.crashed,) if node.startswith("c") else (story.crashed, story.exited)
+        return any(item is not None and item.index < index for item in ends)
+
+    def died_by(self, node: str, until: float) -> bool:
+        """Whether an incarnation had crashed or exited at the time ``until``."""
+        story = self.nodes.get(node)
+        if story is None:
+            return False
+        return any(item is not None and item.at <= until for item in (story.crashed, story.exited))
 
     @functools.cached_property
     def _blocked(self) -> float:
