@@ -14,7 +14,7 @@ import importlib
 import sys
 from collections.abc import Mapping
 from types import FunctionType
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
 
@@ -63,6 +63,18 @@ def importable(thing: type | FunctionType) -> bool:
             found = getattr(found, name)
     except AttributeError:
         return False
+    return found is thing and not registered_by_value(module_name)
+
+
+def findable(thing: Any, name: str | None = None) -> bool:
+    """Tell the same as `importable` of something else that has a name, which is its own unless it is given."""
+    module_name = getattr(thing, "__module__", None)
+    if type(module_name) is not str or module_name in MAIN_MODULES:
+        return False
+    found: object = sys.modules.get(module_name)
+    own_name: Any = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", "")
+    for step in (name or own_name).split("."):
+        found = getattr(found, step, None)
     return found is thing and not registered_by_value(module_name)
 
 

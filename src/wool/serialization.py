@@ -19,6 +19,7 @@ class or function that is importable  reference, plain ``pickle``
 any other class or function           value, ``cloudpickle``; then the whole value is pickled so
 raw function behind its wrapper       reference, with the number of wrappers to take off
 routine (wrapper) not importable      its raw function, wrapped again on arrival
+other named things not importable     value (`wool.reducers`), or an error here: cached functions, ``NewType``
 large bytes, bytearray, memoryview    its own part of the payload, out of band
 small memoryview                      in band, and stays a memoryview
 ====================================  ==============================================================
@@ -30,21 +31,33 @@ import io
 import pickle
 import sys
 import weakref
-from collections import ChainMap
 from collections.abc import Callable, Mapping
 from pickle import PickleBuffer
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from wool.reducers import REDUCERS
-from wool.references import MAIN_MODULES, ROUTINE_ATTRIBUTE, find_reference, follow_reference, importable
+from wool.reducers import (
+    DISPATCH_TABLE,
+    NAMED,
+    TypeAliasType,
+    is_dispatching,
+    reduce_alias,
+    reduce_dispatching,
+    set_names,
+)
+from wool.references import (
+    MAIN_MODULES,
+    ROUTINE_ATTRIBUTE,
+    find_reference,
+    findable,
+    follow_reference,
+    importable,
+)
 
 if TYPE_CHECKING:
 
     class CloudPickler(pickle.Pickler):
         """What is used of cloudpickle's pickler, which carries no types."""
-
-        dispatch_table: ClassVar[Any]
 
         def reducer_override(self, obj: Any) -> Any: ...
 
@@ -142,12 +155,6 @@ def _rebuild_routine(function: FunctionType) -> Callable[..., object]:
     return _routine_rebuilder(function)
 
 
-def _name_routine(wrapper: object, names: dict[str, object]) -> None:
-    # The wrapper of a self-recursive routine is made before its raw function knows its names.
-    for name, value in names.items():
-        setattr(wrapper, name, value)
-
-
 _ROUTINE_NAMES = ("__module__", "__name__", "__qualname__", "__doc__")
 
 
@@ -165,7 +172,8 @@ def raw_function(wrapper: FunctionType) -> FunctionType | None:
 
 def _reduce_routine(function: FunctionType) -> tuple[Any, ...]:
     names = {name: getattr(function, name) for name in _ROUTINE_NAMES}
-    return _rebuild_routine, (function,), names, None, None, _name_routine
+    # The wrapper of a self-recursive routine is made before its raw function knows its names.
+    return _rebuild_routine, (function,), names, None, None, set_names
 
 
 # --- Views ---------------------------------------------------------------------------------------------
@@ -237,15 +245,18 @@ class _ReferencePickler(pickle.Pickler):
                 raise _TravelsByValue
         elif kind is memoryview:
             return _reduce_view(obj)
-        elif kind is TypeVar and obj.__module__ in MAIN_MODULES:
-            raise _TravelsByValue
+        elif kind in NAMED:
+            if not findable(obj):
+                raise _TravelsByValue
+        elif kind.__module__ in MAIN_MODULES:
+            raise _TravelsByValue  # It might say of itself that it is known by its name.
         return NotImplemented
 
 
 class _ValuePickler(CloudPickler):
     """cloudpickle, which knows routines, and which leaves the classes of the receiver alone."""
 
-    dispatch_table: ClassVar = ChainMap(REDUCERS, CloudPickler.dispatch_table)
+    dispatch_table = DISPATCH_TABLE
 
     def reducer_override(self, obj: Any) -> Any:
         kind = cast("type[object]", type(obj))
@@ -253,8 +264,12 @@ class _ValuePickler(CloudPickler):
             return self._reduce_function(obj)
         if kind is memoryview:
             return _reduce_view(obj)
+        if kind is TypeAliasType:
+            return reduce_alias(obj, self.__dict__.setdefault("boxes", {}))
+        if not issubclass(kind, type):
+            return _reduce_instance(obj) if kind.__module__ in MAIN_MODULES else NotImplemented
         reduced = super().reducer_override(obj)
-        if issubclass(kind, type) and _is_class_by_value(reduced):
+        if _is_class_by_value(reduced):
             make, arguments, state, _, _, set_state = reduced
             if obj not in _from_elsewhere:
                 _born_here.add(obj)
@@ -267,6 +282,8 @@ class _ValuePickler(CloudPickler):
         reference = find_reference(function)
         if reference is not None:
             return follow_reference, tuple(reference)
+        if is_dispatching(function):
+            return reduce_dispatching(function)
         if ROUTINE_ATTRIBUTE not in function.__dict__:
             return super().reducer_override(function)
         raw = raw_function(function)
@@ -275,6 +292,20 @@ class _ValuePickler(CloudPickler):
         make, arguments, (attributes, slots), *rest = super().reducer_override(function)
         kept = {name: value for name, value in attributes.items() if name != ROUTINE_ATTRIBUTE}
         return make, arguments, (kept, slots), *rest
+
+
+def _reduce_instance(obj: Any) -> Any:
+    """Reduce an instance of a class of ``__main__``, as pickle would, but that its name says nothing elsewhere."""
+    if type(obj) in DISPATCH_TABLE:
+        return NotImplemented
+    reduced = obj.__reduce_ex__(PROTOCOL)
+    if isinstance(reduced, str) and not findable(obj, reduced):
+        raise pickle.PicklingError(
+            f"cannot pickle {reduced!r}, of type {type(obj).__qualname__}: it says that it is known by its name in "
+            f"module {getattr(obj, '__module__', None)!r}, which is another one on a worker; define it in a module "
+            "that workers can import"
+        )
+    return reduced
 
 
 def _is_class_by_value(reduced: Any) -> bool:

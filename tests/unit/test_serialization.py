@@ -678,6 +678,172 @@ for _ in range(3):
     )
 
 
+def test_cached_and_dispatching_functions_of_main_travel(tmp_path: Path) -> None:
+    run_caller(
+        """
+import functools
+
+@functools.cache
+def fib(n):
+    "Add."
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+fib.note = "kept"
+
+@functools.lru_cache(maxsize=7, typed=True)
+def square(n): return n * n
+
+@functools.singledispatch
+def show(x):
+    "Show."
+    return "any"
+@show.register
+def _(x: int): return "int"
+@show.register
+def _(x: list): return [show(item) for item in x]
+
+class Thing:
+    def __init__(self, n): self.n = n
+    @functools.lru_cache
+    def cached(self): return self.n
+    @functools.cached_property
+    def kept(self): return [self.n]
+    @functools.singledispatchmethod
+    def show(self, x): return "any", self.n
+    @show.register
+    def _(self, x: int): return "int", self.n
+    @functools.singledispatchmethod
+    @classmethod
+    def made(cls, x): return cls(x)
+
+def work(thing):
+    return (
+        (fib(30), fib.__name__, fib.__qualname__, fib.__module__, fib.__doc__, fib.note, fib.__wrapped__.__name__),
+        (square(3), square.cache_parameters()),
+        (show(""), show(1), show([2, ""]), show.__name__, show.__doc__),
+        (thing.cached(), thing.kept, thing.kept is thing.kept, thing.show(""), thing.show(1), Thing.made(5).n),
+    )
+
+found = worker.call(work, Thing(4))
+assert found[0] == (832040, "fib", "fib", "__main__", "Add.", "kept", "fib"), found
+assert found[1] == (9, {"maxsize": 7, "typed": True}), found
+assert found[2] == ("any", "int", ["int", "any"], "show", "Show."), found
+assert found[3] == (4, [4], True, ("any", 4), ("int", 4), 5), found
+
+square(2)
+back = worker.call(lambda f: (f(4), f), square)
+assert back[0] == 16 and back[1](5) == 25
+""",
+        tmp_path,
+    )
+
+
+def test_a_cached_function_of_a_module_travels_by_reference_and_keeps_its_cache(tmp_path: Path) -> None:
+    run_caller(
+        """
+import cached
+def work(f): return f(1), f.cache_info().misses
+assert worker.call(work, cached.square) == (1, 1)
+assert worker.call(work, cached.square) == (1, 1)
+assert worker.call(lambda: cached.square.cache_info().hits) == 1
+assert worker.call(lambda f: f(3), cached.other) == 4
+assert worker.call(lambda x: cached.show(x), 3) == "int"
+assert worker.call(lambda f: f is cached.show, cached.show)
+""",
+        tmp_path,
+        {
+            "cached": """
+import functools
+@functools.cache
+def square(n): return n * n
+def next_to(n): return n + 1
+other = functools.lru_cache(next_to)
+@functools.singledispatch
+def show(x): return "any"
+@show.register
+def _(x: int): return "int"
+"""
+        },
+    )
+
+
+def test_types_of_main_that_are_no_classes_travel(tmp_path: Path) -> None:
+    run_caller(
+        """
+import typing
+
+UserId = typing.NewType("UserId", int)
+P = typing.ParamSpec("P")
+Ts = typing.TypeVarTuple("Ts")
+T = typing.TypeVar("T", bound=int)
+
+class Call(typing.Generic[P, T]):
+    def __init__(self, function: typing.Callable[P, T]): self.function = function
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> T: return self.function(*args, **kwargs)
+
+class Row(typing.Generic[*Ts]):
+    def __init__(self, *cells: *Ts): self.cells = cells
+
+def work(user: UserId, call: Call[[int], int], row: Row[int, str]) -> tuple[UserId, P, tuple[*Ts]]:
+    names = [thing.__name__ for thing in (UserId, P, Ts, T)]
+    return UserId(user + 1), call.run(2), row.cells, UserId.__supertype__, names, [UserId, P, Ts]
+
+found = worker.call(work, UserId(1), Call(lambda x: x * 2), Row(1, "a"))
+assert found[:5] == (2, 4, (1, "a"), int, ["UserId", "P", "Ts", "T"]), found
+assert [thing.__module__ for thing in found[5]] == ["__main__"] * 3
+assert worker.call(lambda row: row, Row(1)).__class__ is Row
+""",
+        tmp_path,
+    )
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement is new in Python 3.12")
+def test_type_aliases_and_type_parameters_of_main_travel(tmp_path: Path) -> None:
+    run_caller(
+        """
+import typing
+type Pairs[T] = list[tuple[T, T]]
+type Json = dict[str, Json] | list[Json] | str | None
+
+class Box[T: int]:
+    def __init__(self, x: T): self.x = x
+    def map[**P, U](self, f, *args: P.args, **kwargs: P.kwargs) -> U: return f(self.x, *args, **kwargs)
+
+def work[T, *Ts](box: Box[T], pairs: Pairs[int], value: Json) -> tuple[T, *Ts]:
+    return box.map(lambda x, y: x + y, 2), Pairs.__name__, Json, Pairs
+
+found = worker.call(work, Box(1), [(1, 2)], {"a": None})
+assert found[:2] == (3, "Pairs"), found
+json, pairs = found[2:]
+assert json.__name__ == "Json" and json.__module__ == "__main__"
+assert typing.get_args(json.__value__)[0] == dict[str, json]
+assert pairs.__value__ == list[tuple[pairs.__type_params__[0], pairs.__type_params__[0]]]
+assert pairs.__module__ == "__main__"
+assert type(worker.call(lambda box: box, Box(1))) is Box
+""",
+        tmp_path,
+    )
+
+
+def test_what_is_known_by_its_name_in_main_alone_fails_at_the_caller_with_the_remedy(tmp_path: Path) -> None:
+    run_caller(
+        """
+import pickle
+class Missing:
+    def __reduce__(self): return "MISSING"
+MISSING = Missing()
+for attempt in (lambda: worker.call(lambda x: x, MISSING), lambda: worker.call(lambda: MISSING)):
+    try:
+        attempt()
+    except pickle.PicklingError as error:
+        assert "'MISSING'" in str(error) and "Missing" in str(error), error
+        assert "define it in a module that workers can import" in str(error), error
+    else:
+        raise AssertionError
+""",
+        tmp_path,
+    )
+
+
 def test_a_changed_global_of_main_is_seen_by_the_next_call_and_writes_are_not_kept(tmp_path: Path) -> None:
     run_caller(
         """
