@@ -22,6 +22,8 @@ from typing import Any, Self
 
 import pytest
 
+import wool
+from support.faults import is_alive, statuses, until, workers
 from support.records import check_grammar, worker
 from wool.discovery import namespace as files
 from wool.discovery import table
@@ -122,6 +124,9 @@ async def main():
                     gate = files._try_gate(discovery._place.directory, os.O_RDWR)
                 elif command == "release":
                     gate.close()
+                elif command == "publish":
+                    kind, record = arguments
+                    await discovery.publisher.publish(kind, WorkerMetadata.from_bytes(record.encode()))
                 elif command == "fork":
                     if os.fork() == 0:
                         os.read(0, 1)
@@ -395,6 +400,70 @@ async def test_a_worker_that_died_without_a_word_is_dropped(end: str, runtime: P
             await watch.until(worker("b"))
             print(f"found dead after {time.monotonic() - since:.2f} s")
     assert left(runtime) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the publisher's life is known")
+@pytest.mark.parametrize("host", [None, "127.0.0.1"], ids=["unix", "tcp"])
+@pytest.mark.parametrize("publisher", ["its owner", "another process"])
+async def test_a_worker_that_was_killed_is_dropped_though_its_publisher_lives(publisher: str, host: str | None) -> None:
+    with LocalDiscovery("ns") as discovery:
+        async with workers("a", "b", host=host) as [one, two], watching(discovery) as watch, Member("ns") as member:
+            for started in (one, two):
+                if publisher == "its owner":
+                    await discovery.publisher.publish("worker-added", started.metadata)
+                else:
+                    assert await member("publish", "worker-added", started.metadata.to_bytes().decode()) == "done"
+            await watch.until(one.metadata, two.metadata)
+            os.kill(one.metadata.pid, signal.SIGKILL)
+            await watch.until(two.metadata)
+            async with watching(discovery) as late:
+                await late.until(two.metadata)
+                assert [event.metadata for event in late.events] == [two.metadata]
+            with pytest.raises(ValueError, match="cannot be updated"):
+                await discovery.publisher.publish("worker-updated", one.metadata)
+            # Whoever announced it and cleans up need not know that others were faster.
+            if publisher == "its owner":
+                await discovery.publisher.publish("worker-dropped", one.metadata)
+            else:
+                assert await member("publish", "worker-dropped", one.metadata.to_bytes().decode()) == "done"
+            with pytest.raises(ValueError, match="cannot be dropped"):
+                await discovery.publisher.publish("worker-dropped", one.metadata)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the publisher's life is known")
+async def test_a_worker_that_was_killed_is_dropped_though_a_process_that_it_forked_lives(tmp_path: Path) -> None:
+    with LocalDiscovery("ns") as discovery:
+        async with workers("a") as [one], watching(discovery) as watch:
+            await discovery.publisher.publish("worker-added", one.metadata)
+            await watch.until(one.metadata)
+            async with wool.WorkerProxy(workers=[one.metadata]):
+                child = await fork_and_leave()
+            try:
+                os.kill(one.metadata.pid, signal.SIGKILL)
+                await watch.until()
+            finally:
+                os.kill(child, signal.SIGKILL)
+                await until(lambda: not is_alive(child))
+
+
+@wool.routine
+async def fork_and_leave() -> int:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    return child
+
+
+async def test_a_worker_that_was_killed_is_known_to_callers_as_gone(tmp_path: Path) -> None:
+    with LocalDiscovery("ns") as discovery:
+        async with workers("a", "b") as [one, two]:
+            for started in (one, two):
+                await discovery.publisher.publish("worker-added", started.metadata)
+            async with wool.WorkerProxy(discovery=discovery.subscriber) as proxy:
+                await until(lambda: len(statuses(proxy)) == 2)
+                os.kill(one.metadata.pid, signal.SIGKILL)
+                await until(lambda: list(statuses(proxy)) == [two.metadata.pid])
 
 
 async def test_a_publisher_that_closes_drops_its_workers_at_once() -> None:

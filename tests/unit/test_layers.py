@@ -44,6 +44,7 @@ LAYERS = (
             "serialization",
             "task",
         },
+            "lives",
     ),
     (
         "transport: moves frames",

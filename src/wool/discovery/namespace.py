@@ -9,11 +9,13 @@ private one):
 
     local-<namespace>/gate            held (exclusive) to join, leave or write, for about a millisecond
     local-<namespace>/table           held (shared) by everybody who has the namespace open
-    local-<namespace>/lease-<token>   held (exclusive) by the publisher of one worker, as long as it lives
+    local-<namespace>/lease-<token>   held (exclusive) by the publisher of one worker, as long as it lives;
+                                      says where the worker itself shows that it lives, if it does (`wool.lives`)
 
 All three are `flock`: the kernel lets go when a process dies, however it dies. Who can take the table
 exclusively while at the gate is alone: on joining it starts a new table, whatever a crashed process left; on
-leaving it removes everything, the gate last. A lease that can be taken belongs to a dead publisher. What was
+leaving it removes everything, the gate last. A lease that can be taken belongs to a dead publisher, and a worker
+is there as long as neither its publisher nor itself is known to be dead. What was
 unlinked while somebody waited for it is told by its inode.
 
 Only the header is mapped, for a subscriber looks at it all the time; the rest is read and written with system
@@ -41,6 +43,7 @@ from typing import Protocol
 from wool.discovery import table
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
 from wool.limits import Limits
+from wool.lives import LIFE_BYTES, Life, find_life
 from wool.runtime_directory import (
     LOCK_ATTEMPTS,
     LOCK_RETRY_SECONDS,
@@ -88,7 +91,7 @@ class MembershipLike(Protocol):
         ...
 
     def is_live(self, lease: bytes) -> bool:
-        """Whether the publisher that holds ``lease`` lives."""
+        """Whether the publisher that holds ``lease`` lives, and its worker, as far as is known."""
         ...
 
     def try_publish(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> bool:
@@ -177,6 +180,7 @@ class Membership:
         self._lock = lock
         self._header = header
         self._leases: dict[str, LockFile] = {}
+        self._lives: dict[str, Life] = {}
         self._mutex = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
@@ -205,7 +209,7 @@ class Membership:
         return None
 
     def is_live(self, lease: bytes) -> bool:
-        return _is_locked(self.place.lease(lease))
+        return _is_live(self.place.lease(lease))
 
     def try_publish(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> bool:
         """Publish and return true, or return false because somebody is at the gate."""
@@ -270,19 +274,33 @@ class Membership:
             try:
                 if not lease.try_lock(exclusive=True):
                     raise RuntimeError(f"the new lease {lease.path} is locked by somebody else")
+                life = find_life(metadata.uid)
+                if life is not None:
+                    os.write(lease.fileno(), life.to_bytes())
                 self._carry_out(change)
             except BaseException:
                 lease.path.unlink(missing_ok=True)
                 lease.close()
                 raise
-            self._keep(metadata.uid, lease)
+            self._keep(metadata.uid, lease, life)
         elif type == "worker-updated":
             self._carry_out(table.update(data, metadata, namespace=namespace, is_live=self.is_live))
         else:
-            self._carry_out(table.drop(data, metadata.uid, namespace=namespace))
+            try:
+                change = table.drop(data, metadata.uid, namespace=namespace)
+            except ValueError:
+                life = self._lives.get(metadata.uid)
+                if life is None or not life.has_ended():
+                    raise
+                # Others have found the worker dead, and its slot is free already.
+            else:
+                self._carry_out(change)
             self._keep(metadata.uid, None)
 
-    def _keep(self, uid: str, lease: LockFile | None) -> None:
+    def _keep(self, uid: str, lease: LockFile | None, life: Life | None = None) -> None:
+        self._lives.pop(uid, None)
+        if life is not None:
+            self._lives[uid] = life
         # There can be an old one, if another member dropped the worker that was added here.
         old = self._leases.pop(uid, None)
         if old is not None:
@@ -367,7 +385,7 @@ def try_join(place: Place, limits: Limits) -> Membership | None:
 def _enter(place: Place, lock: LockFile) -> Membership:
     """Become a member, and free the slots of dead publishers. The gate is held."""
     try:
-        changes = table.reclaim(_read_all(lock.fileno()), is_live=lambda token: _is_locked(place.lease(token)))
+        changes = table.reclaim(_read_all(lock.fileno()), is_live=lambda token: _is_live(place.lease(token)))
     except table.TableInvalid as error:
         raise RuntimeError(
             f"namespace {place.namespace!r} cannot be joined: {error}; use another namespace, or end the processes "
@@ -439,8 +457,8 @@ def _clear_if_abandoned(place: Place, gate: LockFile) -> None:
         lock.close()
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether a living process holds the lease."""
+def _is_live(path: Path) -> bool:
+    """Whether a living process holds the lease, and its worker is not known to be dead."""
     try:
         lease = LockFile(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -450,7 +468,10 @@ def _is_locked(path: Path) -> bool:
             return True  # out of descriptors: we cannot tell, which is no proof of death
         raise
     try:
-        return not lease.try_lock(exclusive=False)
+        if lease.try_lock(exclusive=False):
+            return False
+        life = Life.from_bytes(os.read(lease.fileno(), LIFE_BYTES))
+        return life is None or not life.has_ended()
     finally:
         lease.close()
 

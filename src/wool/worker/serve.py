@@ -20,6 +20,7 @@ from collections.abc import Callable
 from wool._version import __version__
 from wool.bridge import IoThread, MailboxLike, run_on
 from wool.discovery.base import WorkerMetadata
+from wool.lives import begin_life
 from wool.runtime import Runtime, real_runtime, set_runtime
 from wool.worker import forks
 from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
@@ -185,6 +186,7 @@ class _Process:
         """Start, wait until told to stop and stopped, clean up."""
         self._node = WorkerNode(configure=self._configure, runtime=self._runtime, io_loop=self._io_loop)
         metadata = await self._node.start()
+        life = begin_life(metadata.uid, self._configure.secret)
         self._catch_signals(metadata.address)
         io, here = self._runtime.mailbox(self._io_loop), self._runtime.mailbox(self._loop)
 
@@ -195,6 +197,8 @@ class _Process:
         self._channel.send(Ready(metadata=metadata))
         await self._stopped
         await self._node.close()
+        if life is not None:
+            life.close()
         self._channel.send(Stopped())
 
     def _catch_signals(self, address: str) -> None:
