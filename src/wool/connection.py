@@ -160,6 +160,12 @@ class Connection:
             kind = UnexpectedResponse if self.session.violated else TransientRpcError
             owner.lost(self, kind(f"the session with {self._who} ended: {reason}"))
 
+    async def decline(self, reason: str) -> None:
+        """Say goodbye on a session that is not wanted; instead of `run`. Bounded by ``close_seconds``."""
+        self.ended = True
+        self.session.finish(reason)
+        await self.session.run()
+
     @property
     def _who(self) -> str:
         return f"worker {self.metadata.uid[:8]} at {self.metadata.address}"
@@ -269,8 +275,8 @@ class Connection:
 
     def on_message(self) -> None:
         """The worker said something, whatever it is: it lives."""
-        assert self._owner is not None
-        self._owner.heard(self)
+        if self._owner is not None:
+            self._owner.heard(self)
 
     def on_head(self, frame: frames.Offer | frames.Step | frames.Result) -> bool:
         """Take the announcement of a large answer."""
@@ -284,7 +290,8 @@ class Connection:
     def on_frame(self, frame: Frame, payload: Payload | None) -> None:
         """Take one frame."""
         owner = self._owner
-        assert owner is not None
+        if owner is None:  # declined
+            return
         if isinstance(frame, frames.Result):
             self._result(owner, frame, payload)
         elif isinstance(frame, frames.Accept):

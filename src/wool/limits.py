@@ -39,6 +39,9 @@ class Limits:
     reconnect_first_seconds: float = 0.1
     reconnect_most_seconds: float = 5.0
     """Backoff of the probe that re-admits an unreachable worker: it doubles from first to most."""
+    address_retry_seconds: float = 30.0
+    """A worker that was found by its address alone, and refused for good, is asked again so often: nobody will
+    announce its successor."""
     window_tasks: int = 1024
     """Unstarted offers per session: two round trips' worth at the highest rate measured."""
     window_bytes: int = 16 * MIB
@@ -104,6 +107,21 @@ class Limits:
     """How often a LocalDiscovery subscriber looks at the shared table's generation."""
     discovery_lease_seconds: float = 0.5
     """How often it looks for publishers that died without a word."""
+    addresses: int = 1024
+    """Addresses that are taken from one answer of a name server."""
+    lookup_seconds: float = 5.0
+    """One attempt to look a name up."""
+    lookup_least_seconds: float = 1.0
+    lookup_most_seconds: float = 300.0
+    """An answer is used for its own time to live, but for no less and no more than this: a name server may say 0,
+    or a week."""
+    lookup_retry_first_seconds: float = 1.0
+    lookup_retry_most_seconds: float = 30.0
+    """Backoff while nobody answers: it doubles from first to most."""
+    lookup_denied_seconds: float = 5.0
+    """A name that does not exist is asked for again so soon, if the denial does not say how long it holds."""
+    static_lookup_seconds: float = 30.0
+    """How often a StaticDiscovery looks up a name: the system does not say how long its answer holds."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

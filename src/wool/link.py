@@ -9,6 +9,10 @@ CONNECTING     the handshake is under way
 OPEN           a session is up
 REFUSED        a permanent refusal: out of rotation until discovery announces the worker anew
 =============  ====================================================================================
+
+A worker that discovery knows by its address alone has a link too. Each handshake tells who is there, and the
+proxy what to make of it: the link takes that worker's name, and another worker's when another answers. Nobody
+will announce the successor of one that refuses, so it is asked again after ``address_retry_seconds``.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Protocol
 from wool.balancer import WorkerStatus
 from wool.call import PlacedCall
 from wool.connection import Connection, ConnectionOwner
-from wool.discovery.base import WorkerMetadata
+from wool.discovery.base import WorkerFilter, WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
 from wool.limits import Limits
 
@@ -48,6 +52,10 @@ class LinkOwner(ConnectionOwner, Protocol):
 
     def slow_to_connect(self, link: Link) -> None: ...
 
+    def introduced(self, link: Link, metadata: WorkerMetadata) -> RpcError | None:
+        """A worker that was known by its address has said who it is. Returned is why it is not used."""
+        ...
+
 
 class Link:
     """A worker in the view of a proxy."""
@@ -63,11 +71,14 @@ class Link:
         "connection",
         "draining",
         "dropped",
+        "place",
         "reason",
+        "same_as",
         "state",
         "status",
         "uid",
         "waiting",
+        "wanted",
     )
 
     def __init__(
@@ -78,8 +89,16 @@ class Link:
         connect: Callable[[WorkerMetadata], Awaitable[Connection]],
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
+        wanted: WorkerFilter | None = None,
     ) -> None:
-        self.uid: str = metadata.uid
+        self.uid: str = metadata.key
+        """Of the worker; the address as long as no uid is known."""
+        self.place: WorkerMetadata | None = None if metadata.uid else metadata
+        """What discovery says of a worker that it knows by its address alone."""
+        self.wanted = wanted
+        """Whether a worker that is found there is one to use."""
+        self.same_as: str = ""
+        """The uid of a worker that answers here, but is in use at another address."""
         self.status: WorkerStatus = WorkerStatus(metadata)
         self.state: LinkState = LinkState.CLOSED
         self.connection: Connection | None = None
@@ -115,7 +134,10 @@ class Link:
     async def _run(self) -> None:
         patience = self._loop.call_later(self._limits.patience_seconds, self._owner.slow_to_connect, self)
         try:
-            connection = await self._connect(self.status.metadata)
+            connection = await self._connect(self.place or self.status.metadata)
+            if self.place is not None and (why := self._owner.introduced(self, connection.metadata)) is not None:
+                await connection.decline(str(why))
+                raise why
         except RpcError as reason:
             self._failed(reason)
             return
@@ -143,6 +165,8 @@ class Link:
             self.probe_later()
         else:
             self.state = LinkState.REFUSED
+            if self.place is not None and not self.dropped:
+                self._probe = self._loop.call_later(self._limits.address_retry_seconds, self.ask_again)
         self._owner.unreachable(self, reason)
 
     def probe_later(self) -> None:
@@ -152,6 +176,14 @@ class Link:
             limits = self._limits
             self.backoff = min(max(2 * self.backoff, limits.reconnect_first_seconds), limits.reconnect_most_seconds)
             self._probe = self._loop.call_later(self.backoff, self._probe_now)
+
+    def ask_again(self) -> None:
+        """Ask again who is at the address, after a refusal."""
+        if self.state is LinkState.REFUSED and not self.dropped:
+            self.same_as = ""
+            self.status.suspect = True
+            self.state = LinkState.CLOSED
+            self.ensure_connecting()
 
     def _probe_now(self) -> None:
         self._probe = None

@@ -11,6 +11,7 @@ for room in the window, unless the worker proves slow or unreachable: then it is
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
@@ -19,7 +20,7 @@ from wool.balancer import LoadBalancerLike, WorkerStatus
 from wool.call import Answer, PlacedCall
 from wool.connection import Connection
 from wool.deadlines import Deadlines
-from wool.discovery.base import DiscoveryEvent, WorkerMetadata
+from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
 from wool.errors import (
     DispatchTimeout,
     NoWorkersAvailable,
@@ -77,6 +78,8 @@ class Proxy:
         self._what = what
         self._links: dict[str, Link] = {}
         self._by_connection: dict[Connection, Link] = {}
+        self._addresses: dict[str, Link] = {}
+        """Links to workers that discovery knows by their address alone; they are among the others too."""
         self._usable: list[WorkerStatus] | None = None
         self._departed: dict[str, RpcError] = {}
         self._unplaced: dict[PlacedCall, None] = {}
@@ -97,6 +100,9 @@ class Proxy:
     def discovered(self, event: DiscoveryEvent) -> None:
         """Take an event of discovery. Repeated and reordered events do no harm."""
         metadata = event.metadata
+        if not metadata.uid:
+            self._discovered_address(event)
+            return
         link = self._links.get(metadata.uid)
         if event.type == "worker-dropped":
             if link is not None:
@@ -126,6 +132,86 @@ class Proxy:
         self._departed.pop(metadata.uid, None)
         self._view_changed()
 
+    def _discovered_address(self, event: DiscoveryEvent) -> None:
+        address = event.metadata.address
+        link = self._addresses.get(address)
+        if event.type == "worker-dropped":
+            if link is not None:
+                del self._addresses[address]
+                self._drop(link, TransientRpcError(f"{address} was withdrawn from discovery"))
+        elif link is None and self._closing is None:
+            self._look_at(event.metadata, event.wanted)
+            self._view_changed()
+
+    def _look_at(self, place: WorkerMetadata, wanted: WorkerFilter | None) -> None:
+        """Take a worker into view of which only the address is known."""
+        link = Link(
+            metadata=place, owner=self, connect=self._connect, loop=self._loop, limits=self._limits, wanted=wanted
+        )
+        self._links[link.uid] = self._addresses[place.address] = link
+        self._departed.pop(link.uid, None)
+        if self._observer is not None:
+            self._observer.viewed("worker-added", place)
+
+    def introduced(self, link: Link, metadata: WorkerMetadata) -> RpcError | None:
+        """A worker that was known by its address has said who it is. Returned is why it is not used."""
+        place, uid = link.place, metadata.uid
+        assert place is not None
+        if self._addresses.get(place.address) is not link:
+            return TransientRpcError(f"{place.address} was withdrawn from discovery")
+        try:
+            if link.wanted is not None and not link.wanted(metadata):
+                why: RpcError | None = RpcError(f"worker {uid[:8]} at {place.address} is not one that the filter wants")
+            else:
+                why = self._same_elsewhere(link, metadata)
+        except Exception as error:
+            why = RpcError(f"the filter failed on worker {uid[:8]} at {place.address}: {error!r}")
+            why.__cause__ = error
+        if why is None:
+            self._rename(link, dataclasses.replace(metadata, address=place.address))
+        elif link.uid != place.key:
+            self._rename(link, place)
+        return why
+
+    def _same_elsewhere(self, link: Link, metadata: WorkerMetadata) -> RpcError | None:
+        other = self._links.get(metadata.uid)
+        if other is None or other is link:
+            return None
+        if other.connection is None and other.place is not None:
+            # This way to the worker is open, and that one is not: when it is, it will find it in use.
+            self._rename(other, other.place)
+            return None
+        link.same_as = metadata.uid
+        return RpcError(f"worker {metadata.uid[:8]} is in use already, at {other.status.metadata.address}")
+
+    def _rename(self, link: Link, metadata: WorkerMetadata) -> None:
+        """Let ``link`` be that of another worker, or of the address alone."""
+        before = link.status.metadata
+        if before == metadata:
+            return
+        link.status.metadata = metadata
+        if before.key == metadata.key:
+            if self._observer is not None:
+                self._observer.viewed("worker-updated", metadata)
+            return
+        del self._links[link.uid]
+        link.uid = metadata.key
+        self._links[link.uid] = link
+        self._usable = None
+        self._departed.pop(link.uid, None)
+        if before.uid:
+            where = f"{metadata.key[:8]} answers at {metadata.address}" if metadata.uid else "it answers elsewhere"
+            self._remember_departed(before.uid, TransientRpcError(f"worker {before.uid[:8]} is gone: {where}"))
+        if self._observer is not None:
+            self._observer.viewed("worker-dropped", before)
+            self._observer.viewed("worker-added", metadata)
+
+    def _ask_others(self, uid: str) -> None:
+        """The way to a worker is lost: look whether another address that it answered at still leads there."""
+        for link in self._addresses.values():
+            if link.same_as == uid:
+                link.ask_again()
+
     def discovery_ended(self, error: Exception | None) -> None:
         """Discovery will say no more; what is known stays in use, and nobody waits for it."""
         self._discovery_error = error if error is not None else EOFError("discovery has ended")
@@ -150,6 +236,9 @@ class Proxy:
                 self._observer.viewed("worker-dropped", link.status.metadata)
         link.dropped = True
         link.reason = reason
+        if link.place is not None and self._addresses.get(link.place.address) is link and self._closing is None:
+            self._look_at(link.place, link.wanted)  # the address is still announced
+        self._ask_others(link.uid)
         self._remember_departed(link.uid, reason)
         self._view_changed()
         self._rebind_waiting(link)
@@ -244,7 +333,7 @@ class Proxy:
             return
         if link is not None:
             if self._observer is not None:
-                names = [status.metadata.uid for status in candidates]
+                names = [status.metadata.key for status in candidates]
                 self._observer.bound(call.task.key, link.uid, names, link.status.suspect)
             self._bind_to(call, link)
         elif not (self._links or self._departed or call.tried or self._discovery_error):
@@ -257,7 +346,7 @@ class Proxy:
         tried = call.tried
         last: Link | None = None
         for status in ordered:
-            link = self._links.get(status.metadata.uid)
+            link = self._links.get(status.metadata.key)
             if link is None or not link.usable or (tried is not None and link.uid in tried):
                 continue
             if not link.status.suspect:
@@ -481,7 +570,7 @@ class Proxy:
     def _has_other(self, call: PlacedCall) -> bool:
         tried = call.tried or {}
         return any(
-            status is not getattr(call.link, "status", None) and not status.suspect and status.metadata.uid not in tried
+            status is not getattr(call.link, "status", None) and not status.suspect and status.metadata.key not in tried
             for status in self._candidates()
         )
 
@@ -599,6 +688,7 @@ class Proxy:
         calls: list[PlacedCall] = connection.calls()
         if not link.dropped:
             link.probe_later()
+            self._ask_others(link.uid)
         for call in calls:
             if call.machine.state is State.OFFERED:
                 self._patience.remove(call)

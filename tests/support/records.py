@@ -30,7 +30,7 @@ def check_grammar(events: Iterable[DiscoveryEvent]) -> dict[str, WorkerMetadata]
     """Assert (added updated* dropped)* per worker, and return who is there in the end."""
     present: dict[str, WorkerMetadata] = {}
     for event in events:
-        uid = event.metadata.uid
+        uid = event.metadata.key
         if event.type == "worker-added":
             assert uid not in present, f"{uid} added twice"
             present[uid] = event.metadata

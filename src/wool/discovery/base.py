@@ -26,6 +26,9 @@ class WorkerMetadata:
     ``uid`` is minted by the worker process: another uid at the same address is another worker.
     ``address`` is ``unix:/path`` or ``host:port`` with a literal host. ``secure`` says that the worker
     speaks TLS. ``extra`` is the application's own, strings to strings.
+
+    A discovery that knows nothing but addresses announces `at` an address, with an empty ``uid``; the rest is
+    learnt from the first handshake.
     """
 
     uid: str
@@ -37,18 +40,31 @@ class WorkerMetadata:
     secure: bool = False
 
     def __post_init__(self) -> None:
-        _check_text("uid", self.uid, 64)
         _check_text("address", self.address, 512)
-        _check_text("version", self.version, 64)
+        if self.uid or self.version:
+            _check_text("uid", self.uid, 64)
+            _check_text("version", self.version, 64)
         _check(type(self.pid) is int and self.pid >= 0, "pid", self.pid, "a process id")
         _check(type(self.secure) is bool, "secure", self.secure, "True or False")
         object.__setattr__(self, "tags", check_tags(self.tags))
         object.__setattr__(self, "extra", _checked_extra(self.extra))
 
+    @classmethod
+    def at(cls, address: str) -> WorkerMetadata:
+        """Return what is known of a worker of which only the address is known."""
+        return cls(uid="", address=address, pid=0, version="")
+
+    @property
+    def key(self) -> str:
+        """The uid, or the address where no uid is known."""
+        return self.uid or self.address
+
     def __hash__(self) -> int:
         return hash((self.uid, self.address, self.pid))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not self.uid:
+            return (_metadata_at, (self.address,))
         return (_metadata_from_bytes, (self.to_bytes(),))
 
     def to_bytes(self) -> bytes:
@@ -77,12 +93,14 @@ class WorkerMetadata:
         record = cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
         if set(record) != names:
             raise ValueError(f"a discovery record has not exactly the fields {sorted(names)}")
+        _check_text("uid", record["uid"], 64)
         if not isinstance(record["tags"], list) or not isinstance(record["extra"], dict):
             raise ValueError("a discovery record's tags or extra have the wrong shape")
         return cls(**record)
 
 
 _metadata_from_bytes = WorkerMetadata.from_bytes
+_metadata_at = WorkerMetadata.at
 
 
 def _check(good: bool, name: str, value: object, wanted: str) -> None:
@@ -113,10 +131,15 @@ def check_tags(tags: Iterable[object]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryEvent:
-    """A worker came, changed or went. Per worker: (added updated* dropped)*."""
+    """A worker came, changed or went. Per worker: (added updated* dropped)*.
+
+    ``wanted`` is asked, once the handshake has told who it is, whether a worker that was announced by its
+    address alone is one that the subscriber wants to see.
+    """
 
     type: DiscoveryEventType
     metadata: WorkerMetadata
+    wanted: WorkerFilter | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.type not in DISCOVERY_EVENT_TYPES:
