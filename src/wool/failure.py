@@ -19,7 +19,7 @@ import contextlib
 import copyreg
 import pickle
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, NamedTuple, cast
 
@@ -36,13 +36,15 @@ from wool.remote_traceback import (
     TRACEBACK,
     FrameRecord,
     Origin,
+    Outline,
     bounded_repr,
     build_traceback,
     cut,
-    format_exception,
     format_records,
     message_of,
     origin,
+    outline_exception,
+    print_outline,
     record_traceback,
     type_name,
 )
@@ -477,16 +479,21 @@ def as_outcome(exc: BaseException) -> BaseException:
 
 @dataclass(frozen=True, slots=True)
 class TaskException:
-    """An exception as text, for events and logs."""
+    """An exception as text, for events and logs. It holds no live object."""
 
     type: str
     """``module.qualname`` of its class."""
     message: str
-    traceback: str
-    """As Python prints it; its end, where it is very long."""
+    _outline: Outline = field(repr=False)
+    _characters: int = field(repr=False)
+
+    @property
+    def traceback(self) -> str:
+        """As Python prints it; its end, where it is very long. Made when asked for: few are, and it takes long."""
+        return print_outline(self._outline, self._characters)
 
     @classmethod
     def from_exception(cls, exc: BaseException, *, limits: Limits = DEFAULT_LIMITS) -> TaskException:
         """Describe ``exc``. Never raises; each text has at most about ``limits.text_characters``."""
         characters = limits.text_characters
-        return cls(type_name(type(exc)), message_of(exc, characters), format_exception(exc, characters))
+        return cls(type_name(type(exc)), message_of(exc, characters), outline_exception(exc, characters), characters)

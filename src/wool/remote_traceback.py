@@ -10,12 +10,15 @@ It owns `Origin` and the form of a recorded frame. It must never run user code o
 
 from __future__ import annotations
 
+import linecache
 import reprlib
 import traceback
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 FRAME_BYTES = 24
 """What a recorded frame is reckoned to take beyond its texts."""
@@ -221,43 +224,92 @@ def message_of(exc: BaseException, limit: int) -> str:
         return f"<str() raised {type_name(type(error))}>"
 
 
-def format_exception(exc: BaseException, limit: int) -> str:
-    """Return what Python would print for ``exc``, bounded: the end of it if it is longer. Never raises.
+class FrameLine(NamedTuple):
+    """What is printed of one frame, without the frame. Columns as in `traceback.FrameSummary`."""
 
-    A few links of the chain of causes and contexts are shown, and a few exceptions of a group.
+    filename: str
+    line: int
+    name: str
+    end_line: int | None
+    column: int | None
+    end_column: int | None
+
+
+Outline: TypeAlias = tuple[str | tuple[FrameLine, ...], ...]
+"""An exception as it will be printed: texts, and between them tracebacks whose source has not been looked up."""
+
+
+def outline_exception(exc: BaseException, limit: int) -> Outline:
+    """Return what `print_outline` needs to print ``exc``, and no live object. Never raises.
+
+    A few links of the chain of causes and contexts are kept, and a few exceptions of a group.
     """
-    sections: list[str] = []
+    sections: list[list[str | tuple[FrameLine, ...]]] = []
     current = exc
     while len(sections) < LINKS_SHOWN:
         cause: BaseException | None = CAUSE.__get__(current)
         context: BaseException | None = CONTEXT.__get__(current)
-        sections.append(_format_one(current, limit))
+        sections.append(_outline_one(current, limit))
         if cause is not None:
             current, connection = cause, "The above exception was the direct cause of the following exception:"
         elif context is not None and not SUPPRESS_CONTEXT.__get__(current):
             current, connection = context, "During handling of the above exception, another exception occurred:"
         else:
             break
-        sections[-1] = f"\n{connection}\n\n{sections[-1]}"
-    text = "".join(reversed(sections)).lstrip("\n")
+        sections[-1].insert(0, f"\n{connection}\n\n")
+    return tuple(piece for section in reversed(sections) for piece in section)
+
+
+def print_outline(outline: Outline, limit: int) -> str:
+    """Return what Python would print, bounded: the end of it if it is longer. Never raises."""
+    text = "".join(piece if isinstance(piece, str) else _print_frames(piece) for piece in outline).lstrip("\n")
     return text if len(text) <= limit else f"... ({len(text)} characters)\n{text[-limit:]}"
 
 
-def _format_one(exc: BaseException, limit: int) -> str:
-    lines: list[str] = []
+def _print_frames(frames: tuple[FrameLine, ...]) -> str:
+    try:
+        summaries = [
+            traceback.FrameSummary(
+                frame.filename,
+                frame.line,
+                frame.name,
+                end_lineno=frame.end_line,
+                colno=frame.column,
+                end_colno=frame.end_column,
+            )
+            for frame in frames
+        ]
+        return "".join(["Traceback (most recent call last):\n", *traceback.StackSummary.from_list(summaries).format()])
+    except Exception:  # The loader of some module may fail to give its source.
+        return "Traceback (not readable)\n"
+
+
+def _outline_one(exc: BaseException, limit: int) -> list[str | tuple[FrameLine, ...]]:
+    pieces: list[str | tuple[FrameLine, ...]] = []
     tb: TracebackType | None = TRACEBACK.__get__(exc)
     if tb is not None:
-        try:
-            lines = ["Traceback (most recent call last):\n", *traceback.format_tb(tb, limit=-FRAMES_SHOWN)]
-        except Exception:  # The loader of some module may fail to give its source.
-            lines = ["Traceback (not readable)\n"]
-    lines.append(_headline(exc, limit))
+        shown: deque[TracebackType] = deque(maxlen=FRAMES_SHOWN)
+        while tb is not None:
+            shown.append(tb)
+            tb = tb.tb_next
+        pieces.append(tuple(_line_of(link) for link in shown))
+    lines = [_headline(exc, limit)]
     if issubclass(type(exc), BaseExceptionGroup):
         members: tuple[BaseException, ...] = MEMBERS.__get__(exc)
         lines += [f"  | {_headline(member, limit)}" for member in members[:LINKS_SHOWN]]
         if len(members) > LINKS_SHOWN:
             lines.append(f"  | ... and {len(members) - LINKS_SHOWN} more\n")
-    return "".join(lines)
+    pieces.append("".join(lines))
+    return pieces
+
+
+def _line_of(link: TracebackType) -> FrameLine:
+    frame = link.tb_frame
+    code = frame.f_code
+    # A module that is no file, of an archive or a notebook, must be asked for its source while it is at hand.
+    linecache.lazycache(code.co_filename, frame.f_globals)
+    _, end_line, column, end_column = next(islice(code.co_positions(), link.tb_lasti // 2, None), (None,) * 4)
+    return FrameLine(code.co_filename, link.tb_lineno, code.co_name, end_line, column, end_column)
 
 
 def _headline(exc: BaseException, limit: int) -> str:
