@@ -24,7 +24,7 @@ KINDS: dict[str, str] = {
     "call.ended": "the one outcome: outcome, executed, value (or the error as text), begun_by",
     "wire.said": "a session has said a frame: frame, and what is small and useful",
     "wire.heard": "a session has heard a frame: the same",
-    "wire.opened": "a session was established, after the handshake",
+    "wire.opened": "a session was established, after the handshake: heard (messages of the other end until then)",
     "wire.lost": "it is over: reason",
     "body.began": "the first line of a body: execution, the unique id of this execution",
     "body.resumed": "a generator's body goes on after a yield: step, ordinal, value",

@@ -101,7 +101,7 @@ class Link:
 class Direction:
     """What one end of a stream has told the other, and has not arrived."""
 
-    __slots__ = ("due", "held_until", "loop", "messages", "target", "to_worker", "unread", "waiting", "wire")
+    __slots__ = ("due", "held_until", "loop", "messages", "reads", "target", "to_worker", "unread", "waiting", "wire")
 
     def __init__(self, wire: Wire, target: SimStream, loop: SimLoop, *, to_worker: bool) -> None:
         self.wire = wire
@@ -111,6 +111,8 @@ class Direction:
         self.due = 0.0
         self.held_until = 0.0
         self.messages = 0
+        self.reads = 0
+        """Messages that this end has read, of what comes the other way."""
         self.unread = 0
         self.waiting: deque[Item] = deque()
         """What a blocked link holds up."""
@@ -287,6 +289,7 @@ class SimNetwork(MemoryNetwork):
                 return
         elif type(item) is Taken:
             # As HTTP/2 does: the window is opened again by a quarter, not by every read.
+            direction.reads += 1
             direction.unread += item.size
             if 4 * direction.unread < source.buffer_bytes:
                 return

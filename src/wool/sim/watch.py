@@ -58,7 +58,7 @@ class NodeObserver:
     def opened(self, stream: Stream) -> None:
         """See `Observer`."""
         assert isinstance(stream, SimStream)
-        self._node.note("wire.opened", "", stream.wire.name)
+        self._node.note("wire.opened", "", stream.wire.name, (("heard", stream.outward.reads),))
 
     def lost(self, stream: Stream, reason: str) -> None:
         """See `Observer`."""

@@ -65,6 +65,8 @@ class Surroundings:
     def begin(self) -> None:
         """See `Env`."""
         node = self._node
+        if here() is not node:
+            here().note("identity.crossed", self._label, "", (("what", f"the surroundings made on {node.name}"),))
         node.executions += 1
         self.execution = f"{node.name}/{node.executions}"
         node.note("body.began", self._label, "", (("execution", self.execution),))

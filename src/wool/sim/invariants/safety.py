@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from wool.sim.invariants.story import At, Story, Violation, caller_of, value_of, worker_of
 
 TASK_FRAMES = frozenset({"offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result"})
+HANDSHAKE_MESSAGES = 2
+"""Of each direction."""
 EXECUTED = frozenset({"value", "remote", "serialization", "interrupted"})
 """Outcomes that say by themselves, or by ``executed``, that the body ran."""
 
@@ -215,8 +217,18 @@ def no_identity_crosses(story: Story) -> Iterator[Violation]:
 
 
 def nothing_before_the_handshake(story: Story) -> Iterator[Violation]:
-    """S7: say or hear a frame of τ on session s at node n ⇒ opened(s, n) ≺ it."""
+    """S7: say or hear a frame of τ on session s at node n ⇒ opened(s, n) ≺ it, its handshake having been heard."""
     opened = story.sessions_opened
+    for (node, session), item in opened.items():
+        heard = value_of(item, "heard", HANDSHAKE_MESSAGES)
+        if heard < HANDSHAKE_MESSAGES:
+            yield Violation(
+                invariant="S7",
+                task="",
+                sentence=f"{node} opened {session} when it had heard {heard} messages of a handshake of "
+                f"{HANDSHAKE_MESSAGES}",
+                events=(item.index,),
+            )
     for label, task in story.tasks.items():
         for item in (*task.said, *task.heard):
             if value_of(item, "frame") not in TASK_FRAMES:
@@ -231,6 +243,19 @@ def nothing_before_the_handshake(story: Story) -> Iterator[Violation]:
                     events=(item.index,),
                 )
                 break
+
+
+def nobody_breaks_the_protocol(story: Story) -> Iterator[Violation]:
+    """S7: lost(s, n) ⇒ not for a protocol error: all peers are honest."""
+    for item in story.of("wire.lost"):
+        reason = str(value_of(item, "reason", ""))
+        if reason.startswith("protocol error"):
+            yield Violation(
+                invariant="S7",
+                task="",
+                sentence=f"{item.node} ended {item.event.session}: {reason}",
+                events=(item.index,),
+            )
 
 
 def attempts_are_their_callers(story: Story) -> Iterator[Violation]:
@@ -263,5 +288,6 @@ INVARIANTS = (
     one_outcome,
     no_identity_crosses,
     nothing_before_the_handshake,
+    nobody_breaks_the_protocol,
     attempts_are_their_callers,
 )
