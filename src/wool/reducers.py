@@ -19,7 +19,18 @@ import typing
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any, NewType, ParamSpec, ParamSpecArgs, ParamSpecKwargs, TypeVar, TypeVarTuple, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    NewType,
+    ParamSpec,
+    ParamSpecArgs,
+    ParamSpecKwargs,
+    TypeVar,
+    TypeVarTuple,
+    cast,
+)
 
 from wool.references import ROUTINE_ATTRIBUTE, findable
 
@@ -32,7 +43,7 @@ if TYPE_CHECKING:
 else:
     from cloudpickle import Pickler as CloudPickler
 
-__all__ = ["DISPATCH_TABLE", "NAMED", "is_dispatching", "reduce_alias", "reduce_dispatching", "set_names"]
+__all__ = ["DISPATCH_TABLE", "NAMED", "is_dispatching", "reduce_alias", "reduce_dispatching", "set_names", "with_slots"]
 
 TypeAliasType: Any = getattr(typing, "TypeAliasType", None)
 """What a ``type`` statement makes; None where Python has none."""
@@ -66,6 +77,22 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
 
 def _make_code(make: Callable[..., CodeType], arguments: tuple[object, ...], filename: str) -> CodeType:
     return make(*arguments).replace(co_filename=filename)
+
+
+def with_slots(cls: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return with what to make the skeleton of ``cls`` so that its instances have the members of the original.
+
+    cloudpickle writes ``__slots__`` onto the finished class, where it says nothing any more.
+    """
+    slots = vars(cls).get("__slots__")
+    # An enum is made otherwise, and has no instances to lay out. A NamedTuple refuses to be told of its slots.
+    if slots is None or len(arguments) != _SKELETON_ARGUMENTS or any(base is NamedTuple for base in arguments[2]):
+        return arguments
+    metaclass, name, bases, namespace, *rest = arguments
+    return metaclass, name, bases, {**namespace, "__slots__": slots}, *rest
+
+
+_SKELETON_ARGUMENTS = 6
 
 
 # --- Functions that are objects ------------------------------------------------------------------------

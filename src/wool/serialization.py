@@ -44,6 +44,7 @@ from wool.reducers import (
     reduce_alias,
     reduce_dispatching,
     set_names,
+    with_slots,
 )
 from wool.references import (
     MAIN_MODULES,
@@ -273,7 +274,7 @@ class _ValuePickler(CloudPickler):
             make, arguments, state, _, _, set_state = reduced
             if obj not in _from_elsewhere:
                 _born_here.add(obj)
-            return _make_class, (make, arguments), (set_state, state), None, None, _set_class_state
+            return _make_class, (make, with_slots(obj, arguments)), (set_state, state), None, None, _set_class_state
         return reduced
 
     def _reduce_function(self, function: FunctionType) -> Any:

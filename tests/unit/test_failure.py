@@ -693,6 +693,18 @@ def test_an_exception_as_text_agrees_with_python_on_a_plain_one() -> None:
     assert TaskException.from_exception(exc).traceback == printed(exc)
 
 
+def test_an_exception_thrown_into_what_has_not_begun_has_a_text() -> None:
+    def never() -> Iterator[None]:
+        yield
+
+    generator = never()
+    exc = provoked(lambda: generator.throw(ValueError("thrown in")))
+    assert exc.__traceback__ is not None
+    text = TaskException.from_exception(exc).traceback
+    assert "in never" in text
+    assert text.endswith("ValueError: thrown in\n")
+
+
 def test_an_exception_as_text_is_bounded_also_for_cycles_and_groups() -> None:
     exc = raised(ExceptionGroup("x" * 10**6, [ValueError(number) for number in range(1000)]))
     exc.__cause__ = exc
@@ -702,6 +714,49 @@ def test_an_exception_as_text_is_bounded_also_for_cycles_and_groups() -> None:
 
 
 # --- Two processes -------------------------------------------------------------------------------------
+
+
+def test_an_exception_class_of_main_keeps_its_slots(tmp_path: Path) -> None:
+    run_caller(
+        """
+class Slots(Exception):
+    __slots__ = ("x", "__hidden", "unset")
+    def __init__(self, x):
+        self.x = self.__hidden = x
+    def parts(self): return self.x, self.__hidden, hasattr(self, "unset")
+
+class Weak(Exception):
+    __slots__ = ("x", "__weakref__")
+
+class Derived(Slots):
+    def __init__(self, x, y):
+        super().__init__(x)
+        self.y = y
+
+def work(kind):
+    if kind == "slots":
+        raise Slots(3)
+    if kind == "derived":
+        raise Derived(1, 2)
+    error = Weak("a")
+    error.x = 4
+    raise error
+
+for _ in range(2):
+    for kind in ("slots", "weak", "derived"):
+        try:
+            worker.call(work, kind)
+        except Derived as error:
+            assert error.parts() == (1, 1, False) and vars(error) == {"y": 2} and error.args == (1, 2)
+        except Slots as error:
+            assert error.parts() == (3, 3, False) and vars(error) == {} and error.args == (3,)
+        except Weak as error:
+            assert error.x == 4 and vars(error) == {} and error.args == ("a",)
+        else:
+            raise AssertionError(kind)
+""",
+        tmp_path,
+    )
 
 
 def test_an_exception_class_of_main_comes_back_as_the_callers_own(tmp_path: Path) -> None:

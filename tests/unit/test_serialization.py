@@ -678,6 +678,84 @@ for _ in range(3):
     )
 
 
+def test_slotted_classes_of_main_keep_their_slots_there_and_back(tmp_path: Path) -> None:
+    run_caller(
+        """
+import collections, dataclasses, enum, typing
+
+@dataclasses.dataclass(slots=True)
+class Data:
+    a: int
+    b: list = dataclasses.field(default_factory=list)
+
+@dataclasses.dataclass(slots=True, frozen=True, weakref_slot=True)
+class Frozen:
+    a: int
+
+class Plain:
+    __slots__ = ("x", "__hidden", "unset")
+    def __init__(self, x): self.x = self.__hidden = x
+    def parts(self): return self.x, self.__hidden, hasattr(self, "unset")
+
+class Open(Plain):
+    pass
+
+class Closed(Plain):
+    __slots__ = "y"
+
+class Documented:
+    __slots__ = {"x": "what it is", "__dict__": "more"}
+
+T = typing.TypeVar("T")
+class Box(typing.Generic[T]):
+    __slots__ = ["x"]
+
+class Listed(list):
+    __slots__ = ("tag",)
+
+class Pair(typing.NamedTuple):
+    a: int
+    b: Plain
+
+class Triple(collections.namedtuple("Triple", "a b c")):
+    __slots__ = ()
+
+@dataclasses.dataclass(slots=True)
+class Mixin:
+    x: int
+
+class Member(Mixin, enum.Enum):
+    ONE = 1
+
+def work(data, frozen, plain, opened, closed, documented, box, listed, pair, triple):
+    assert not hasattr(plain, "__dict__") and not hasattr(closed, "__dict__") and not hasattr(triple, "__dict__")
+    assert closed.parts() == (5, 5, False) and plain.parts() == (3, 3, False)
+    data.b.append(data.a)
+    closed.y += 1
+    try:
+        plain.z = 1
+    except AttributeError:
+        return data, frozen, plain, opened, closed, documented, box, listed, pair, triple, Data(9), Member.ONE.value
+
+for _ in range(2):
+    plain, opened, closed, documented, box, listed = Plain(3), Open(4), Closed(5), Documented(), Box[int](), Listed([1])
+    opened.z = 6
+    closed.y = 7
+    documented.x = documented.z = 8
+    box.x = listed.tag = 9
+    sent = [Data(1), Frozen(2), plain, opened, closed, documented, box, listed, Pair(1, plain), Triple(1, 2, 3)]
+    back = worker.call(work, *sent)
+    assert [type(thing) for thing in back[:-2]] == [type(thing) for thing in sent]
+    assert back[0] == Data(1, [1]) and back[1] == Frozen(2) and back[-2] == Data(9)
+    assert back[2].parts() == (3, 3, False) and (back[3].parts(), back[3].z) == ((4, 4, False), 6)
+    assert (back[4].x, back[4].y) == (5, 8) and (back[5].x, back[5].z) == (8, 8)
+    assert back[6].x == 9 and (back[7], back[7].tag) == ([1], 9)
+    assert back[8].b is back[2] and back[9] == (1, 2, 3)
+""",
+        tmp_path,
+    )
+
+
 def test_cached_and_dispatching_functions_of_main_travel(tmp_path: Path) -> None:
     run_caller(
         """
