@@ -6,12 +6,14 @@ failure is: `wool.sim.campaign` does.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
-import queue
 import sys
 import time
 import traceback
+from collections.abc import Iterable
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,8 +22,7 @@ from wool.sim.progress import Progress
 
 SILENT_SECONDS = 120.0
 """A process that says nothing for so long hangs."""
-DEAD_SECONDS = 2.0
-"""What a process that has ended has said may still be on its way for so long."""
+LOOK_SECONDS = 0.5
 END_SECONDS = 5.0
 """For a process to end when it has said its last."""
 
@@ -29,7 +30,6 @@ END_SECONDS = 5.0
 class _Message(NamedTuple):
     """What a process of the campaign says: what it did; and, at its end, what it found or how it failed."""
 
-    job: int
     tally: Tally | None
     over: bool = False
     found: Found | None = None
@@ -40,54 +40,72 @@ def search(
     jobs: int, seed: int, plans: int | None, seconds: float | None, progress: Progress, total: Tally
 ) -> tuple[Found | None, str]:
     """Let ``jobs`` processes search, half of them with Hypothesis; return the first failure, or why they failed."""
-    # A fresh interpreter each: nothing of this one reaches into a run.
+    # A fresh interpreter each: nothing of this one reaches into a run. Pipes, since they leave nothing behind.
     context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
-    stop: Any = context.Event()
-    running: dict[int, BaseProcess] = {}
+    open_ones: dict[Connection, BaseProcess] = {}
     for job, shares in enumerate(_shares(jobs, plans)):
-        arguments = (job, shares, (seed << 8) + job, seconds, messages, stop)
+        ours, theirs = context.Pipe()
+        arguments = (shares, (seed << 8) + job, seconds, theirs)
         process = context.Process(target=_job, args=arguments, name=f"wool sim {job}", daemon=True)
         process.start()
-        running[job] = process
-    started = list(running.values())
+        theirs.close()
+        open_ones[ours] = process
+    processes = list(open_ones.values())
+    found, error = _listen(open_ones, progress, total)
+    _end(processes, patient=not error)
+    return found, error
+
+
+def _listen(open_ones: dict[Connection, BaseProcess], progress: Progress, total: Tally) -> tuple[Found | None, str]:
+    """Hear the processes until each has said its last."""
     found: Found | None = None
     error = ""
     heard = time.monotonic()
-    while running:
+    while open_ones:
         try:
-            message: _Message = messages.get(timeout=0.2)
+            ready = wait(list(open_ones), timeout=LOOK_SECONDS)
         except KeyboardInterrupt:
             # The processes have heard it too; what was done so far is told.
-            stop.set()
+            _stop(open_ones)
             continue
-        except queue.Empty:
-            dead = [job for job, process in running.items() if not process.is_alive()]
-            if dead and time.monotonic() - heard > DEAD_SECONDS:
-                error = error or f"process {dead[0]} ended by itself (status {running[dead[0]].exitcode})"
-                stop.set()
-                for job in dead:
-                    del running[job]
-            elif time.monotonic() - heard > SILENT_SECONDS:
-                error = error or f"nothing was heard for {SILENT_SECONDS:.0f} s: a plan hangs the interpreter"
-                break
-            continue
-        heard = time.monotonic()
-        if message.tally is not None:
-            total.add(message.tally)
-            progress.show(total)
-        if message.over:
-            running.pop(message.job, None)
-            error = error or message.error
-            if message.found is not None and found is None:
-                found = message.found
-                progress.clear()
-            if message.found is not None or message.error:
-                stop.set()
-    _end(started, patient=not error)
-    messages.close()
-    messages.join_thread()
+        if not ready and time.monotonic() - heard > SILENT_SECONDS:
+            error = error or f"nothing was heard for {SILENT_SECONDS:.0f} s: a plan hangs the interpreter"
+            break
+        for pipe in ready:
+            heard = time.monotonic()
+            assert isinstance(pipe, Connection)
+            message = _next(pipe)
+            if message is None:
+                process = open_ones.pop(pipe)
+                process.join(END_SECONDS)
+                message = _Message(None, over=True, error=f"{process.name} ended by itself ({process.exitcode})")
+            if message.tally is not None:
+                total.add(message.tally)
+                progress.show(total)
+            if message.over:
+                open_ones.pop(pipe, None)
+                pipe.close()
+                error = error or message.error
+                found = found or message.found
+                if message.found is not None or message.error:
+                    _stop(open_ones)
+    for pipe in open_ones:
+        pipe.close()
     return found, error
+
+
+def _next(pipe: Connection) -> _Message | None:
+    try:
+        message: _Message = pipe.recv()
+    except (EOFError, OSError):
+        return None
+    return message
+
+
+def _stop(pipes: Iterable[Connection]) -> None:
+    for pipe in pipes:
+        with contextlib.suppress(OSError):
+            pipe.send("stop")
 
 
 def _end(processes: list[BaseProcess], *, patient: bool) -> None:
@@ -114,32 +132,32 @@ def _shares(jobs: int, plans: int | None) -> list[list[_Share]]:
     return [each] if jobs == 1 else [[share] for share in each]
 
 
-def _job(job: int, shares: list[_Share], seed: int, seconds: float | None, messages: Any, stop: Any) -> None:
+def _job(shares: list[_Share], seed: int, seconds: float | None, pipe: Connection) -> None:
     """Be one process of a campaign."""
     begun = time.monotonic()
     # A generator that ignores its close is collected, and Python says so to the terminal.
     sys.unraisablehook = _unraisable
 
     def tell(tally: Tally) -> None:
-        messages.put(_Message(job, tally))
+        pipe.send(_Message(tally))
 
     found: Found | None = None
     try:
         for number, (mode, plans) in enumerate(shares, 1):
             until = float("inf") if seconds is None else begun + seconds * number / len(shares)
-            found = work(mode, seed, plans, tell, functools.partial(_over, until, stop))
+            found = work(mode, seed, plans, tell, functools.partial(_over, until, pipe))
             if found is not None:
                 break
     except KeyboardInterrupt:
-        messages.put(_Message(job, None, over=True))
+        pipe.send(_Message(None, over=True))
     except BaseException as error:
-        messages.put(_Message(job, None, over=True, error="".join(traceback.format_exception(error))))
+        pipe.send(_Message(None, over=True, error="".join(traceback.format_exception(error))))
     else:
-        messages.put(_Message(job, None, over=True, found=found))
+        pipe.send(_Message(None, over=True, found=found))
 
 
-def _over(until: float, stop: Any) -> bool:
-    return time.monotonic() > until or bool(stop.is_set())
+def _over(until: float, pipe: Connection) -> bool:
+    return time.monotonic() > until or pipe.poll()
 
 
 def _unraisable(unraisable: Any) -> None:

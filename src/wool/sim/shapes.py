@@ -31,7 +31,8 @@ SLOW_DRAW_SECONDS = 0.01
 
 # ---- bodies -----------------------------------------------------------------------------------------
 
-WAITS = (0.001, 0.02, 0.1, 0.3)
+WAITS = (0.001, 0.02, 0.1, 0.3, 2.5)
+"""The last is longer than any grace."""
 
 
 def _sleep(seconds: float) -> Step:

@@ -82,6 +82,17 @@ def test_c2_a_body_on_a_worker_that_died_is_nobodys_promise() -> None:
     assert not found("cancel_reaches_the_body", script.done(at=30))
 
 
+def test_c2_a_body_that_survives_its_session_is_found() -> None:
+    script, attempt = running()
+    script.add("w0#0", "wire.lost", "", attempt.partition(":")[0], reason="reset")
+    assert found("orphans_are_ended", script.done(at=30))
+    for kind in ("body.cancelled", "body.resumed"):
+        script, attempt = running()
+        script.add("w0#0", "wire.lost", "", attempt.partition(":")[0], reason="reset")
+        script.add("w0#0", kind, "c0.0", step="close", ordinal=0, value=None)
+        assert not found("orphans_are_ended", script.done(at=30))
+
+
 def test_c3_a_value_after_a_cancel_that_no_body_has_seen_is_found() -> None:
     script, _ = running()
     body_ended(script, value=3)

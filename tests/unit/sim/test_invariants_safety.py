@@ -96,6 +96,20 @@ def test_s3_a_task_that_somebody_else_offers_is_found() -> None:
     assert found("attempts_are_their_callers", script)
 
 
+def test_s3_an_offer_that_is_never_settled_is_found() -> None:
+    script = cluster("w0#0")
+    attempt = offered(made(script))
+    ended(script, "timeout", executed="no")
+    assert not found("offers_are_settled", script), "the run is cut off"
+    assert found("offers_are_settled", script.done(at=20.0))
+    for how in ("withdraw", "reject"):
+        script = cluster("w0#0")
+        script.wire(offered(made(script)), how, "c0.0", code="draining")
+        ended(script, "timeout", executed="no")
+        assert not found("offers_are_settled", script.done(at=20.0))
+    assert attempt
+
+
 def test_s4_a_value_of_another_execution_is_found() -> None:
     script = cluster("w0#0")
     started(script, offered(made(script)))

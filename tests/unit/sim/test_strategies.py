@@ -27,7 +27,7 @@ def test_every_kind_of_fault_and_every_shape_of_body_is_drawn() -> None:
     assert {fault.kind for plan in some for fault in plan.faults} == set(FAULTS)
     drawn = {call.body for plan in some for call in plan.calls}
     for index, (name, _) in enumerate(SHAPES):
-        assert any(body(index, wait, number) in drawn for wait in range(4) for number in range(6)), name
+        assert any(body(index, wait, number) in drawn for wait in range(5) for number in range(6)), name
 
 
 def test_numbers_that_are_zero_are_items_that_are_not_there() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from wool.limits import KIB
 from wool.sim.invariants.story import At, Story, TaskStory, Violation, value_of, worker_of
 
 SAME_INSTANT_SECONDS = 0.0005
@@ -247,7 +248,10 @@ def draining_takes_nothing(story: Story) -> Iterator[Violation]:
                 (item for item in task.frames("offer", heard=True) if item.event.attempt == accept.event.attempt), None
             )
             # What it had begun to receive before is taken: only whole offers are written down as heard.
-            if since is not None and heard is not None and heard.at > since.at + ANNOUNCED_SECONDS:
+            call = story.plan.call(label)
+            whole = story.plan.knobs.inline_bytes >= KIB and not (call is not None and call.size)
+            margin = 0.0 if whole else ANNOUNCED_SECONDS
+            if since is not None and heard is not None and heard.at > since.at + margin:
                 yield Violation(
                     invariant="B",
                     task=label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wool.sim.history import OUTCOMES
-from wool.sim.invariants.story import At, Story, TaskStory, Violation, value_of
+from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of
 
 SLACK_SECONDS = 0.6
 """A deadline that fires late looks once more at what has arrived (`Limits.stall_seconds`), and loops take turns."""
@@ -70,8 +70,8 @@ def no_begin_after_an_answer(story: Story) -> Iterator[Violation]:
 def cancel_reaches_the_body(story: Story) -> Iterator[Violation]:
     """C2: hear cancel(τ) at w, the body having begun and not answered ⇒ it sees the cancellation, or ends, by T.
 
-    T is the grace for every level of nesting, since a body that waits for a nested call hears of it when
-    that one has ended.
+    T is short, and longer by the grace for every level of nesting, since a body that waits for a nested call
+    hears of it when that one has ended.
     """
     grace = story.plan.knobs.cancel_grace
     for label, task in story.tasks.items():
@@ -81,7 +81,7 @@ def cancel_reaches_the_body(story: Story) -> Iterator[Violation]:
                 continue
             levels = 1 + max(other.label.count(".") for other in story.family(label)) - label.count(".")
             start = max(cancel.at, began.at)
-            until = start + levels * (grace + SLACK_SECONDS) + story.disturbance(cancel.node)
+            until = start + SLACK_SECONDS + (levels - 1) * (grace + SLACK_SECONDS) + story.disturbance(cancel.node)
             if story.end <= until or story.died_by(cancel.node, until) or _answered(task, cancel, until):
                 continue
             yield Violation(
@@ -90,6 +90,42 @@ def cancel_reaches_the_body(story: Story) -> Iterator[Violation]:
                 sentence=f"{cancel.node} heard that {label} was cancelled at {cancel.at:.6f}, and its body had not "
                 f"noticed by {until:.3f}",
                 events=(cancel.index, began.index),
+            )
+
+
+def orphans_are_ended(story: Story) -> Iterator[Violation]:
+    """C2: lose the session of τ at w, its body having begun and not ended ⇒ it is cancelled or closed, by T as above.
+
+    So no body survives its caller, or the way to it, for long.
+    """
+    grace = story.plan.knobs.cancel_grace
+    for label, task in story.tasks.items():
+        for began in task.began:
+            start = next((item for item in task.frames("start", heard=True) if item.node == began.node), None)
+            if start is None or caller_of(start.event.attempt) == began.node:
+                continue
+            lost = story.sessions_lost.get((began.node, start.event.session))
+            if lost is None:
+                continue
+            levels = 1 + max(other.label.count(".") for other in story.family(label)) - label.count(".")
+            until = max(lost.at, began.at) + SLACK_SECONDS + (levels - 1) * (grace + SLACK_SECONDS)
+            until += story.disturbance(began.node)
+            if story.end <= until or story.died_by(began.node, until):
+                continue
+            marks = (*task.body_cancelled, *task.body_ended, *task.resumed)
+            if any(item.node == began.node and lost.index < item.index and item.at <= until for item in marks):
+                continue
+            if any(item.node == began.node and item.index < lost.index for item in task.body_ended):
+                continue
+            if any(item.index < lost.index for item in task.body_cancelled):
+                # It has swallowed one already, and may swallow this.
+                continue
+            yield Violation(
+                invariant="C2",
+                task=label,
+                sentence=f"{began.node} lost the session of {label} at {lost.at:.6f}, and its body went on until "
+                f"{until:.3f} at least",
+                events=(began.index, lost.index),
             )
 
 
@@ -203,6 +239,7 @@ INVARIANTS = (
     released_within_grace,
     no_begin_after_an_answer,
     cancel_reaches_the_body,
+    orphans_are_ended,
     nothing_after_cancel,
     only_the_family_is_touched,
 )

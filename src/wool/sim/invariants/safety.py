@@ -276,6 +276,28 @@ def attempts_are_their_callers(story: Story) -> Iterator[Violation]:
                 break
 
 
+def offers_are_settled(story: Story) -> Iterator[Violation]:
+    """S3: end(τ) ⇒ each offer of τ was started, rejected, withdrawn or lost: none waits at a worker for ever."""
+    if not story.complete:
+        return
+    for label, task in story.tasks.items():
+        offers = task.frames("offer")
+        if not offers or not task.ended or story.died(task.caller):
+            continue
+        settled = {item.event.attempt for frame in ("start", "withdraw") for item in task.frames(frame)}
+        settled.update(item.event.attempt for item in task.frames("reject", heard=True))
+        for offer in offers:
+            lost = story.sessions_lost.get((offer.node, offer.event.session))
+            if offer.event.attempt not in settled and (lost is None or lost.at > task.ended[0].at + 1.0):
+                yield Violation(
+                    invariant="S3",
+                    task=label,
+                    sentence=f"{label} has ended, and its offer to {worker_of(offer.event.attempt)} was never settled",
+                    events=(offer.index, task.ended[0].index),
+                )
+                break
+
+
 INVARIANTS = (
     begins_at_most_once,
     start_is_said_once,
@@ -290,4 +312,5 @@ INVARIANTS = (
     nothing_before_the_handshake,
     nobody_breaks_the_protocol,
     attempts_are_their_callers,
+    offers_are_settled,
 )
