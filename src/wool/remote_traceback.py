@@ -308,7 +308,9 @@ def _line_of(link: TracebackType) -> FrameLine:
     code = frame.f_code
     # A module that is no file, of an archive or a notebook, must be asked for its source while it is at hand.
     linecache.lazycache(code.co_filename, frame.f_globals)
-    _, end_line, column, end_column = next(islice(code.co_positions(), link.tb_lasti // 2, None), (None,) * 4)
+    # Before the first instruction stands what was thrown into a generator that has not begun.
+    instruction = max(link.tb_lasti, 0) // 2
+    _, end_line, column, end_column = next(islice(code.co_positions(), instruction, None), (None,) * 4)
     return FrameLine(code.co_filename, link.tb_lineno, code.co_name, end_line, column, end_column)
 
 
