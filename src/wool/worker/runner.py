@@ -46,7 +46,19 @@ class NestedPools(Protocol):
 class _Running:
     """A job's state on the routine loop."""
 
-    __slots__ = ("abandoned", "begun", "cancels", "closing", "delivered", "ended", "step", "stepping", "task", "wake")
+    __slots__ = (
+        "abandoned",
+        "begun",
+        "cancels",
+        "closing",
+        "delivered",
+        "ended",
+        "owed",
+        "step",
+        "stepping",
+        "task",
+        "wake",
+    )
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
@@ -64,6 +76,8 @@ class _Running:
         self.closing = False
         """An operator has had the generator closed."""
         self.ended = False
+        self.owed = True
+        """The caller waits for an answer."""
 
 
 class Runner:
@@ -196,6 +210,9 @@ class Runner:
         finally:
             state.ended = True
             del self._running[state]
+            if state.owed and not state.abandoned:
+                # It could not even be said how the body ended, out of memory perhaps: then nobody shall wait for it.
+                self._io.post(job.session.broken, f"task {job.task.hex()[:12]} has ended and cannot be answered")
 
     def _load(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         function = load_definition(job.definition)
@@ -262,7 +279,7 @@ class Runner:
                 await body.aclose()
                 return
             kind, payload = await self._next_step(state)
-            state.stepping = True
+            state.stepping = state.owed = True
             for message in state.cancels:
                 # Delivered where the body suspends next, as it is to a local body whose task was
                 # cancelled just before.
@@ -304,6 +321,7 @@ class Runner:
     def _answer(self, job: Job, state: _Running, kind: ResultKind, payload: Payload, echo: bool = False) -> None:
         if not state.abandoned:
             self._io.post(job.session.answer, job, kind, payload, echo, state.delivered)
+        state.owed = False
         state.delivered = 0
 
     def _pickled(self, job: Job, task: Task, what: str, value: object) -> Payload | SerializationError:

@@ -375,6 +375,11 @@ class CallerSession:
             self.session.ignore(job.number)
         self.session.say(frames.Result(job.number, kind, body_of(payload, self._limits), echo, cancels), payload)
 
+    def broken(self, reason: str) -> None:
+        """An answer that is owed will never come: end the session, so that its caller knows. Posted by the runner."""
+        _log.error("%s: %s", self.session.name, reason)
+        self.session.abort(reason)
+
     # ---- drain ----
 
     def say_draining(self) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Iterator
+from typing import NoReturn
 
 import pytest
 
 from support import bodies
 from support.one_loop import Cluster, RemoteGenerator, cluster, until
+from wool.errors import WorkerLost
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import dumps
 from wool.task import current_task
+from wool.worker import runner
 
 
 @pytest.fixture(autouse=True)
@@ -226,3 +229,24 @@ async def test_a_step_and_the_loss_of_the_session_together_close_the_generator()
         await until(lambda: not running(made))
         assert bodies.story == ["count finally"]
         await asyncio.wait([step])
+
+
+# ---- what cannot be answered ---------------------------------------------------------------------------
+
+
+async def fail() -> None:
+    raise ValueError("of the body")
+
+
+async def test_a_task_whose_end_cannot_be_told_is_lost_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*args: object, **kwargs: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(runner, "capture", no_memory)
+    async with cluster("a") as made:
+        errors: list[dict[str, object]] = []
+        made.loop.set_exception_handler(lambda loop, context: errors.append(context))
+        with pytest.raises(WorkerLost):
+            await asyncio.wait_for(made.call(fail), 5)
+        assert await made.call(describe), "the worker is used again"
+        await until(lambda: errors or running(made) == 0)
