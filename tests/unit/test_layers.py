@@ -119,6 +119,7 @@ LAYERS = (
             "sim.invariants.story",
             "sim.invariants.table",
             "sim.loop",
+            "sim.mailbox",
             "sim.network",
             "sim.node",
             "sim.oracle",

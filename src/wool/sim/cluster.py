@@ -209,12 +209,12 @@ class Cluster:
         """Whether a worker finds no free slot in the table."""
         return self.strikes("table-full", self.label_of(uid)) is not None
 
-    def torn(self, process: Incarnation) -> int | None:
+    def torn(self, label: str) -> int | None:
         """Return after how many writes a process dies that is changing the table, if the plan says so."""
-        if not self._tears or process.label in self._torn:
+        if not self._tears or label in self._torn:
             return None
-        fault = self.strikes("torn-write", process.label)
+        fault = self.strikes("torn-write", label)
         if fault is None:
             return None
-        self._torn.add(process.label)
+        self._torn.add(label)
         return fault.ordinal

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from wool.discovery import table
 from wool.discovery.base import (
@@ -28,21 +28,83 @@ from wool.discovery.base import (
 )
 from wool.discovery.local import LocalDiscovery
 from wool.limits import Limits
-from wool.sim.loop import SimLoop
+from wool.sim.loop import LoopOwner, SimLoop
 
 if TYPE_CHECKING:
     from wool.discovery.base import DiscoveryPublisherLike
-    from wool.sim.node import Incarnation
-    from wool.sim.plan import Fault
+    from wool.sim.plan import Fault, Plan
 
 
-def _here() -> Incarnation:
+class Host(Protocol):
+    """The cluster, as discovery knows it."""
+
+    @property
+    def plan(self) -> Plan:
+        """What happens."""
+        ...
+
+    @property
+    def healed(self) -> bool:
+        """Whether nothing strikes any more."""
+        ...
+
+    def table(self, namespace: str, limits: Limits) -> SharedTable:
+        """Return the table of a namespace, made for the first one who joins."""
+        ...
+
+    def drop_table(self, namespace: str) -> None:
+        """The last one has left."""
+        ...
+
+    def published(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> None:
+        """A worker was announced, or withdrawn."""
+        ...
+
+    def withdrawn(self, uid: str) -> None:
+        """A worker was withdrawn."""
+        ...
+
+    def is_full(self, uid: str) -> bool:
+        """Whether a worker finds no free slot in the table."""
+        ...
+
+    def torn(self, label: str) -> int | None:
+        """Return after how many writes a process dies that is changing the table, if it does."""
+        ...
+
+    def struck(self, index: int, fault: Fault) -> None:
+        """Write down, once, that a fault has had an effect."""
+        ...
+
+    def label_of(self, uid: str) -> str:
+        """Return the label of a worker."""
+        ...
+
+    def present(self, label: str) -> LoopOwner | None:
+        """Return the living process with this label."""
+        ...
+
+
+class Process(LoopOwner, Protocol):
+    """A process of the host, as discovery knows it."""
+
+    @property
+    def cluster(self) -> Host:
+        """Where it lives."""
+        ...
+
+    def crash(self, reason: str) -> None:
+        """Kill it."""
+        ...
+
+
+def _here() -> Process:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimLoop) and loop.owner is not None
-    return cast("Incarnation", loop.owner)
+    return cast("Process", loop.owner)
 
 
-def _sees_less(here: Incarnation, index: int, fault: Fault, worker: str) -> None:
+def _sees_less(here: Process, index: int, fault: Fault, worker: str) -> None:
     """Write down that a fault changes what this process sees of a worker, if there is such a worker."""
     if here.cluster.present(worker) is not None:
         here.cluster.struck(index, fault)
@@ -107,7 +169,7 @@ class SimPlace:
 class Membership:
     """One process's use of a namespace."""
 
-    def __init__(self, place: SimPlace, shared: SharedTable, owner: Incarnation) -> None:
+    def __init__(self, place: SimPlace, shared: SharedTable, owner: Process) -> None:
         self.place = place
         self.owner = owner
         self.abandoned: bool = False
@@ -162,7 +224,7 @@ class Membership:
         else:
             change = table.drop(data, metadata.uid, namespace=namespace)
             self._leases.pop(metadata.uid, None)
-        self._carry_out(change, cluster.torn(self.owner))
+        self._carry_out(change, cluster.torn(self.owner.label))
         if not self.owner.dead:
             cluster.published(type, metadata)
         return True
@@ -267,7 +329,7 @@ class Told:
 class _Ear:
     """One subscription: what is known of each worker, and what is told of it, when."""
 
-    def __init__(self, here: Incarnation) -> None:
+    def __init__(self, here: Process) -> None:
         self.heard: asyncio.Queue[DiscoveryEvent | None] = asyncio.Queue()
         self._here = here
         self._loop = asyncio.get_running_loop()

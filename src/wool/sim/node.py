@@ -15,19 +15,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wool.discovery.base import WorkerMetadata
 from wool.limits import Limits
 from wool.runtime import Runtime, set_runtime
-from wool.sim.discovery import SimDiscovery
+from wool.sim.discovery import Host, SimDiscovery
 from wool.sim.loop import SimFuture, SimLoop, SimTask, where
+from wool.sim.mailbox import SimIo, SimMailbox
 from wool.sim.network import address_of
 from wool.sim.plan import LABEL_BYTES
-from wool.sim.watch import NodeObserver
+from wool.sim.watch import Names, NodeObserver
 from wool.transport.memory import MemoryTransport
 from wool.worker.channel import Configure
 from wool.worker.child import WorkerStartError
@@ -35,10 +35,10 @@ from wool.worker.launch import WorkerSpec
 from wool.worker.serve import WorkerNode
 
 if TYPE_CHECKING:
-    from wool.sim.cluster import Cluster
+    from wool.sim.discovery import Membership
     from wool.sim.history import Detail
-
-_Args = TypeVarTuple("_Args")
+    from wool.sim.network import SimNetwork
+    from wool.sim.plan import Ask, Body
 
 PIPE_SECONDS = 0.0002
 """From an owner to its worker and back."""
@@ -66,71 +66,67 @@ def label_of_key(key: bytes) -> str:
     return key.rstrip(b"\0").decode()
 
 
-class SimIo:
-    """Lends a simulated process's I/O loop, which is always there."""
+class Surroundings(Host, Names, Protocol):
+    """The cluster, as its processes know it."""
 
-    def __init__(self, loop: SimLoop) -> None:
-        self._loop = loop
-        self.users = 0
+    @property
+    def limits(self) -> Limits:
+        """Of every process."""
+        ...
 
-    def acquire(self) -> asyncio.AbstractEventLoop:
-        """See `wool.bridge.IoHost`."""
-        self.users += 1
-        return self._loop
+    @property
+    def network(self) -> SimNetwork:
+        """Between them."""
+        ...
 
-    async def release(self) -> None:
-        """See `wool.bridge.IoHost`."""
-        self.users -= 1
-        assert self.users >= 0, "the I/O loop was given back more often than it was lent"
+    @property
+    def disturbed(self) -> bool:
+        """Whether the plan has something to do to what subscribers hear."""
+        ...
 
+    @property
+    def tasks(self) -> dict[str, tuple[Body, tuple[Ask, ...]]]:
+        """The program of every task, by its label."""
+        ...
 
-class SimMailbox:
-    """Where the loops of a process meet. See `wool.bridge.MailboxLike`.
+    @property
+    def workers(self) -> dict[str, SimWorker]:
+        """The present workers by label."""
+        ...
 
-    In order, never at once, and one wake-up for what is posted together; when that comes, the plan's noise and
-    stalls decide. The races between begin, cancel and session lost are those of production.
-    """
+    def new_pid(self) -> int:
+        """Mint a process id."""
+        ...
 
-    __slots__ = ("_context", "_loop", "_queue", "_woken")
+    def new_incarnation(self, label: str) -> Incarnation:
+        """Make the next process with this label."""
+        ...
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Of nobody, as in production: what is begun here must not live in the context of whoever posted.
-        self._context = contextvars.Context()
-        self._loop = loop
-        self._queue: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._woken = False
+    def process_ended(self, process: Incarnation) -> None:
+        """A process is dead."""
+        ...
 
-    def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
-        """Run ``callback(*args)`` on the loop."""
-        self._queue.append((callback, args))
-        if not self._woken:
-            self._woken = True
-            self._loop.call_soon_threadsafe(self._deliver, context=self._context)
+    def memberships_of(self, process: Incarnation) -> list[Membership]:
+        """Return what a process has joined and not left."""
+        ...
 
-    def batched(self, loop: asyncio.AbstractEventLoop, *hints: Any, **more: Any) -> SimMailbox:
-        """Return itself: a wake-up costs nothing here, and how it might be saved does not matter."""
-        return self
+    def name_worker(self, uid: str) -> str:
+        """Give the next label to a worker that a pool is going to start."""
+        ...
 
-    def _deliver(self) -> None:
-        self._woken = False
-        queue = self._queue
-        for _ in range(len(queue)):
-            callback, args = queue.popleft()
-            try:
-                callback(*args)
-            except Exception as error:
-                self._loop.call_exception_handler(
-                    {"message": f"a callback across the bridge failed: {callback!r}", "exception": error}
-                )
-        if queue and not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._deliver, context=self._context)
+    def name_incarnation(self, uid: str, process: Incarnation) -> None:
+        """Say which process has this uid."""
+        ...
+
+    def fails_to_start(self, label: str) -> bool:
+        """Whether the process of a worker fails to start, now."""
+        ...
 
 
 class SimHome:
     """Where the workers of a simulated pool live."""
 
-    def __init__(self, cluster: Cluster, owner: Incarnation) -> None:
+    def __init__(self, cluster: Surroundings, owner: Incarnation) -> None:
         self._cluster = cluster
         self._discovery = SimDiscovery(
             f"pool-{owner.label}-{owner.number}", cluster.limits, disturbed=cluster.disturbed
@@ -157,7 +153,7 @@ class SimHome:
 class Incarnation:
     """One process, from its start to its end."""
 
-    def __init__(self, cluster: Cluster, label: str, number: int) -> None:
+    def __init__(self, cluster: Surroundings, label: str, number: int) -> None:
         self.cluster = cluster
         self.label = label
         self.number = number
@@ -320,7 +316,7 @@ def _next_key() -> bytes:
 class SimWorker:
     """A worker process: started by the launcher of a pool, or by the cluster to be found by discovery."""
 
-    def __init__(self, cluster: Cluster, label: str, *, namespace: str | None = None) -> None:
+    def __init__(self, cluster: Surroundings, label: str, *, namespace: str | None = None) -> None:
         self.cluster = cluster
         self.label = label
         self.namespace = namespace

@@ -7,7 +7,7 @@ the engine knows uids and numbers. It must never change anything, nor look into 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
 from wool.protocol import frames
@@ -16,8 +16,8 @@ from wool.sim.network import FRAME_NAMES, SimStream
 from wool.transport.base import Stream
 
 if TYPE_CHECKING:
-    from wool.sim.history import Detail
-    from wool.sim.node import Incarnation
+    from wool.sim.history import Detail, History
+    from wool.sim.loop import World
 
 _PLAIN: dict[type, Detail] = {kind: (("frame", name),) for kind, name in FRAME_NAMES.items()}
 _VIEWS: dict[str, str] = {
@@ -47,12 +47,53 @@ def _detail(frame: Frame) -> Detail:
     return _PLAIN[kind]
 
 
+class Names(Protocol):
+    """The cluster, as an observer knows it."""
+
+    @property
+    def world(self) -> World:
+        """Its clock."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """Where it is written down."""
+        ...
+
+    def incarnation_of(self, uid: str) -> str:
+        """Return the incarnation that is a worker."""
+        ...
+
+
+class Watched(Protocol):
+    """A process, as its observer knows it."""
+
+    @property
+    def name(self) -> str:
+        """The incarnation: ``w1#0``."""
+        ...
+
+    @property
+    def dead(self) -> bool:
+        """Whether what it does has no effect any more."""
+        ...
+
+    @property
+    def cluster(self) -> Names:
+        """Where it lives."""
+        ...
+
+    def note(self, kind: str, task: str = "", attempt: str = "", detail: Detail = ()) -> None:
+        """Write into the history."""
+        ...
+
+
 class NodeObserver:
     """Watches one incarnation. See `wool.observer.Observer`."""
 
     __slots__ = ("_node",)
 
-    def __init__(self, node: Incarnation) -> None:
+    def __init__(self, node: Watched) -> None:
         self._node = node
 
     def opened(self, stream: Stream) -> None:
