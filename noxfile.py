@@ -96,6 +96,9 @@ PYTHONS = find_pythons()
 if not PYTHONS:
     raise SystemExit(f"no Python {OLDEST[0]}.{OLDEST[1]} or newer was found")
 OLDEST_FOUND = PYTHONS[0]
+DISCOVERIES = ("dns",)
+"""Extras that tests and types need."""
+TESTED = f".[{','.join(DISCOVERIES)}]"
 
 
 def group(name: str) -> list[str]:
@@ -116,7 +119,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=OLDEST_FOUND)
 def types(session: nox.Session) -> None:
     """mypy and pyright, both strict; every symbol that others can see has a type."""
-    session.install(*group("types"), "-e", ".")
+    session.install(*group("types"), "-e", TESTED)
     session.run("mypy")
     # Its own news about newer releases would need the network.
     quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
@@ -174,14 +177,14 @@ def run_tests(session: nox.Session, *default: str, success_codes: tuple[int, ...
 @nox.session(python=PYTHONS)
 def unit(session: nox.Session) -> None:
     """Tests without worker processes."""
-    session.install(*group("test"), "-e", ".")
+    session.install(*group("test"), "-e", TESTED)
     run_tests(session, "tests/unit")
 
 
 @nox.session(python=PYTHONS)
 def integration(session: nox.Session) -> None:
     """Tests on real worker processes."""
-    session.install(*group("test"), "-e", ".")
+    session.install(*group("test"), "-e", TESTED)
     run_tests(session, "tests/integration")
 
 
@@ -204,9 +207,11 @@ def lower_bound(requirement: Requirement) -> str:
 def lowest(session: nox.Session) -> None:
     """The oldest Python with the oldest dependencies that ``pyproject.toml`` allows."""
     constraints = Path(session.create_tmp()).resolve() / "constraints.txt"
-    pins = [lower_bound(Requirement(text)) for text in PROJECT["project"]["dependencies"]]
+    extras = PROJECT["project"]["optional-dependencies"]
+    needed = [*PROJECT["project"]["dependencies"], *(text for extra in DISCOVERIES for text in extras[extra])]
+    pins = [lower_bound(Requirement(text)) for text in needed]
     constraints.write_text("".join(f"{pin}\n" for pin in pins))
-    session.install(*group("test"), "-e", ".", "--constraint", str(constraints))
+    session.install(*group("test"), "-e", TESTED, "--constraint", str(constraints))
     session.run("python", "-m", "pip", "freeze", "--exclude-editable")
     run_tests(session, "tests/unit")
     run_tests(session, "tests/integration", "-m", "smoke")

@@ -16,7 +16,9 @@ from wool.discovery.base import (
     DiscoverySubscriberLike,
     WorkerMetadata,
 )
+from wool.discovery.dns import DnsDiscovery
 from wool.discovery.local import LocalDiscovery
+from wool.discovery.static import StaticDiscovery
 from wool.errors import (
     DispatchTimeout,
     NoWorkersAvailable,
@@ -42,6 +44,7 @@ __all__ = [
     "DiscoveryPublisherLike",
     "DiscoverySubscriberLike",
     "DispatchTimeout",
+    "DnsDiscovery",
     "LeastLoadedLoadBalancer",
     "LoadBalancerLike",
     "LocalDiscovery",
@@ -53,6 +56,7 @@ __all__ = [
     "RpcError",
     "RuntimeContext",
     "SerializationError",
+    "StaticDiscovery",
     "Task",
     "TaskException",
     "TaskInterrupted",

@@ -29,22 +29,30 @@ LAYERS = (
             "definition",
             "discovery",
             "discovery.base",
+            "discovery.dns",
+            "discovery.following",
+            "discovery.lan",
             "discovery.local",
+            "discovery.lookups",
             "discovery.namespace",
+            "discovery.records",
+            "discovery.roster",
+            "discovery.static",
             "discovery.table",
             "discovery.view",
             "errors",
             "failure",
             "home",
             "limits",
+            "lives",
             "reducers",
             "references",
             "remote_traceback",
             "runtime_directory",
             "serialization",
             "task",
+            "whereabouts",
         },
-            "lives",
     ),
     (
         "transport: moves frames",
@@ -142,9 +150,17 @@ LAYERS = (
 )
 LEVEL = {module: level for level, (_, modules) in enumerate(LAYERS) for module in modules}
 
+EXTRAS = {"dns": "discovery.dns", "ifaddr": "discovery.lan", "zeroconf": "discovery.lan"}
+"""What comes with an extra, and the only module that may know it."""
 GRPC = {"transport.grpc", "transport.grpc_options"}
 """The only modules that may know gRPC."""
-PURE = {module for module in LEVEL if module.startswith("protocol.")} | {"discovery.table"}
+PURE = {module for module in LEVEL if module.startswith("protocol.")} | {
+    "discovery.lookups",
+    "discovery.records",
+    "discovery.roster",
+    "discovery.table",
+    "discovery.view",
+}
 IMPURE = {
     "asyncio",
     "concurrent",
@@ -234,6 +250,9 @@ def test_what_a_module_may_import_from_outside(module: str) -> None:
             assert module in GRPC, f"wool.{module}, line {line}: only {sorted(GRPC)} know gRPC"
         if module in PURE:
             assert top not in IMPURE, f"wool.{module}, line {line}: a pure module has no use for {top}"
+        if top in EXTRAS:
+            assert module == EXTRAS[top], f"wool.{module}, line {line}: only wool.{EXTRAS[top]} knows {top}"
+            continue
         if top == "hypothesis":
             assert module.startswith("sim."), f"wool.{module}, line {line}: only wool.sim knows hypothesis"
             continue

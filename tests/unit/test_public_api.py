@@ -19,7 +19,9 @@ PUBLIC = {
         "DiscoveryLike",
         "DiscoveryPublisherLike",
         "DiscoverySubscriberLike",
+        "DnsDiscovery",
         "LocalDiscovery",
+        "StaticDiscovery",
     },
     "load balancing": {"LeastLoadedLoadBalancer", "LoadBalancerLike", "RoundRobinLoadBalancer", "WorkerStatus"},
     "errors": {

@@ -1,0 +1,225 @@
+"""Workers that the domain name system names: a headless service of Kubernetes, or any zone.
+
+Multicast does not cross cloud networks, name servers are everywhere. With a port, every address of the name is a
+worker's; without one, the name is that of SRV records, which bring their ports. The resolver is dnspython, since the
+system's own does not say how long an answer holds.
+
+It must never take a name server's silence for an answer: who cannot be asked about is not gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from wool.discovery.base import DiscoveryEvent, WorkerFilter
+from wool.discovery.following import NoPublisher, follow
+from wool.discovery.lookups import (
+    Answer,
+    LookupFailed,
+    ResolverLike,
+    check_host_name,
+    check_port,
+    is_literal,
+    join,
+    split,
+)
+from wool.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    import dns.message
+    import dns.resolver
+
+DNS_PORT = 53
+
+
+class DnsDiscovery:
+    """Finds the workers at the addresses of a name: ``DnsDiscovery("workers.default.svc", port=7000)``.
+
+    With ``port`` every A and AAAA record of ``name`` is a worker's address; without, ``name`` is that of SRV records
+    (``_wool._tcp.workers.default.svc``). It is asked again whenever the answer's time to live is over. Who is at an
+    address is learnt from the handshake with the first call, and what answers later under another uid is another
+    worker. An address that the name server no longer gives gets no new calls; a name server that does not answer
+    drops nobody.
+
+    ``nameservers`` are ``address`` or ``address:port`` of those to ask; by default those of the system. A name that
+    does not end with a dot is tried with the system's search domains too. Nothing is announced: the records are kept
+    by who runs the zone. Picklable; needs no closing; each process asks for itself.
+
+    Raises `ModuleNotFoundError` without the extra ``wool[dns]``, `ValueError` for what is no name, port or address.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        port: int | None = None,
+        nameservers: Sequence[str] = (),
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        if importlib.util.find_spec("dns") is None:
+            raise ModuleNotFoundError("DnsDiscovery needs dnspython: pip install 'wool[dns]'", name="dns")
+        if is_literal(name):
+            raise ValueError(f"{name!r} is an address, not a name: use StaticDiscovery('{join(name, port or 7000)}')")
+        self.name: str = check_host_name(name)
+        self.port: int | None = None if port is None else check_port(port)
+        self._nameservers: tuple[tuple[str, int], ...] = tuple(_name_server(text) for text in nameservers)
+        self._limits = limits
+
+    @property
+    def publisher(self) -> NoPublisher:
+        """Refuses to announce anything."""
+        return NoPublisher(f"the records of {self.name} are kept by who runs its zone")
+
+    @property
+    def subscriber(self) -> DnsSubscriber:
+        """Sees the workers at all addresses of the name."""
+        return self.subscribe()
+
+    def subscribe(self, filter: WorkerFilter | None = None, /) -> DnsSubscriber:
+        """Return a subscriber that sees only the workers for which ``filter`` is true.
+
+        It is asked when a worker's handshake has told its metadata, on the I/O loop, so it must not block.
+        To pickle the subscriber, the filter must be picklable.
+        """
+        return DnsSubscriber(self.name, self.port, self._nameservers, filter, self._limits)
+
+    def __repr__(self) -> str:
+        return f"<DnsDiscovery {self.name} {'SRV' if self.port is None else self.port}>"
+
+
+def _name_server(text: str) -> tuple[str, int]:
+    if is_literal(text):
+        return text, DNS_PORT
+    host, port = split(text)
+    if not is_literal(host):
+        raise ValueError(f"a name server must be given by its IP address, got {text!r:.300}")
+    return host, port
+
+
+class DnsSubscriber:
+    """Sees the workers at the addresses of a name. Each iteration is a subscription of its own."""
+
+    lives_on_io_loop = True
+
+    def __init__(
+        self,
+        name: str,
+        port: int | None,
+        nameservers: tuple[tuple[str, int], ...],
+        filter: WorkerFilter | None,
+        limits: Limits,
+    ) -> None:
+        self._name = name
+        self._port = port
+        self._nameservers = nameservers
+        self._filter = filter
+        self._limits = limits
+
+    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
+        """Return a new subscription: what the name server says, then what it says differently, without end.
+
+        A failure to look the name up is logged, and tried again.
+        """
+        # Each kind of record is a name of its own: a server that knows nothing of AAAA does not hide the As.
+        kinds = ["SRV"] if self._port is None else ["A", "AAAA"]
+        names = [f"{kind} {self._name}" for kind in kinds]
+        return follow(names, self._resolver, filter=self._filter, limits=self._limits)
+
+    def _resolver(self) -> ResolverLike:
+        return DnsResolver(self._port, self._nameservers, self._limits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (DnsSubscriber, (self._name, self._port, self._nameservers, self._filter, self._limits))
+
+    def __repr__(self) -> str:
+        return f"<DnsSubscriber of {self._name}{' filtered' if self._filter else ''}>"
+
+
+class DnsResolver:
+    """Asks name servers. What it resolves is a kind of record and a name."""
+
+    def __init__(self, port: int | None, nameservers: tuple[tuple[str, int], ...], limits: Limits) -> None:
+        self._port = port
+        self._limits = limits
+        self._nameservers = nameservers
+        self._resolver: dns.resolver.BaseResolver | None = None
+
+    async def resolve(self, name: str) -> Answer:
+        """Return the addresses that the records lead to. Raises `LookupFailed`."""
+        kind, name = name.split()
+        if self._port is None:
+            return await self._services(name)
+        hosts, seconds = await self._hosts(name, kind)
+        return Answer(addresses=tuple(join(host, self._port) for host in hosts), seconds=seconds)
+
+    async def _services(self, name: str) -> Answer:
+        found, seconds = await self._query(name, "SRV")
+        targets = sorted((int(record.priority), str(record.target), int(record.port)) for record in found)
+        # A target of "." says that there is decidedly no such service.
+        targets = [target for target in targets if target[1] != "."][: self._limits.addresses]
+        hosts = list(dict.fromkeys(target for _, target, _ in targets))
+        answers = await asyncio.gather(*(self._hosts(host, kind) for host in hosts for kind in ("A", "AAAA")))
+        at: dict[str, list[str]] = {}
+        for index, (addresses, holds) in enumerate(answers):
+            at.setdefault(hosts[index // 2], []).extend(addresses)
+            if addresses:
+                seconds = min(seconds, holds)
+        found_at = [join(host, port) for _, target, port in targets for host in at[target] if port > 0]
+        return Answer(addresses=tuple(dict.fromkeys(found_at)), seconds=seconds)
+
+    async def _hosts(self, name: str, kind: str) -> tuple[list[str], float]:
+        found, seconds = await self._query(name, kind)
+        return sorted(str(record.address) for record in found), seconds
+
+    async def _query(self, name: str, kind: str) -> tuple[list[Any], float]:
+        """Return the records and how long they hold; none, if the name server denies that there are any."""
+        import dns.exception
+        import dns.resolver
+
+        try:
+            answer = await self._ask(name, kind)
+        except dns.resolver.NXDOMAIN as denial:
+            # Its attributes carry no types.
+            messages: list[dns.message.Message] = list(cast("Any", denial).kwargs.get("responses", {}).values())
+            return [], min(map(self._denied_seconds, messages), default=self._limits.lookup_denied_seconds)
+        except (dns.exception.DNSException, OSError, EOFError) as error:
+            raise LookupFailed(str(error) or type(error).__name__) from error
+        if answer.rrset is None:
+            return [], self._denied_seconds(answer.response)
+        return list(answer.rrset), float(answer.chaining_result.minimum_ttl)
+
+    async def _ask(self, name: str, kind: str) -> dns.resolver.Answer:
+        import dns.asyncresolver
+
+        resolver = self._resolver
+        if resolver is None:
+            resolver = self._resolver = self._made()
+        assert isinstance(resolver, dns.asyncresolver.Resolver)
+        return await resolver.resolve(
+            name, kind, search=not name.endswith("."), raise_on_no_answer=False, lifetime=self._limits.lookup_seconds
+        )
+
+    def _made(self) -> dns.resolver.BaseResolver:
+        import dns.asyncresolver
+        import dns.nameserver
+
+        resolver = dns.asyncresolver.Resolver(configure=not self._nameservers)
+        if self._nameservers:
+            resolver.nameservers = [dns.nameserver.Do53Nameserver(host, port) for host, port in self._nameservers]
+        return resolver
+
+    def _denied_seconds(self, response: dns.message.Message) -> float:
+        """Return how long a denial holds (RFC 2308): as the zone's SOA record says, if it came along."""
+        import dns.rdatatype
+
+        for rrset in response.authority:
+            if rrset.rdtype == dns.rdatatype.SOA:
+                records: list[Any] = list(rrset)
+                return float(min(rrset.ttl, *(record.minimum for record in records)))
+        return self._limits.lookup_denied_seconds
+
+    def close(self) -> None:
+        """Nothing is kept open between two questions."""

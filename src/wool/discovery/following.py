@@ -1,0 +1,101 @@
+"""Following names: the I/O around `wool.discovery.lookups`, the same for every kind of name.
+
+It owns the tasks that ask. What an answer means is decided in `wool.discovery.lookups`, what has changed in
+`wool.discovery.roster`. It must never wait for one name's answer with another's in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import NoReturn
+
+from wool.discovery.base import DISCOVERY_EVENT_TYPES, DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
+from wool.discovery.lookups import Answer, LookupFailed, Lookups, ResolverLike
+from wool.discovery.roster import Roster
+from wool.limits import Limits
+
+_log = logging.getLogger("wool.discovery")
+
+
+async def follow(
+    names: Iterable[str],
+    resolver: Callable[[], ResolverLike],
+    *,
+    fixed: Iterable[str] = (),
+    filter: WorkerFilter | None,
+    limits: Limits,
+) -> AsyncGenerator[DiscoveryEvent, None]:
+    """Yield who is at the ``fixed`` addresses, then what the names lead to, then changes, without end."""
+    loop = asyncio.get_running_loop()
+    lookups, roster = Lookups(names, limits), Roster(filter)
+    always = [WorkerMetadata.at(address) for address in fixed]
+    asked: dict[asyncio.Task[Answer], str] = {}
+    resolving = resolver()
+    try:
+        while True:
+            for event in roster.advance([*always, *lookups.workers()]):
+                yield event
+            busy = set(asked.values())
+            for name in lookups.due(loop.time()):
+                if name not in busy:
+                    work = _ask(resolving, name, limits)
+                    asked[loop.create_task(work, name=f"wool looking up {name}")] = name
+            due = lookups.next_at(besides=asked.values())
+            wait = None if due is None else max(0.0, due - loop.time())
+            if not asked:
+                await asyncio.sleep(_FOR_EVER if wait is None else wait)
+                continue
+            done, _ = await asyncio.wait(asked, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for task in list(asked):
+                if task in done:
+                    _take(lookups, asked.pop(task), task, loop.time())
+    finally:
+        for task in asked:
+            task.cancel()
+        if asked:
+            await asyncio.wait(asked)
+        resolving.close()
+
+
+_FOR_EVER = 86_400.0
+"""Nothing is asked; the loop turns once a day."""
+
+
+async def _ask(resolver: ResolverLike, name: str, limits: Limits) -> Answer:
+    try:
+        async with asyncio.timeout(limits.lookup_seconds):
+            return await resolver.resolve(name)
+    except TimeoutError:
+        raise LookupFailed(f"no answer within {limits.lookup_seconds} s (lookup_seconds)") from None
+
+
+def _take(lookups: Lookups, name: str, task: asyncio.Task[Answer], now: float) -> None:
+    again = lookups.has_failed(name)
+    try:
+        answer = task.result()
+    except LookupFailed as error:
+        wait = lookups.failed(name, now)
+        # Once, and not each time: it may go on for days.
+        level = logging.DEBUG if again else logging.WARNING
+        _log.log(level, "%s cannot be looked up: %s; workers known so far stay, next try in %g s", name, error, wait)
+        return
+    if not answer.addresses:
+        _log.info("%s leads to no worker", name)
+    elif again:
+        _log.info("%s can be looked up again", name)
+    lookups.answered(name, answer, now)
+
+
+class NoPublisher:
+    """For a discovery whose records are kept by somebody else."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata, /) -> NoReturn:
+        """Raise `RuntimeError`: here nothing can be announced."""
+        if type not in DISCOVERY_EVENT_TYPES:
+            raise ValueError(f"unknown discovery event {type!r}, expected one of {DISCOVERY_EVENT_TYPES}")
+        raise RuntimeError(f"worker {metadata.key[:8]} cannot be published: {self._why}")

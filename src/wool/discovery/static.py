@@ -1,0 +1,129 @@
+"""Workers at addresses that the user knows.
+
+A name among the addresses is looked up by the system, as everything else on this machine does: ``/etc/hosts``, search
+domains, multicast names. That says nothing about how long it holds, so it is asked again every
+``static_lookup_seconds``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from wool.discovery.base import DiscoveryEvent, WorkerFilter
+from wool.discovery.following import NoPublisher, follow
+from wool.discovery.lookups import Answer, LookupFailed, is_literal, join, split
+from wool.limits import DEFAULT_LIMITS, Limits
+
+_UNIX = "unix:/"
+
+
+class StaticDiscovery:
+    """Finds the workers at given addresses: ``StaticDiscovery("10.0.0.1:7000", "gpu-2:7000")``.
+
+    Each is ``host:port``, with an IP address or a name (of which all addresses are taken), or ``unix:/path``.
+    Who is there is learnt from the handshake with the first call, and what answers later under another uid is
+    another worker. Nothing is announced: an address that nobody answers at is probed as long as it is used.
+
+    Picklable; needs no closing. Raises `ValueError` for what is no address.
+    """
+
+    def __init__(self, *addresses: str, limits: Limits = DEFAULT_LIMITS) -> None:
+        if not addresses:
+            raise ValueError("StaticDiscovery needs at least one address: StaticDiscovery('10.0.0.1:7000')")
+        self.addresses: tuple[str, ...] = tuple(dict.fromkeys(addresses))
+        for address in self.addresses:
+            _is_name(address)
+        self._limits = limits
+
+    @property
+    def publisher(self) -> NoPublisher:
+        """Refuses to announce anything."""
+        return NoPublisher("the addresses of a StaticDiscovery are given, give its address to each of them")
+
+    @property
+    def subscriber(self) -> StaticSubscriber:
+        """Sees the workers at all addresses."""
+        return self.subscribe()
+
+    def subscribe(self, filter: WorkerFilter | None = None, /) -> StaticSubscriber:
+        """Return a subscriber that sees only the workers for which ``filter`` is true.
+
+        It is asked when a worker's handshake has told its metadata, on the I/O loop, so it must not block.
+        To pickle the subscriber, the filter must be picklable.
+        """
+        return StaticSubscriber(self.addresses, filter, self._limits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (self.addresses, self._limits))
+
+    def __repr__(self) -> str:
+        return f"<StaticDiscovery of {len(self.addresses)} addresses>"
+
+
+def _rebuild(addresses: tuple[str, ...], limits: Limits) -> StaticDiscovery:
+    return StaticDiscovery(*addresses, limits=limits)
+
+
+class StaticSubscriber:
+    """Sees the workers at given addresses. Each iteration is a subscription of its own."""
+
+    lives_on_io_loop = True
+
+    def __init__(self, addresses: tuple[str, ...], filter: WorkerFilter | None, limits: Limits) -> None:
+        self._addresses = addresses
+        self._filter = filter
+        self._limits = limits
+
+    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
+        """Return a new subscription: ``worker-added`` per address, then what becomes of the names, without end.
+
+        A name that cannot be looked up is logged, and tried again; the other addresses do not wait for it.
+        """
+        names = [address for address in self._addresses if _is_name(address)]
+        fixed = [address for address in self._addresses if not _is_name(address)]
+        return follow(
+            names, lambda: SystemResolver(self._limits), fixed=fixed, filter=self._filter, limits=self._limits
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (StaticSubscriber, (self._addresses, self._filter, self._limits))
+
+    def __repr__(self) -> str:
+        return f"<StaticSubscriber of {len(self._addresses)} addresses{' filtered' if self._filter else ''}>"
+
+
+def _is_name(address: str) -> bool:
+    if address.startswith(_UNIX):
+        return False
+    return not is_literal(split(address)[0])
+
+
+class SystemResolver:
+    """Asks the system, in a thread: ``getaddrinfo`` blocks for as long as it likes."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="wool-getaddrinfo")
+
+    async def resolve(self, name: str) -> Answer:
+        """Return all addresses of ``host:port``. Raises `LookupFailed`."""
+        host, port = split(name)
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._threads, _look_up, host, port)
+        except OSError as error:
+            raise LookupFailed(error.strerror or str(error)) from error
+        addresses = dict.fromkeys(join(str(entry[4][0]).partition("%")[0], port) for entry in found)
+        return Answer(addresses=tuple(addresses), seconds=self._limits.static_lookup_seconds)
+
+    def close(self) -> None:
+        """Start no more; a look-up under way ends by itself."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))

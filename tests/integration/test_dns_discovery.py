@@ -1,0 +1,266 @@
+"""DnsDiscovery against a real name server on loopback, and real workers that it and StaticDiscovery lead to."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import pickle
+
+import pytest
+
+pytest.importorskip("dns", reason="needs the extra wool[dns]")
+
+from support.name_server import NameServer, name_server
+from support.routines import where
+from support.watch import watching
+from wool import DnsDiscovery, LocalWorker, NoWorkersAvailable, StaticDiscovery, WorkerMetadata, WorkerProxy
+from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
+from wool.limits import DEFAULT_LIMITS
+
+QUICK = dataclasses.replace(
+    DEFAULT_LIMITS,
+    lookup_seconds=0.5,
+    lookup_least_seconds=0.2,
+    lookup_retry_first_seconds=0.1,
+    lookup_retry_most_seconds=0.3,
+    lookup_denied_seconds=0.2,
+)
+SLACK_SECONDS = 0.5
+"""What a busy machine may be late by."""
+
+
+def dns_of(server: NameServer, name: str = "workers.test.", *, port: int | None = 7000) -> DnsDiscovery:
+    return DnsDiscovery(name, port=port, nameservers=[server.address], limits=QUICK)
+
+
+# ---- what the name server says -----------------------------------------------------------------------
+
+
+async def test_it_has_the_shape_of_a_discovery() -> None:
+    discovery = DnsDiscovery("workers.test", port=7000)
+    assert isinstance(discovery, DiscoveryLike)
+    assert isinstance(discovery.publisher, DiscoveryPublisherLike)
+    assert isinstance(discovery.subscribe(), DiscoverySubscriberLike)
+
+
+async def test_every_address_of_the_name_is_a_worker() -> None:
+    async with name_server() as server:
+        server.set("workers", "A", "10.0.0.1", "10.0.0.2")
+        server.set("workers", "AAAA", "fd00::1")
+        async with watching(dns_of(server).subscriber) as watch:
+            await watch.until("10.0.0.1:7000", "10.0.0.2:7000", "[fd00::1]:7000")
+            server.set("workers", "A", "10.0.0.2", "10.0.0.3")
+            server.set("workers", "AAAA")
+            await watch.until("10.0.0.2:7000", "10.0.0.3:7000")
+
+
+async def test_services_bring_their_ports() -> None:
+    async with name_server() as server:
+        server.set("_wool._tcp", "SRV", "10 0 7000 one.test.", "0 0 7001 two.test.", "0 0 7002 gone.test.")
+        server.set("one", "A", "10.0.0.1")
+        server.set("one", "AAAA", "fd00::1")
+        server.set("two", "A", "10.0.0.2")
+        async with watching(dns_of(server, "_wool._tcp.test.", port=None).subscriber) as watch:
+            await watch.until("10.0.0.2:7001", "10.0.0.1:7000", "[fd00::1]:7000")
+            server.set("_wool._tcp", "SRV", "0 0 7001 two.test.")
+            await watch.until("10.0.0.2:7001")
+            server.set("_wool._tcp", "SRV", "0 0 0 .")
+            await watch.until()
+
+
+async def test_an_alias_is_followed_and_the_shortest_time_to_live_counts() -> None:
+    async with name_server() as server:
+        server.set("pool", "CNAME", "workers.test.", ttl=1)
+        server.set("workers", "A", "10.0.0.1", ttl=60)
+        async with watching(dns_of(server, "pool.test.").subscriber) as watch:
+            await watch.until("10.0.0.1:7000")
+            server.set("workers", "A", "10.0.0.2", ttl=60)
+            assert await watch.until("10.0.0.2:7000") < 1.0 + SLACK_SECONDS
+
+
+async def test_it_is_asked_again_when_the_time_to_live_is_over_and_not_before() -> None:
+    async with name_server() as server:
+        server.set("workers", "A", "10.0.0.1", ttl=1)
+        server.set("workers", "AAAA", "fd00::1", ttl=60)
+        async with watching(dns_of(server).subscriber):
+            while len(server.times("A")) < 3:
+                await asyncio.sleep(0.02)
+        waits = [after - before for before, after in zip(server.times("A"), server.times("A")[1:], strict=False)]
+        assert all(1.0 <= wait < 1.0 + SLACK_SECONDS for wait in waits), waits
+        assert len(server.times("AAAA")) == 1
+
+
+async def test_a_name_that_does_not_exist_yet_is_found_when_its_denial_is_over() -> None:
+    async with name_server() as server:
+        async with watching(dns_of(server).subscriber) as watch:
+            await asyncio.sleep(0.1)
+            assert watch.events == []
+            server.set("workers", "A", "10.0.0.1")
+            assert await watch.until("10.0.0.1:7000") < 1.0 + SLACK_SECONDS
+
+
+async def test_a_name_that_ceases_to_exist_drops_its_workers() -> None:
+    async with name_server() as server:
+        server.denied_seconds = None
+        server.set("workers", "A", "10.0.0.1")
+        async with watching(dns_of(server).subscriber) as watch:
+            await watch.until("10.0.0.1:7000")
+            server.set("workers", "A")
+            assert await watch.until() < 1.0 + SLACK_SECONDS
+
+
+@pytest.mark.parametrize("how", ["silent", "failing"])
+async def test_a_name_server_that_does_not_answer_drops_nobody(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with name_server() as server:
+        server.set("workers", "A", "10.0.0.1")
+        async with watching(dns_of(server).subscriber) as watch:
+            await watch.until("10.0.0.1:7000")
+            setattr(server, how, True)
+            asked = len(server.times("A"))
+            while len(server.times("A")) < asked + 3:
+                await asyncio.sleep(0.02)
+            assert len(watch.events) == 1
+            setattr(server, how, False)
+            server.set("workers", "A", "10.0.0.2")
+            await watch.until("10.0.0.2:7000")
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told and len(told) <= 2, "once for each kind of record"
+    assert any("A workers.test. cannot be looked up" in line for line in told)
+
+
+async def test_a_server_that_says_nothing_of_one_kind_of_address_does_not_hide_the_other() -> None:
+    async with name_server() as server:
+        server.silent_about = "AAAA"
+        server.set("workers", "A", "10.0.0.1")
+        async with watching(dns_of(server).subscriber) as watch:
+            assert await watch.until("10.0.0.1:7000") < QUICK.lookup_seconds
+
+
+async def test_an_answer_too_large_for_a_datagram_is_fetched_whole() -> None:
+    async with name_server() as server:
+        addresses = [f"10.0.1.{number}" for number in range(1, 101)]
+        server.set("workers", "A", *addresses)
+        async with watching(dns_of(server).subscriber) as watch:
+            await watch.until(*(f"{address}:7000" for address in addresses))
+        assert server.over_tcp >= 1
+
+
+async def test_bytes_that_are_no_answer_are_none() -> None:
+    class Noise(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            assert isinstance(self.transport, asyncio.DatagramTransport)
+            for noise in (b"", data[:2], data[:2] + b"\xff" * 40, b"\x00" * 4_000, data):
+                self.transport.sendto(noise, addr)
+
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Noise, local_addr=("127.0.0.1", 0))
+    port = transport.get_extra_info("sockname")[1]
+    try:
+        discovery = DnsDiscovery("workers.test.", port=1, nameservers=[f"127.0.0.1:{port}"], limits=QUICK)
+        async with watching(discovery.subscriber) as watch:
+            await asyncio.sleep(1.0)
+            assert watch.events == []
+    finally:
+        transport.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "servers", "words"),
+    [
+        ("10.0.0.1", 7000, [], "is an address, not a name"),
+        ("workers test", 7000, [], "not a name"),
+        ("", 7000, [], "not a name"),
+        ("workers", 0, [], "1 to 65535"),
+        ("workers", 7000, ["ns.test"], "address"),
+        ("workers", 7000, ["ns.test:53"], "by its IP address"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error_at_once(name: str, port: int, servers: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        DnsDiscovery(name, port=port, nameservers=servers)
+
+
+def test_the_subscriber_travels() -> None:
+    subscriber = DnsDiscovery("workers.test", port=7000, nameservers=["127.0.0.1"]).subscribe(WorkerMetadata.to_bytes)
+    assert repr(pickle.loads(pickle.dumps(subscriber))) == "<DnsSubscriber of workers.test filtered>"
+
+
+# ---- the workers -------------------------------------------------------------------------------------
+
+
+async def pid_of_worker() -> int:
+    pid, _, _ = await where()
+    return pid
+
+
+def port_of(worker: LocalWorker) -> int:
+    return int(worker.metadata.address.rpartition(":")[2])
+
+
+async def until_run_by(pid: int) -> None:
+    """Call until the worker ``pid`` has the call."""
+    async with asyncio.timeout(20):
+        while await pid_of_worker() != pid:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.smoke
+async def test_workers_at_given_addresses_are_used_and_known_by_name_after_it() -> None:
+    async with LocalWorker("one", host="127.0.0.1") as one, LocalWorker("two", host="127.0.0.1") as two:
+        discovery = StaticDiscovery(one.metadata.address, f"localhost:{port_of(two)}")
+        async with WorkerProxy(discovery=discovery.subscriber):
+            await until_run_by(one.metadata.pid)
+            await until_run_by(two.metadata.pid)
+
+
+async def test_a_filter_is_asked_when_the_handshake_has_told_the_tags() -> None:
+    async with LocalWorker("one", host="127.0.0.1") as one, LocalWorker("two", host="127.0.0.1") as two:
+        discovery = StaticDiscovery(one.metadata.address, two.metadata.address)
+        async with WorkerProxy(discovery=discovery.subscribe(lambda metadata: "two" in metadata.tags)):
+            assert {await pid_of_worker() for _ in range(10)} == {two.metadata.pid}
+        async with WorkerProxy(discovery=discovery.subscribe(lambda metadata: "three" in metadata.tags)):
+            with pytest.raises(NoWorkersAvailable, match="is not one that the filter wants") as caught:
+                await pid_of_worker()
+        assert caught.value.reasons.keys() == {one.metadata.address, two.metadata.address}
+
+
+async def test_nobody_at_an_address_is_said_with_the_address() -> None:
+    async with WorkerProxy(discovery=StaticDiscovery("127.0.0.1:1").subscriber):
+        with pytest.raises(NoWorkersAvailable, match=r"127\.0\.0\.1:1"):
+            await pid_of_worker()
+
+
+async def test_workers_behind_a_name_come_and_go_with_its_records() -> None:
+    async with name_server() as server, LocalWorker(host="127.0.0.1") as one:
+        server.set("_wool._tcp", "SRV", f"0 0 {port_of(one)} here.test.")
+        server.set("here", "A", "127.0.0.1")
+        discovery = dns_of(server, "_wool._tcp.test.", port=None)
+        async with WorkerProxy(discovery=discovery.subscriber):
+            assert await pid_of_worker() == one.metadata.pid
+            async with LocalWorker(host="127.0.0.1") as two:
+                server.set("_wool._tcp", "SRV", f"0 0 {port_of(one)} here.test.", f"0 0 {port_of(two)} here.test.")
+                await until_run_by(two.metadata.pid)
+                server.set("_wool._tcp", "SRV", f"0 0 {port_of(two)} here.test.")
+                await asyncio.sleep(1.0 + SLACK_SECONDS)
+                assert {await pid_of_worker() for _ in range(10)} == {two.metadata.pid}
+                assert os.getpid() != two.metadata.pid
+
+
+async def test_a_worker_restarted_at_its_address_is_another_one_and_is_used() -> None:
+    async with LocalWorker("old", host="127.0.0.1") as old:
+        port, address = port_of(old), old.metadata.address
+        proxy = WorkerProxy(discovery=StaticDiscovery(address).subscriber)
+        async with proxy:
+            assert await pid_of_worker() == old.metadata.pid
+            await old.stop(drain_seconds=0.0)
+            async with LocalWorker("new", host="127.0.0.1", port=port) as new:
+                async with asyncio.timeout(20):
+                    while True:
+                        try:
+                            assert await pid_of_worker() == new.metadata.pid
+                            break
+                        except NoWorkersAvailable:
+                            await asyncio.sleep(0.05)

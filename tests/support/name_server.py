@@ -1,0 +1,135 @@
+"""A name server on loopback, as a test pleases: it answers, denies, fails, or says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+
+@dataclass
+class NameServer:
+    """The records of one zone, and how it behaves. Change both while it serves."""
+
+    zone: str = "test."
+    records: dict[tuple[str, str], tuple[int, list[str]]] = field(default_factory=dict)
+    """By name and kind: time to live, and the records as text."""
+    silent: bool = False
+    failing: bool = False
+    silent_about: str = ""
+    """A kind of record that it says nothing about."""
+    denied_seconds: int | None = 1
+    """How long its denials hold; None: it does not say."""
+    most_bytes: int = 512
+    """A longer answer is truncated over UDP, to be asked for again over TCP."""
+    asked: list[tuple[float, str, str]] = field(default_factory=list)
+    """When it was asked, for what name and kind."""
+    over_tcp: int = 0
+    port: int = 0
+
+    def set(self, name: str, kind: str, *texts: str, ttl: int = 1) -> None:
+        """Let ``name`` have these records of ``kind``, and no others."""
+        if texts:
+            self.records[f"{name}.{self.zone}", kind] = (ttl, list(texts))
+        else:
+            self.records.pop((f"{name}.{self.zone}", kind), None)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def times(self, kind: str) -> list[float]:
+        """Return when it was asked for records of ``kind``."""
+        return [when for when, _, asked in self.asked if asked == kind]
+
+    def _rrset(self, name: str, kind: str) -> dns.rrset.RRset | None:
+        if (name, kind) not in self.records:
+            return None
+        ttl, texts = self.records[name, kind]
+        return dns.rrset.from_text_list(name, ttl, "IN", kind, texts)
+
+    def answer(self, wire: bytes) -> dns.message.Message | None:
+        query = dns.message.from_wire(wire)
+        (question,) = query.question
+        name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
+        self.asked.append((asyncio.get_running_loop().time(), name, kind))
+        if self.silent or kind == self.silent_about:
+            return None
+        response = dns.message.make_response(query)
+        response.flags |= dns.flags.AA
+        if self.failing:
+            response.set_rcode(dns.rcode.SERVFAIL)
+            return response
+        alias = self._rrset(name, "CNAME")
+        if alias is not None and kind != "CNAME":
+            response.answer.append(alias)
+            name = alias[0].to_text()
+        if (found := self._rrset(name, kind)) is not None:
+            response.answer.append(found)
+        else:
+            if name not in {known for known, _ in self.records}:
+                response.set_rcode(dns.rcode.NXDOMAIN)
+            if self.denied_seconds is not None:
+                soa = f"ns.{self.zone} admin.{self.zone} 1 1 1 1 {self.denied_seconds}"
+                response.authority.append(dns.rrset.from_text(self.zone, 3600, "IN", "SOA", soa))
+        return response
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, server: NameServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        response = self._server.answer(data)
+        if response is None:
+            return
+        wire = response.to_wire()
+        if len(wire) > self._server.most_bytes:
+            response.answer.clear()
+            response.flags |= dns.flags.TC
+            wire = response.to_wire()
+        self._transport.sendto(wire, addr)
+
+
+@contextlib.asynccontextmanager
+async def name_server() -> AsyncIterator[NameServer]:
+    """A name server, on one free port of both UDP and TCP."""
+    server = NameServer()
+    loop = asyncio.get_running_loop()
+
+    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            (size,) = struct.unpack("!H", await reader.readexactly(2))
+            response = server.answer(await reader.readexactly(size))
+            if response is not None:
+                server.over_tcp += 1
+                wire = response.to_wire()
+                writer.write(struct.pack("!H", len(wire)) + wire)
+                await writer.drain()
+        writer.close()
+
+    streams = await asyncio.start_server(stream, "127.0.0.1", 0)
+    server.port = streams.sockets[0].getsockname()[1]
+    datagrams, _ = await loop.create_datagram_endpoint(
+        lambda: _Datagrams(server), local_addr=("127.0.0.1", server.port)
+    )
+    try:
+        yield server
+    finally:
+        datagrams.close()
+        streams.close()
+        await streams.wait_closed()
+        await asyncio.sleep(0)
