@@ -166,6 +166,33 @@ class Cluster:
         if uid in self._names:
             self.note("truth.withdrawn", (("worker", self.incarnation_of(uid)),))
 
+    def is_found(self, label: str) -> bool:
+        """Whether a worker serves and is announced."""
+        worker = self.workers.get(label)
+        return worker is not None and worker.serves and not self._abandoned(worker.process)
+
+    def _abandoned(self, process: Incarnation) -> list[Membership]:
+        return [member for member in self.memberships_of(process) if member.abandoned]
+
+    def restore_one(self) -> None:
+        """See to it that one worker of the cluster's namespace serves and is announced, as soon as that can be."""
+        labels = [f"w{number}" for number in range(self.plan.topology.workers)]
+        if any(self.is_found(label) for label in labels):
+            return
+        for label in labels:
+            worker = self.workers.get(label)
+            if worker is not None and worker.serves:
+                # It lives, and who announced it is dead: it is announced anew.
+                for membership in self._abandoned(worker.process):
+                    membership.abandoned = False
+                detail = (("worker", worker.process.name), ("address", address_of(label)))
+                self.note("truth.published", detail)
+                return
+        for label in labels:
+            if self.present(label) is None:
+                self.start_worker(label)
+                return
+
     def ghost(self, label: str) -> Callable[[], None]:
         """Announce a worker that is not there; return what ends that."""
         process = self.new_incarnation(f"ghost-{label}")

@@ -109,8 +109,7 @@ class Injector:
         for known in cluster.incarnations.values():
             for process in known:
                 process.seams_left = None
-        workers = [cluster.workers.get(f"w{number}") for number in range(cluster.plan.topology.workers)]
-        whole = all(worker is not None and worker.serves for worker in workers)
+        whole = all(cluster.is_found(f"w{number}") for number in range(cluster.plan.topology.workers))
         # ``all``: no worker is missing, so that none may stay without work for good.
         cluster.note("phase.healed", (("all", whole),))
 

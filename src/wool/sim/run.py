@@ -131,10 +131,8 @@ class _Conductor:
             world.loop.call_later(LOOK_SECONDS, self._look, last)
             return
         self.injector.heal()
-        if self.plan.topology.mode == "proxy" and not any(
-            self.cluster.present(f"w{number}") for number in range(self.plan.topology.workers)
-        ):
-            self.cluster.start_worker("w0")
+        if self.plan.topology.mode == "proxy":
+            self.cluster.restore_one()
         alive = [caller for caller in self.callers if not caller.node.dead]
         for caller in alive:
             caller.healed(probes=caller is alive[0], horizon=world.now + HORIZON_SECONDS)
@@ -142,7 +140,12 @@ class _Conductor:
 
     def _ended(self, process: Incarnation | None) -> None:
         """A process has ended, or all is healed: see what remains to be done."""
-        if not self.cluster.healed or any(not caller.node.dead for caller in self.callers):
+        if not self.cluster.healed:
+            return
+        if any(not caller.node.dead for caller in self.callers):
+            if process is not None and self.plan.topology.mode == "proxy":
+                # All were draining when everything was healed; now there is room for another.
+                self.cluster.restore_one()
             return
         world = self.cluster.world
         if not self._closing:

@@ -394,6 +394,14 @@ def test_where_all_workers_are_dead_one_comes_back_for_the_probe() -> None:
     assert {event.get("outcome") for event in history.of("probe.ended")} == {"value"}
 
 
+def test_where_the_last_workers_drain_or_are_announced_no_more_one_is_found_again_for_the_probe() -> None:
+    drains = tuple(Fault(kind="terminate", target=f"w{number}", at=0.3) for number in range(2))
+    hidden = tuple(Fault(kind="dead-publisher", target=f"w{number}", at=0.3) for number in range(2))
+    for faults in (drains, hidden, (drains[0], hidden[1])):
+        history = played(plan(*faults, bodies=(SLOW,), mode="proxy"))
+        assert {event.get("outcome") for event in history.of("probe.ended")} == {"value"}
+
+
 def test_two_callers_share_workers_that_are_not_theirs() -> None:
     made = (*calls(returns(1), returns(2)), *calls(returns(3), returns(4), caller=1))
     wanted = Plan(topology=Topology(mode="proxy", workers=2, callers=2), calls=made, knobs=Knobs(poll=0.25, quiet=0.5))
