@@ -50,7 +50,7 @@ class Placer(Protocol):
 
     def cancel(self, call: PlacedCall, message: str | None) -> None: ...
 
-    def step(self, call: PlacedCall, kind: StepKind, payload: Payload | None) -> None: ...
+    def step(self, call: PlacedCall, kind: StepKind, payload: Payload | None, cancelled: bool = False) -> None: ...
 
     @property
     def closed(self) -> bool:
@@ -170,8 +170,11 @@ class Call:
         self._io.post(self._placer.place, self._placed)
         return self._wait()
 
-    def step(self, kind: StepKind, payload: Payload | None) -> Coroutine[Any, Any, Answer]:
-        """Ask for the next step of a generator and return the answer."""
+    def step(self, kind: StepKind, payload: Payload | None, *, cancelled: bool = False) -> Coroutine[Any, Any, Answer]:
+        """Ask for the next step of a generator and return the answer.
+
+        ``cancelled`` is a step by which the body hears of a cancellation: the grace bounds it.
+        """
         self._answer = self._loop.create_future()
         if self._placer.closed:
             # The I/O loop may have ended: nobody would hear what is posted there.
@@ -179,7 +182,7 @@ class Call:
             return self._wait()
         # In case the last answer, which lets go, is the one that was overtaken by a cancellation.
         self._placed.deliver = self.deliver
-        self._io.post(self._placer.step, self._placed, kind, payload)
+        self._io.post(self._placer.step, self._placed, kind, payload, cancelled)
         return self._wait()
 
     async def _wait(self) -> Answer:

@@ -302,15 +302,17 @@ class Proxy:
             else:
                 self._perform(call, (instruction,))
 
-    def step(self, call: PlacedCall, kind: StepKind, payload: Payload | None) -> None:
-        """The consumer asks for the next step of a generator."""
+    def step(self, call: PlacedCall, kind: StepKind, payload: Payload | None, cancelled: bool = False) -> None:
+        """The consumer asks for the next step of a generator; one that is cancelled waits for the grace at most."""
         limit = self._payload_limit(call)
         if payload is not None and payload.size > limit:
             size = payload.size
             call.respond(Answer(None, error=self._too_large(call, "the value sent in", size, limit, "yes")))
             return
         call.step = (kind, payload)
-        self._perform(call, call.machine.step())
+        self._perform(call, call.machine.step(cancelled=cancelled))
+        if call.machine.state is State.CANCELLING:
+            self._grace.add(call)
 
     # ---- binding: which worker ----
 

@@ -207,7 +207,8 @@ class _Stream:
                     raise
                 # An item had come, unseen, when we were cancelled: the body hears of it where it stands.
                 thrown = cancelled
-                step = self._call.step(StepKind.THROW, capture(cancelled, here=None, limits=DEFAULT_LIMITS))
+                capsule = capture(cancelled, here=None, limits=DEFAULT_LIMITS)
+                step = self._call.step(StepKind.THROW, capsule, cancelled=True)
                 continue
             break
         if answer.kind is ResultKind.YIELD:
@@ -220,7 +221,8 @@ class _Stream:
         if type(thrown) is GeneratorExit and isinstance(answer.error, TaskInterrupted):
             # It was to be closed, and it has been: by the end of its pool.
             return
-        if isinstance(thrown, asyncio.CancelledError) and isinstance(answer.error, TaskInterrupted | WorkerLost):
+        cut_short = isinstance(answer.error, TaskInterrupted | WorkerLost | asyncio.CancelledError)
+        if isinstance(thrown, asyncio.CancelledError) and cut_short:
             # Whoever is cancelled hears that, as for any call, and not how little could be done about it.
             raise thrown
         self.suspended = _unheard(answer)

@@ -19,11 +19,12 @@ STARTED               yield                                       IDLE
 ..                    session lost / violation                    ENDED: lost (and close the session)
 ..                    cancel                                      CANCELLING: cancel
 IDLE                  step                                        STARTED: step
+..                    cancelled step                              CANCELLING: step
 ..                    session lost, interrupted                   GONE: kept; the next step ends in it
 CANCELLING            cancel                                      cancel (each one counts)
 ..                    yield / any end                             IDLE / ENDED with what the end says
 ..                    session lost, violation, grace over         ENDED: cancelled
-GONE                  step                                        ENDED: lost or interrupted
+GONE                  step, cancelled step                        ENDED: lost or interrupted
 ENDED                 anything                                    nothing
 ====================  ==========================================  =======================================
 
@@ -71,6 +72,7 @@ class Event(IntEnum):
     VIOLATION = 15  # a frame that is not allowed here
     STEP = 16
     GRACE_OVER = 17
+    CANCELLED_STEP = 18  # the step itself brings the cancellation, which has crossed a yield
 
 
 class Outcome(IntEnum):
@@ -142,6 +144,7 @@ TABLE: dict[State, dict[Event, Row]] = {
     },
     State.IDLE: {
         Event.STEP: Row(State.STARTED, Do.STEP),
+        Event.CANCELLED_STEP: Row(State.CANCELLING, Do.STEP),
         Event.LOST: Row(State.GONE, Do.REMEMBER_LOST),
         Event.VIOLATION: Row(State.GONE, Do.CLOSE_SESSION),
         Event.INTERRUPTED: Row(State.GONE, Do.REMEMBER_INTERRUPTED),
@@ -158,6 +161,7 @@ TABLE: dict[State, dict[Event, Row]] = {
     },
     State.GONE: {
         Event.STEP: Row(_ENDED, Do.END_AS_REMEMBERED),
+        Event.CANCELLED_STEP: Row(_ENDED, Do.END_AS_REMEMBERED),
     },
     State.ENDED: {},
 }
@@ -308,9 +312,9 @@ class CallerTask:
         said: Instructions = (Suspect(session), Withdraw(session, number))
         return (*said, Requeue()) if last else said
 
-    def step(self) -> Instructions:
-        """The consumer asks for the next step of a generator."""
-        row = self._move(Event.STEP)
+    def step(self, *, cancelled: bool = False) -> Instructions:
+        """The consumer asks for the next step of a generator; ``cancelled``: that step is a cancellation."""
+        row = self._move(Event.CANCELLED_STEP if cancelled else Event.STEP)
         if row is None:
             return _NOTHING
         if row.do is Do.END_AS_REMEMBERED:
