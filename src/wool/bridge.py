@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Protocol, TypeVar, TypeVarTuple
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, TypeVarTuple
 
 _log = logging.getLogger("wool.bridge")
 _T = TypeVar("_T")
@@ -37,8 +37,49 @@ class MailboxLike(Protocol):
         ...
 
 
+class IoLoopDied(RuntimeError):
+    """The I/O loop of this process has ended by itself: what was open on it is lost."""
+
+
+class Mourner(Protocol):
+    """Is told if a loop on which it lives ends by itself."""
+
+    async def loop_dying(self, why: str) -> None:
+        """Run on the loop, unless it is too broken for that: say what can still be said. Cancelled after a while."""
+        ...
+
+    def loop_died(self, why: str) -> None:
+        """Nothing will ever run on the loop again: release whoever waits for it. Run in the loop's thread."""
+        ...
+
+
+_lock = threading.Lock()
+_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[weakref.ref[Mailbox]]]
+_mailboxes = weakref.WeakKeyDictionary()
+_mourners: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakSet[Mourner]] = weakref.WeakKeyDictionary()
+"""Weak both ways, since who lives on a loop mostly refers to it."""
+_dying: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
+def mourn(loop: asyncio.AbstractEventLoop, mourner: Mourner) -> None:
+    """Tell ``mourner``, until `forget_mourner`, if ``loop``, an I/O loop, ends by itself."""
+    with _lock:
+        _mourners.setdefault(loop, weakref.WeakSet()).add(mourner)
+
+
+def forget_mourner(loop: asyncio.AbstractEventLoop, mourner: Mourner) -> None:
+    """Undo `mourn`; idempotent."""
+    with _lock:
+        mourners = _mourners.get(loop)
+        if mourners is not None:
+            mourners.discard(mourner)
+
+
 class Mailbox:
-    """The mailbox between real threads. What is posted to a closed loop is dropped: nobody is there."""
+    """The mailbox between real threads. What is posted to a closed loop is dropped: nobody is there.
+
+    An owner of a method that is dropped so is told, if it has ``undeliverable(method, arguments)``.
+    """
 
     __slots__ = ("__weakref__", "_context", "_delivered", "_loop", "_queue", "_watched", "_watching", "_woken")
 
@@ -52,6 +93,8 @@ class Mailbox:
         self._watched = False  # somebody posts in batches, and may hold something back
         self._watching = False
         self._delivered = False  # since the watch began
+        with _lock:
+            _mailboxes.setdefault(loop, []).append(weakref.ref(self))
 
     def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
         """Run ``callback(*args)`` on the loop."""
@@ -78,8 +121,20 @@ class Mailbox:
             except RuntimeError:
                 if not loop.is_closed():
                     raise
-        self._queue.clear()
+        self.drop()
+
+    def drop(self) -> None:
+        """Empty the queue of a loop that is closed, in whatever thread finds that out."""
+        # First the flag: whoever appends after the look at the queue below wakes, and then comes here too.
         self._woken = False
+        while self._queue:
+            try:
+                callback, args = self._queue.popleft()
+            except IndexError:
+                return  # another thread was faster
+            undeliverable = getattr(getattr(callback, "__self__", None), "undeliverable", None)
+            if undeliverable is not None:
+                undeliverable(callback, args)
 
     def batched(self, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int] = lambda: 0) -> Batch:
         """Return a way to post from ``loop``, and only from there, with fewer wake-ups."""
@@ -138,6 +193,10 @@ HOLD_SECONDS = 0.02
 """What is posted waits at most so long for others: the other side looks by itself so long after a wake-up."""
 
 
+WIND_UP_SECONDS = 1.0
+"""So long who lives on an I/O loop that has ended by itself has for last words, and then its tasks for their end."""
+
+
 class Batch:
     """Posts into a mailbox from one loop, and wakes the other side once for what is posted together.
 
@@ -163,7 +222,9 @@ class Batch:
         if not self._append(callback, args):
             return
         loop = self._loop()
-        assert loop is not None, "a batch is posted to from its running loop"
+        if loop is None:
+            self._mailbox.wake()
+            return
         now = loop.time()
         self._pending += 1
         quiet = now - self._woke
@@ -176,8 +237,13 @@ class Batch:
             self._pending = 0
             self._mailbox.wake()
         elif not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._flush)
+            try:
+                loop.call_soon(self._flush)
+            except RuntimeError:
+                # It has ended by itself, and somebody in another thread answers in its place.
+                self._mailbox.wake()
+            else:
+                self._scheduled = True
 
     def batched(self, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int] = lambda: 0) -> Batch:
         """See `Mailbox.batched`."""
@@ -214,6 +280,8 @@ class IoThread:
     def __init__(self, on_death: Callable[[BaseException | None], None] | None = None) -> None:
         self._lock = threading.Lock()
         self._users = 0
+        self._bereft = 0
+        """Users of loops that have ended by themselves, who still give back what is no more."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._on_death = on_death
@@ -243,13 +311,21 @@ class IoThread:
     async def release(self) -> None:
         """Give the loop back; the last one waits, off its own loop, for the thread to end."""
         with self._lock:
+            if self._bereft:
+                # Perhaps it is not one of those; then the loop of now ends with the last of them.
+                self._bereft -= 1
+                return
             self._users -= 1
             if self._users:
                 return
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         assert loop is not None and thread is not None
-        loop.call_soon_threadsafe(loop.stop)
+        try:
+            loop.call_soon_threadsafe(loop.stop)
+        except RuntimeError:
+            if not loop.is_closed():
+                raise
         # The thread has nothing left to do but to close its loop: this is a matter of a millisecond.
         thread.join()
 
@@ -261,14 +337,133 @@ class IoThread:
         except BaseException as caught:
             error = caught
             _log.critical("the I/O loop died", exc_info=True)
-        asked = self._loop is not loop
-        if not asked and self._on_death is not None:
-            self._on_death(error)
+        with self._lock:
+            asked = self._loop is not loop
+            if not asked:
+                self._bereft += self._users
+                self._users = 0
+                self._loop = self._thread = None
+        why = f"the I/O loop has ended by itself: {error!r}"
+        if not asked:
+            _dying.add(loop)
+            if self._on_death is not None:
+                self._on_death(error)
+            self._wind_up(loop, why)
         try:
             loop.run_until_complete(loop.shutdown_asyncgens())
+        except Exception:
+            _log.exception("the I/O loop did not end cleanly")
         finally:
             asyncio.set_event_loop(None)
+            self._close(loop)
+        for mourner in _mourners_of(loop):
+            if not asked:
+                mourner.loop_died(why)
+        with _lock:
+            mailboxes = [mailbox() for mailbox in _mailboxes.get(loop, [])]
+        for mailbox in mailboxes:
+            if mailbox is not None:
+                mailbox.drop()
+
+    @staticmethod
+    def _wind_up(loop: asyncio.AbstractEventLoop, why: str) -> None:
+        """Let those who live on a loop that has ended by itself say what they still can, and end its tasks."""
+
+        async def wind_up() -> None:
+            last_words = [asyncio.ensure_future(mourner.loop_dying(why)) for mourner in _mourners_of(loop)]
+            if last_words:
+                await asyncio.wait(last_words, timeout=WIND_UP_SECONDS)
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=WIND_UP_SECONDS)
+
+        try:
+            loop.run_until_complete(wind_up())
+        except BaseException:
+            _log.exception("the I/O loop could not even be wound up")
+
+    @staticmethod
+    def _close(loop: asyncio.AbstractEventLoop) -> None:
+        try:
             loop.close()
+        except OSError:
+            _log.exception("the I/O loop did not close cleanly")
+
+
+def _mourners_of(loop: asyncio.AbstractEventLoop) -> list[Mourner]:
+    with _lock:
+        return list(_mourners.get(loop, ()))
+
+
+class _Crossing(Generic[_T]):
+    """One `run_on`, as both loops know it."""
+
+    def __init__(self, here: MailboxLike, work: Callable[[], Awaitable[_T]], name: str) -> None:
+        self._here = here
+        self._work = work
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[_T] | None = None
+        self._settled = False
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.outcome: list[_T] = []
+        self.failure: BaseException | None = None
+
+    # ---- on the other loop ----
+
+    def begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        mourn(self._loop, self)
+        if self._loop in _dying:
+            return
+        self._task = self._loop.create_task(self._run(), name=self._name)
+        self._task.add_done_callback(self._finished)
+
+    async def _run(self) -> _T:
+        return await self._work()
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _finished(self, task: asyncio.Task[_T]) -> None:
+        assert self._loop is not None
+        forget_mourner(self._loop, self)
+        if task.cancelled():
+            self._settle(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self._settle(error)
+        else:
+            self.outcome.append(task.result())
+            self._settle(None)
+
+    def _settle(self, failure: BaseException | None) -> None:
+        if not self._settled:
+            self._settled = True
+            self.failure = failure
+            self._here.post(self._finish)
+
+    async def loop_dying(self, why: str) -> None:
+        """See `Mourner`."""
+        if self._task is not None:
+            self._task.remove_done_callback(self._finished)  # its end is not what has happened
+
+    def loop_died(self, why: str) -> None:
+        """See `Mourner`."""
+        self._settle(IoLoopDied(why))
+
+    def undeliverable(self, method: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """See `Mailbox`."""
+        if self._task is None:
+            self._settle(IoLoopDied("the I/O loop has ended"))
+
+    # ---- on this loop ----
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
 
 
 async def run_on(
@@ -279,50 +474,21 @@ async def run_on(
 ) -> _T:
     """Run ``await work()`` as a task on another loop and return its result here.
 
-    Cancelling cancels the work and waits for its end, so that what it cleans up is clean.
+    Cancelling cancels the work and waits for its end, so that what it cleans up is clean. Raises `IoLoopDied` if
+    the other loop, an I/O loop, ends by itself.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-    task: asyncio.Task[_T] | None = None
-    outcome: list[_T] = []
-    failure: list[BaseException] = []
-
-    def finish() -> None:
-        if not done.done():
-            done.set_result(None)
-
-    def finished(task: asyncio.Task[_T]) -> None:
-        if task.cancelled():
-            failure.append(asyncio.CancelledError())
-        elif (error := task.exception()) is not None:
-            failure.append(error)
-        else:
-            outcome.append(task.result())
-        here.post(finish)
-
-    async def run() -> _T:
-        return await work()
-
-    def begin() -> None:
-        nonlocal task
-        task = asyncio.get_running_loop().create_task(run(), name=name)
-        task.add_done_callback(finished)
-
-    def cancel() -> None:
-        if task is not None:
-            task.cancel()
-
-    there.post(begin)
+    crossing = _Crossing(here, work, name)
+    there.post(crossing.begin)
     cancelled: asyncio.CancelledError | None = None
-    while not done.done():
+    while not crossing.done.done():
         try:
-            await asyncio.shield(done)
+            await asyncio.shield(crossing.done)
         except asyncio.CancelledError as error:
             cancelled = error
-            there.post(cancel)
+            there.post(crossing.cancel)
     if cancelled is not None:
         # What came of it does not matter to a caller that was cancelled, but it was waited for.
         raise cancelled
-    if failure:
-        raise failure[0]
-    return outcome[0]
+    if crossing.failure is not None:
+        raise crossing.failure
+    return crossing.outcome[0]

@@ -7,6 +7,7 @@ keeps the proxy on the I/O loop supplied with what discovery says, wherever that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wool.balancer import LoadBalancerLike
-from wool.bridge import MailboxLike, run_on
+from wool.bridge import IoLoopDied, MailboxLike, forget_mourner, mourn, run_on
 from wool.call import Call
 from wool.context import dispatch_timeout_seconds
 from wool.definition import define
@@ -128,6 +129,7 @@ class Dispatcher:
                 )
 
             proxy = await run_on(io, here, make, "wool opening a proxy")
+            mourn(io_loop, proxy)
             self = cls(runtime=runtime, proxy=proxy, io=io, io_loop=io_loop, what=spec.what)
             for metadata in spec.workers:
                 self.announce(metadata)
@@ -155,7 +157,7 @@ class Dispatcher:
         def post_event(event: DiscoveryEvent) -> None:
             self._io.post(self._proxy.discovered, event)
 
-        def post_end(error: Exception | None) -> None:
+        def post_end(error: BaseException | None) -> None:
             self._io.post(self._proxy.discovery_ended, error)
 
         self._feed = loop.create_task(_feed(subscriber, post_event, post_end), name="wool discovery")
@@ -192,8 +194,10 @@ class Dispatcher:
                     await _end(feed)
                 await self._proxy.close(why)
 
-            await self.run_on_io(close, "wool closing a proxy")
+            with contextlib.suppress(IoLoopDied):  # and all sessions with it; each call has been told
+                await self.run_on_io(close, "wool closing a proxy")
         finally:
+            forget_mourner(self._io_loop, self._proxy)
             await self._runtime.io.release()
 
     # ---- calls ----
@@ -249,14 +253,17 @@ class Dispatcher:
 async def _feed(
     subscriber: DiscoverySubscriberLike,
     tell: Callable[[DiscoveryEvent], None],
-    ended: Callable[[Exception | None], None],
+    ended: Callable[[BaseException | None], None],
 ) -> None:
     events = subscriber.__aiter__()
     try:
         async for event in events:
             tell(event)
         ended(None)
-    except Exception as error:
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        # Whatever a filter or a discovery of the user's raises: the loop may be the I/O loop.
         _log.exception("discovery %r failed; the workers known so far stay in use", subscriber)
         ended(error)
     finally:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
-from wool.bridge import MailboxLike, run_on
+from wool.bridge import IoLoopDied, MailboxLike, run_on
 from wool.discovery.base import DiscoverySubscriberLike, WorkerMetadata, check_tags
 from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, leave_source
 from wool.errors import TransientRpcError
@@ -236,6 +236,9 @@ class WorkerPool(_Entered):
                     await fleet.stop(0.0)
 
                 await self._run(stop, "wool stopping a pool's workers")
+        except IoLoopDied:
+            if fleet is not None:
+                fleet.kill()
         except BaseException:
             if fleet is not None:
                 self._io.post(fleet.kill)

@@ -89,7 +89,7 @@ class Proxy:
         self._closing: str | None = None
         self.closed: bool = False
         """It was closed, all its calls have heard so, and no session is left."""
-        self._discovery_error: Exception | None = None
+        self._discovery_error: BaseException | None = None
         self._closers: set[asyncio.Task[None]] = set()
         self._patience = Deadlines[PlacedCall](self._loop, limits.patience_seconds, limits, self._impatient)
         self._grace = Deadlines[PlacedCall](self._loop, limits.cancel_grace_seconds, limits, self._grace_over)
@@ -164,7 +164,7 @@ class Proxy:
                 why: RpcError | None = RpcError(f"worker {uid[:8]} at {place.address} is not one that the filter wants")
             else:
                 why = self._same_elsewhere(link, metadata)
-        except Exception as error:
+        except BaseException as error:  # the user's code, as a balancer is
             why = RpcError(f"the filter failed on worker {uid[:8]} at {place.address}: {error!r}")
             why.__cause__ = error
         if why is None:
@@ -212,7 +212,7 @@ class Proxy:
             if link.same_as == uid:
                 link.ask_again()
 
-    def discovery_ended(self, error: Exception | None) -> None:
+    def discovery_ended(self, error: BaseException | None) -> None:
         """Discovery will say no more; what is known stays in use, and nobody waits for it."""
         self._discovery_error = error if error is not None else EOFError("discovery has ended")
         self._view_changed()
@@ -329,8 +329,9 @@ class Proxy:
         candidates = self._candidates()
         try:
             link = self._choose(call, self._balancer.order(call.task, candidates)) if candidates else None
-        except Exception as error:
-            # The balancer is the user's code: its fault is told to the caller, and nothing has begun.
+        except BaseException as error:
+            # The balancer is the user's code: its fault is told to the caller, and nothing has begun. Also a
+            # SystemExit: this loop is not its own to end.
             self._end_unplaced(call, NoWorkersAvailable(f"the load balancer failed to order {call.task}"), error)
             return
         if link is not None:
@@ -743,6 +744,39 @@ class Proxy:
             if isinstance(instruction, caller.End):
                 return self._local_answer(call, instruction.outcome)
         return self._local_answer(call, Outcome.LOST)
+
+    # ---- should the loop end by itself ----
+
+    async def loop_dying(self, why: str) -> None:
+        """See `wool.bridge.Mourner`: workers hear that this caller has gone."""
+        await self.close(why)
+
+    def loop_died(self, why: str) -> None:
+        """See `wool.bridge.Mourner`: all calls end with what is known of them."""
+        self._closing = why
+        self.closed = True
+        calls = dict.fromkeys(self._unplaced)
+        for link in (*self._links.values(), *self._by_connection.values()):
+            calls.update(link.waiting)
+            if link.connection is not None:
+                calls.update(dict.fromkeys(link.connection.calls()))
+        for call in calls:
+            machine = call.machine
+            if machine.state is State.QUEUED:
+                call.respond_last(self.answer_closed(call))
+            elif machine.state is State.OFFERED:
+                machine.cancel()
+                call.respond_last(Answer(None, error=NoWorkersAvailable(f"{call.task} was not placed: {why}")))
+            elif machine.state is State.STARTED or machine.state is State.CANCELLING:
+                for instruction in machine.lost(call.connection):
+                    if isinstance(instruction, caller.End):
+                        call.respond_last(self._local_answer(call, instruction.outcome))
+
+    def undeliverable(self, method: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """See `wool.bridge.Mailbox`: answer a call, or a step, that was on its way to a loop that is no more."""
+        if method == self.place or method == self.step:
+            call: PlacedCall = args[0]
+            call.respond_last(self.answer_closed(call))
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(work, name=name)

@@ -12,7 +12,17 @@ from collections.abc import Callable
 import pytest
 
 from support.one_loop import LoopMailbox, until
-from wool.bridge import BATCH, CROWD_SHARE, HOLD_SECONDS, QUIET_SECONDS, IoThread, Mailbox, MailboxLike, run_on
+from wool.bridge import (
+    BATCH,
+    CROWD_SHARE,
+    HOLD_SECONDS,
+    QUIET_SECONDS,
+    IoLoopDied,
+    IoThread,
+    Mailbox,
+    MailboxLike,
+    run_on,
+)
 
 
 @pytest.fixture
@@ -339,14 +349,58 @@ def test_an_io_loop_that_ends_by_itself_is_told(caplog: pytest.LogCaptureFixture
     deaths: list[BaseException | None] = []
     io = IoThread(on_death=deaths.append)
     loop = io.acquire()
-    loop.call_soon_threadsafe(loop.stop)
-    end = time.monotonic() + 5
-    while not deaths and time.monotonic() < end:
-        time.sleep(0.001)
-    assert deaths == [None]
     thread = io._thread
     assert thread is not None
+    loop.call_soon_threadsafe(loop.stop)
     thread.join()
+    assert deaths == [None]
+    asyncio.run(io.release())
+
+
+async def test_work_on_a_loop_that_ends_by_itself_fails_and_the_next_gets_another(io: IoThread) -> None:
+    here, there = asyncio.get_running_loop(), io.acquire()
+
+    async def work() -> None:
+        await asyncio.sleep(3600)
+
+    started = asyncio.create_task(run_on(Mailbox(there), Mailbox(here), work, "work"))
+    await asyncio.sleep(0.01)
+    there.call_soon_threadsafe(there.stop)
+    late = [asyncio.create_task(run_on(Mailbox(there), Mailbox(here), work, "work")) for _ in range(20)]
+    for waiting in (started, *late):
+        with pytest.raises(IoLoopDied):
+            await waiting
+    with pytest.raises(IoLoopDied):
+        await run_on(Mailbox(there), Mailbox(here), work, "work")
+    another = io.acquire()
+    assert another is not there
+    await io.release()
+    await io.release()
+    assert another.is_closed()
+
+
+def test_what_is_posted_to_a_closed_loop_is_told_to_its_owner() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.told: list[int] = []
+
+        def work(self, number: int) -> None:
+            raise AssertionError
+
+        def undeliverable(self, method: Callable[..., object], args: tuple[int]) -> None:
+            assert method == self.work
+            self.told.extend(args)
+
+    loop = asyncio.new_event_loop()
+    mailbox, owner = Mailbox(loop), Owner()
+    mailbox.post(owner.work, 1)
+    mailbox.post(owner.work, 2)
+    loop.close()
+    mailbox.drop()
+    assert owner.told == [1, 2]
+    mailbox.post(owner.work, 3)
+    mailbox.post(owner.told.append, 4)
+    assert owner.told == [1, 2, 3]
 
 
 # ---- work on another loop ----------------------------------------------------------------------------

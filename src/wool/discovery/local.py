@@ -4,8 +4,8 @@ Why it exists: processes that know nothing of each other but a name must find ea
 notice the death of one that could not say goodbye.
 
 What it owns: when to look. A subscriber looks at the table's generation, eight bytes of mapped memory, every
-``discovery_poll_seconds``; every ``discovery_lease_seconds`` it looks at the whole table and tries whether the workers and
-their publishers live. What a look means is decided in `wool.discovery.view`, what a change writes in
+``discovery_poll_seconds``; every ``discovery_lease_seconds`` it looks at the whole table and tries whether the
+workers and their publishers live. What a look means is decided in `wool.discovery.view`, what a change writes in
 `wool.discovery.table`, and the files and locks belong to `wool.discovery.namespace`.
 
 What it must never do: wait without bound, or work in a forked child. It runs on an event loop, so each of its
@@ -129,7 +129,7 @@ class LocalDiscovery:
 
 
 class LocalPublisher:
-    """Announces workers in a namespace. Each announcement lives until it is dropped, or this process or the worker dies."""
+    """Announces workers in a namespace, until they are dropped, or they or this process die."""
 
     def __init__(self, membership: Callable[[], MembershipLike]) -> None:
         self._membership = membership

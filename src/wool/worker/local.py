@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from wool.bridge import MailboxLike, run_on
+from wool.bridge import IoLoopDied, MailboxLike, run_on
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
 from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec
@@ -70,7 +70,7 @@ class Fleet:
         await asyncio.gather(*self._watchers)
 
     def kill(self) -> None:
-        """Kill all workers now."""
+        """Kill all workers now. May also be called where the I/O loop has ended by itself."""
         self._stopping = True
         for handle in self._handles:
             handle.close()
@@ -180,6 +180,8 @@ class LocalWorker:
                 await fleet.stop(drain_seconds)
 
             await self._run(stop, "wool stopping a worker")
+        except IoLoopDied:
+            fleet.kill()
         finally:
             self._io = None
             if self._home is not None:
