@@ -1,0 +1,10 @@
+"""All mutants, by name."""
+
+from __future__ import annotations
+
+from sim.mutants import determinism, endings, placing, promise, steps
+from sim.mutants.mutant import Mutant
+
+MUTANTS: dict[str, Mutant] = {
+    mutant.name: mutant for module in (promise, steps, placing, endings, determinism) for mutant in module.MUTANTS
+}

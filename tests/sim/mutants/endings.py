@@ -1,0 +1,108 @@
+"""Bugs that leave something behind, or somebody waiting: X and L."""
+
+from __future__ import annotations
+
+from sim.mutants.mutant import Edit, Mutant
+
+PROXY, LINK = "wool.proxy", "wool.link"
+
+MUTANTS = (
+    Mutant(
+        name="stream-left-by-a-failed-handshake",
+        broken="The stream of a handshake that fails is left open.",
+        caught_by="nothing_is_left",
+        edits=(
+            Edit(
+                module="wool.connection",
+                old="            if stream is not None:\n"
+                '                stream.abort("handshake failed")\n'
+                "                await stream.close()\n",
+                new="",
+            ),
+        ),
+    ),
+    Mutant(
+        name="probe-timer-is-left",
+        broken="The timer that tries a suspect worker again goes on after the exit.",
+        caught_by="nothing_is_left",
+        edits=(
+            Edit(
+                module=LINK,
+                old="        self.dropped = True\n"
+                "        if self._probe is not None:\n"
+                "            self._probe.cancel()\n",
+                new="        self.dropped = True\n        if self._probe is not None:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="subscription-is-left",
+        broken="A subscriber that is cancelled does not leave its namespace.",
+        caught_by="nothing_is_left",
+        edits=(
+            Edit(
+                module="wool.discovery.local",
+                old="        finally:\n            membership.close()\n",
+                new="        finally:\n            membership.check_process()\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="answer-meets-a-cancelled-future",
+        broken="An answer that meets a cancellation on the last stretch is set on a future that is done.",
+        caught_by="nothing_goes_unhandled",
+        edits=(
+            Edit(
+                module="wool.call",
+                old="        if self._answer.done():\n",
+                new="        if self._answer.done() and answer is None:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="exit-waits-for-the-worker",
+        broken="A proxy that is closed waits for its workers to end the sessions, and asks none to.",
+        caught_by="exit_ends_in_time",
+        edits=(
+            Edit(
+                module=LINK,
+                old="            self.connection.session.finish(reason)\n"
+                "            await asyncio.wait([task], timeout=self._limits.handshake_seconds)\n",
+                new="            await asyncio.wait([task])\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="lost-is-told-to-offers-only",
+        broken="A session that is lost is told to the calls that were offered, and not to those that were started.",
+        caught_by="the_run_ends",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="            self._perform(call, call.machine.lost(connection))\n"
+                "        self._rebind_waiting(link)\n",
+                new="                self._perform(call, call.machine.lost(connection))\n"
+                "        self._rebind_waiting(link)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="lost-link-stays-lost",
+        broken="A worker whose session was lost counts as connected: what is given to it waits in vain.",
+        caught_by="probes_succeed",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="        link.state = LinkState.CLOSED\n        link.connection = None\n",
+                new="        link.connection = None\n",
+            ),
+            Edit(
+                module=PROXY,
+                old="            link.probe_later()\n"
+                "            self._ask_others(link.uid)\n"
+                "        for call in calls:\n",
+                new="            self._ask_others(link.uid)\n        for call in calls:\n",
+            ),
+        ),
+    ),
+)

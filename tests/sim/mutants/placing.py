@@ -1,0 +1,206 @@
+"""Bugs of placing and of discovery: B and D."""
+
+from __future__ import annotations
+
+from sim.mutants.mutant import Edit, Mutant
+
+PROXY, LINK, SERVICE, CONNECTION = "wool.proxy", "wool.link", "wool.worker.service", "wool.connection"
+
+MUTANTS = (
+    # ---- who is tried ----
+    Mutant(
+        name="stale-candidates",
+        broken="Candidates are looked up once, and a worker that is dropped stays among them.",
+        caught_by="candidates_are_in_view",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="        self._remember_departed(link.uid, reason)\n        self._view_changed()\n",
+                new="        self._remember_departed(link.uid, reason)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="patience-in-the-wrong-unit",
+        broken="A caller has a fiftieth of the patience that it should have, and offers a task around in circles.",
+        caught_by="attempts_are_bounded",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="(self._loop, limits.patience_seconds, limits, self._impatient)",
+                new="(self._loop, limits.patience_seconds / 50, limits, self._impatient)",
+            ),
+        ),
+    ),
+    Mutant(
+        name="round-robin-skips-the-last",
+        broken="The index of the round robin starts over one worker too early.",
+        caught_by="round_robin_is_even",
+        edits=(
+            Edit(
+                module="wool.balancer",
+                old="        self._next = first + 1\n",
+                new="        self._next = (first + 1) % max(len(workers) - 1, 1)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="lock-across-connect",
+        broken="While one session is being opened, no call is offered on another: as if a lock were held.",
+        caught_by="nobody_waits_for_others",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="        if connection is not None and not link.waiting and connection.has_room_for(call):\n",
+                new="        if (\n"
+                "            connection is not None\n"
+                "            and not link.waiting\n"
+                "            and connection.has_room_for(call)\n"
+                "            and not any(other.state is LinkState.CONNECTING for other in self._links.values())\n"
+                "        ):\n",
+            ),
+            Edit(
+                module=PROXY,
+                old="        self._drain_waiting(link)\n        self._view_changed()\n",
+                new="        for other in list(self._links.values()):\n"
+                "            self._drain_waiting(other)\n"
+                "        self._view_changed()\n",
+            ),
+            Edit(
+                module=PROXY,
+                old="            self._note_tried(call, link.uid, reason)\n        self._rebind_waiting(link)\n",
+                new="            self._note_tried(call, link.uid, reason)\n"
+                "        self._rebind_waiting(link)\n"
+                "        for other in list(self._links.values()):\n"
+                "            self._drain_waiting(other)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="withdrawn-keeps-its-room",
+        broken="A caller does not take the room of a withdrawn offer back: the window leaks.",
+        caught_by="nobody_waits_for_others",
+        edits=(
+            Edit(
+                module=CONNECTION,
+                old="        self.session.say(frames.Withdraw(number))\n        self._settle(number)\n",
+                new="        self.session.say(frames.Withdraw(number))\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="transient-fault-evicts",
+        broken="A worker that could not be connected to once is never tried again.",
+        caught_by="nobody_is_evicted_for_good",
+        edits=(
+            Edit(
+                module=LINK,
+                old="        if isinstance(reason, TransientRpcError):\n            self.state = LinkState.CLOSED\n",
+                new="        if reason is None:\n            self.state = LinkState.CLOSED\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="drain-accepts",
+        broken="A worker that drains goes on to accept offers.",
+        caught_by="draining_takes_nothing",
+        edits=(
+            Edit(
+                module=SERVICE,
+                old="        if self.draining:\n            return RejectCode.DRAINING",
+                new="        if self.draining and offer is None:\n            return RejectCode.DRAINING",
+            ),
+            Edit(
+                module=PROXY,
+                old="        if link is not None and not link.draining:\n            link.draining = True\n",
+                new="        if link is not None and connection is None:\n            link.draining = True\n",
+            ),
+        ),
+    ),
+    # ---- who is there ----
+    Mutant(
+        name="no-eviction-ever",
+        broken="A caller does not hear that a worker is gone.",
+        caught_by="view_becomes_truth",
+        edits=(
+            Edit(
+                module=PROXY,
+                old='        if event.type == "worker-dropped":\n'
+                "            if link is not None:\n"
+                "                self._drop(link, ",
+                new='        if event.type == "worker-dropped":\n'
+                "            if link is None:\n"
+                "                self._drop(link, ",
+            ),
+        ),
+    ),
+    Mutant(
+        name="event-lost-between-look-and-wait",
+        broken="What changes while the events of a look are told is taken for seen.",
+        caught_by="view_becomes_truth",
+        edits=(
+            Edit(
+                module="wool.discovery.local",
+                old="                    for event in view.advance(snapshot, live):\n"
+                "                        yield event\n",
+                new="                    for event in view.advance(snapshot, live):\n"
+                "                        yield event\n"
+                "                        await asyncio.sleep(self._limits.discovery_poll_seconds / 4)\n"
+                "                    seen = membership.generation()\n",
+            ),
+            Edit(
+                module="wool.discovery.local",
+                old="                due = overdue or membership.generation() != seen\n",
+                new="                due = membership.generation() != seen\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="dropped-worker-stays-in-use",
+        broken="A worker that was dropped while its session is up is offered tasks all the same.",
+        caught_by="nothing_is_offered_to_the_dropped",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="        if self._links.get(link.uid) is link:\n            del self._links[link.uid]\n",
+                new="        if self._links.get(link.uid) is link:\n"
+                "            if link.connection is None:\n"
+                "                del self._links[link.uid]\n",
+            ),
+            Edit(
+                module=PROXY,
+                old="        link.dropped = True\n        link.reason = reason\n",
+                new="        link.dropped = link.connection is None\n        link.reason = reason\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="dropped-worker-dropped-again",
+        broken="A worker that is dropped stays in the list of workers, and is dropped again.",
+        caught_by="events_follow_the_grammar",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="        if self._links.get(link.uid) is link:\n            del self._links[link.uid]\n",
+                new="        if self._links.get(link.uid) is link:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="incarnation-is-ignored",
+        broken="Whoever answers at a worker's address is taken for that worker.",
+        caught_by="nothing_is_offered_to_the_dropped",
+        edits=(
+            Edit(
+                module=CONNECTION,
+                old="    if expects and metadata.uid != expects:\n",
+                new="    if expects and metadata.uid == b'':\n",
+            ),
+            Edit(
+                module=SERVICE,
+                old="        if words.expects and words.expects != metadata.uid:\n",
+                new="        if words.expects == '-':\n",
+            ),
+        ),
+    ),
+)
