@@ -193,17 +193,26 @@ def work(
 ) -> Found | None:
     """Try plans until ``stop``, or so many, or one fails, which is returned shrunk."""
     worker = Worker(tell, stop)
+    hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
         search = _volume if mode == "volume" else _hypothesis
         found = search(worker, first_seed, most_plans)
-    finally:
         worker.flush()
+        return None if found is None else shrunk(found)
+    finally:
         gc.enable()
         gc.unfreeze()
-    return None if found is None else shrunk(found)
+        gc.collect()
+        sys.unraisablehook = hook
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Be quiet about generators that ignore their close and are collected: plans have such bodies."""
+    if not isinstance(unraisable.exc_value, RuntimeError):
+        sys.__unraisablehook__(unraisable)
 
 
 def _volume(worker: Worker, first_seed: int, most_plans: int | None) -> Found | None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import multiprocessing
-import sys
 import time
 import traceback
 from collections.abc import Iterable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from wool.sim.campaign import Found, Mode, Tally, work
 from wool.sim.progress import Progress
@@ -135,8 +134,6 @@ def _shares(jobs: int, plans: int | None) -> list[list[_Share]]:
 def _job(shares: list[_Share], seed: int, seconds: float | None, pipe: Connection) -> None:
     """Be one process of a campaign."""
     begun = time.monotonic()
-    # A generator that ignores its close is collected, and Python says so to the terminal.
-    sys.unraisablehook = _unraisable
 
     def tell(tally: Tally) -> None:
         pipe.send(_Message(tally))
@@ -158,8 +155,3 @@ def _job(shares: list[_Share], seed: int, seconds: float | None, pipe: Connectio
 
 def _over(until: float, pipe: Connection) -> bool:
     return time.monotonic() > until or pipe.poll()
-
-
-def _unraisable(unraisable: Any) -> None:
-    if not isinstance(unraisable.exc_value, RuntimeError):
-        sys.__unraisablehook__(unraisable)

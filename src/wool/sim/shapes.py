@@ -11,7 +11,7 @@ It must never draw anything itself.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -263,7 +263,7 @@ def decode(
         topology=Topology(mode=mode, callers=callers, workers=workers),
         knobs=knobs,
         calls=tuple(_call(slot, number, callers) for slot, number in enumerate(calls) if number),
-        faults=tuple(_fault(number, kinds, callers, workers) for number in faults if number),
+        faults=tuple(fault for number in faults if number for fault in _faults(number, mode, kinds, callers, workers)),
         stalls=tuple(_stall(number, callers, workers) for number in stalls if number),
         noise=Noise(amplitude=amplitude),
         seed=seed,
@@ -301,8 +301,18 @@ def _call(slot: int, number: int, callers: int) -> Call:
     )
 
 
-def _fault(number: int, kinds: tuple[str, ...], callers: int, workers: int) -> Fault:
+def _faults(number: int, mode: str, kinds: tuple[str, ...], callers: int, workers: int) -> Iterator[Fault]:
     digits = _Digits(number - 1)
+    fault = _fault(digits, kinds, callers, workers)
+    yield fault
+    if mode == "proxy" and fault.kind in ("crash", "terminate") and fault.target.startswith("w"):
+        # Now and then it comes up again, on the same address.
+        after = digits.of((None, None, 0.05, 0.3, 0.8))
+        if after is not None:
+            yield Fault(kind="restart", target=fault.target, at=round(fault.at + after, 3))
+
+
+def _fault(digits: _Digits, kinds: tuple[str, ...], callers: int, workers: int) -> Fault:
     kind = digits.of(kinds)
     form = FAULTS[kind]
     worker = f"w{digits.below(workers)}"
