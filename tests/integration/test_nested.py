@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
+import wool
 from support import routines
 from support.journal import Journal, start
 from support.pools import connect, module_loop, no_leaked_tasks, pool  # noqa: F401
 from wool import WorkerPool
+from wool.discovery.base import DiscoveryEvent
 
 pytestmark = module_loop
 
@@ -70,3 +75,78 @@ async def test_a_cancelled_first_nested_call_leaves_the_way_open_for_the_others(
             assert call.cancelled()
         assert len(await routines.depth(2)) == 3
     assert os.getpid() not in await routines.depth(1)
+
+
+# ---- from a loop of its own ----------------------------------------------------------------------------
+
+
+@wool.routine
+async def on_a_loop_of_its_own(levels: int) -> list[int]:
+    """Nest in a thread, on a loop that is closed afterwards."""
+    return await asyncio.to_thread(lambda: asyncio.run(routines.depth(levels)))
+
+
+@wool.routine
+async def while_its_loop_waits() -> tuple[int, int]:
+    """Keep the body's own loop waiting for a nested call, which another worker has to take."""
+    with ThreadPoolExecutor() as executor:
+        nested = executor.submit(copy_context().run, lambda: asyncio.run(elsewhere()))
+        return os.getpid(), nested.result(20)
+
+
+@wool.routine
+async def elsewhere() -> int:
+    return os.getpid()
+
+
+class ByRoutine:
+    """Sends a routine to the worker whose tag is its name."""
+
+    def order(self, task: wool.Task, workers: Sequence[wool.WorkerStatus]) -> list[wool.WorkerStatus]:
+        return [status for status in workers if task.routine.rpartition(":")[2] in status.metadata.tags]
+
+
+@wool.routine
+async def on_many_loops_at_once(count: int) -> list[list[int]]:
+    calls = [asyncio.to_thread(lambda: asyncio.run(routines.depth(1))) for _ in range(count)]
+    return await asyncio.gather(*calls, *(routines.depth(1) for _ in range(count)))
+
+
+async def test_the_first_nested_call_may_be_made_on_a_loop_that_does_not_last() -> None:
+    async with WorkerPool(size=1) as inner:
+        [worker] = inner.workers
+        for _ in range(3):
+            assert await on_a_loop_of_its_own(2) == [worker.pid] * 3
+            assert await routines.depth(2) == [worker.pid] * 3
+        assert await on_many_loops_at_once(4) == [[worker.pid] * 2] * 8
+
+
+async def test_the_first_nested_call_may_be_made_while_the_bodys_own_loop_waits_for_it() -> None:
+    async with wool.LocalWorker("while_its_loop_waits") as one, wool.LocalWorker("elsewhere") as two:
+        known = [one.metadata, two.metadata]
+        async with wool.WorkerProxy(workers=known, loadbalancer=ByRoutine):
+            assert await while_its_loop_waits() == (one.metadata.pid, two.metadata.pid)
+
+
+async def test_the_first_nested_calls_may_be_made_on_several_loops_at_once() -> None:
+    async with WorkerPool(size=2):
+        assert [len(pids) for pids in await on_many_loops_at_once(6)] == [2] * 12
+
+
+class Named:
+    """A discovery of the user's own: it is followed on the user's loop."""
+
+    def __init__(self, workers: list[wool.WorkerMetadata]) -> None:
+        self.workers = workers
+
+    async def __aiter__(self) -> AsyncIterator[DiscoveryEvent]:
+        for metadata in self.workers:
+            yield DiscoveryEvent("worker-added", metadata)
+        await asyncio.sleep(3600)
+
+
+async def test_with_a_discovery_of_the_users_own_too() -> None:
+    async with wool.LocalWorker() as worker, wool.WorkerProxy(discovery=Named([worker.metadata])):
+        for _ in range(3):
+            assert await on_a_loop_of_its_own(2) == [worker.metadata.pid] * 3
+            assert await routines.depth(2) == [worker.metadata.pid] * 3

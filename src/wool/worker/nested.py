@@ -1,6 +1,6 @@
 """How a body's own calls find the caller's pool: opened on the first nested call, kept while it is used.
 
-One entry per pool description, shared by all sessions that brought it. It lives on the routine loop.
+One entry per pool description, shared by all sessions that brought it.
 """
 
 from __future__ import annotations
@@ -8,50 +8,82 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from wool.dispatch import Dispatcher, enter_source, load_description
+from wool.bridge import MailboxLike, run_on
+from wool.discovery.base import lives_on_io_loop
+from wool.dispatch import Dispatcher, ProxySpec, enter_source, load_description
 from wool.runtime import Runtime
 
 _log = logging.getLogger("wool.worker")
 
 
 class NestedPool:
-    """A caller's pool, as the bodies on this worker see it."""
+    """A caller's pool, as the bodies on this worker see it, whatever loops they make their calls on.
 
-    def __init__(self, description: bytes, runtime: Runtime, secret: bytes) -> None:
+    It is opened and closed on one loop, its home: the I/O loop, for a body may keep its own waiting; or the routine
+    loop, where a discovery of the user's own has to be followed.
+    """
+
+    def __init__(
+        self, description: bytes, runtime: Runtime, secret: bytes, io: MailboxLike, routines: MailboxLike
+    ) -> None:
         self._description = description
         self._runtime = runtime
         self._secret = secret
+        self._io = io
+        self._routines = routines
+        self._spec: ProxySpec | None = None
         self._opening: asyncio.Task[Dispatcher] | None = None
         self.open_dispatcher: Dispatcher | None = None
         self.sessions = 0
 
     async def dispatcher(self) -> Dispatcher:
         """Return the dispatcher, opening it with the first nested call."""
+        if self._spec is None:
+            # Here, where the call is made, and not on the I/O loop: it runs code of the user's.
+            self._spec = load_description(self._description)
+        here = self._runtime.mailbox(asyncio.get_running_loop())
+        return await run_on(self._home(self._spec), here, self._opened, "wool waiting for a nested pool")
+
+    def _home(self, spec: ProxySpec) -> MailboxLike:
+        subscriber = spec.subscriber
+        return self._io if subscriber is None or lives_on_io_loop(subscriber) else self._routines
+
+    # ---- at home ----
+
+    async def _opened(self) -> Dispatcher:
         if self._opening is None or (self._opening.done() and self.open_dispatcher is None):
             # A task of its own: the call that comes first may be cancelled, the others want it still.
             self._opening = asyncio.get_running_loop().create_task(self._open(), name="wool opening a nested pool")
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> Dispatcher:
-        spec = load_description(self._description)
-        self.open_dispatcher = await Dispatcher.open(spec, runtime=self._runtime, secret=self._secret)
+        assert self._spec is not None
+        self.open_dispatcher = await Dispatcher.open(self._spec, runtime=self._runtime, secret=self._secret)
         return self.open_dispatcher
 
-    async def close(self) -> None:
-        """Close it, if it was opened; idempotent."""
+    async def _close(self) -> None:
         if self._opening is not None:
             await asyncio.wait([self._opening])
         dispatcher, self.open_dispatcher = self.open_dispatcher, None
         if dispatcher is not None:
             await dispatcher.close("the caller's session has ended")
 
+    # ---- on the routine loop ----
+
+    async def close(self) -> None:
+        """Close it, if it was opened; idempotent."""
+        if self._spec is not None:
+            await run_on(self._home(self._spec), self._routines, self._close, "wool closing a nested pool")
+
 
 class Nested:
-    """The pools of all callers that are connected to this worker."""
+    """The pools of all callers that are connected to this worker. Lives on the routine loop."""
 
-    def __init__(self, runtime: Runtime, secret: bytes) -> None:
+    def __init__(self, runtime: Runtime, secret: bytes, io: MailboxLike, routines: MailboxLike) -> None:
         self._runtime = runtime
         self._secret = secret
+        self._io = io
+        self._routines = routines
         self._pools: dict[bytes, NestedPool] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -63,7 +95,8 @@ class Nested:
         pool = self._pools.get(description)
         if pool is None:
             # The session has just ended, or never said so: the body runs, but is soon cancelled.
-            pool = self._pools[description] = NestedPool(description, self._runtime, self._secret)
+            pool = NestedPool(description, self._runtime, self._secret, self._io, self._routines)
+            self._pools[description] = pool
         return pool
 
     def opened(self, description: bytes) -> None:

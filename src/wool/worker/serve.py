@@ -50,7 +50,7 @@ class WorkerNode:
         loop = asyncio.get_running_loop()
         self._io: MailboxLike = runtime.mailbox(io_loop)
         self._routines: MailboxLike = runtime.mailbox(loop)
-        self._nested = Nested(runtime, self._secret)
+        self._nested = Nested(runtime, self._secret, self._io, self._routines)
         self._runner = Runner(
             loop=loop,
             io=self._io.batched(loop, crowd=self._crowd),
