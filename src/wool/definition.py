@@ -36,6 +36,7 @@ from wool.references import (
     follow_reference,
     importable,
     registered_by_value,
+    travels_by_value,
 )
 from wool.serialization import Definition, dumps_by_value, loads_inline, raw_function
 
@@ -326,7 +327,7 @@ def _frozen(value: object, depth: int = 0) -> bool:
         return all(_frozen(item, depth + 1) for item in cast("tuple[object, ...]", value))
     if isinstance(value, ModuleType):
         name = value.__name__
-        return name not in MAIN_MODULES and sys.modules.get(name) is value and not registered_by_value(name)
+        return name not in MAIN_MODULES and sys.modules.get(name) is value and not travels_by_value(name)
     if isinstance(value, type | FunctionType):
         return importable(value)
     if isinstance(value, BuiltinFunctionType):

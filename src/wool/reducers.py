@@ -18,7 +18,7 @@ import pickle
 import typing
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -32,7 +32,7 @@ from typing import (
     cast,
 )
 
-from wool.references import ROUTINE_ATTRIBUTE, findable
+from wool.references import ROUTINE_ATTRIBUTE, findable, travels_by_value
 
 if TYPE_CHECKING:
 
@@ -66,7 +66,7 @@ def _names(wrapper: Any, *without: str) -> dict[str, object]:
     return names | {name: value for name, value in attributes.items() if name not in left_out}
 
 
-# --- Code and classes ----------------------------------------------------------------------------------
+# --- Code, modules and classes ----------------------------------------------------------------------------------
 
 
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
@@ -77,6 +77,18 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
 
 def _make_code(make: Callable[..., CodeType], arguments: tuple[object, ...], filename: str) -> CodeType:
     return make(*arguments).replace(co_filename=filename)
+
+
+_OF_THE_IMPORT_SYSTEM = ("__spec__", "__loader__", "__cached__", "__builtins__")
+
+
+def _reduce_module(module: ModuleType) -> tuple[Any, ...]:
+    travels_by_value(module.__name__)  # If it does, cloudpickle is told.
+    make, arguments, *rest = CloudPickler.dispatch_table[ModuleType](module)
+    if len(arguments) == 2:
+        name, attributes = arguments
+        arguments = name, {key: value for key, value in attributes.items() if key not in _OF_THE_IMPORT_SYSTEM}
+    return make, arguments, *rest
 
 
 def with_slots(cls: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -213,6 +225,7 @@ def _make_alias_of_parameters(name: str, module: str, value: object, parameters:
 
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     CodeType: _reduce_code,
+    ModuleType: _reduce_module,
     _CachedFunction: _reduce_cached,
     functools.cached_property: _reduce_cached_property,
     functools.singledispatchmethod: _reduce_dispatching_method,

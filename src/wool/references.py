@@ -1,9 +1,9 @@
 """What the other side can import, and so need not be sent.
 
 Why it exists: arguments, definitions and exceptions must agree on which classes and functions travel as their
-name. The answer is looked up in ``sys.modules``, as pickle does, with three differences: ``__main__`` is
-another module elsewhere, the user may ask that a module goes by value, and a raw function is found through the
-wrappers that decorators put around it.
+name. The answer is looked up in ``sys.modules``, as pickle does, with four differences: ``__main__`` is another
+module elsewhere, some other modules are only here (`wool.whereabouts`), the user may ask that a module goes by
+value, and a raw function is found through the wrappers that decorators put around it.
 
 It must never import anything in order to answer, nor invoke a descriptor to look through a wrapper.
 """
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from wool.whereabouts import only_here
 
 if TYPE_CHECKING:
 
@@ -52,6 +54,11 @@ def registered_by_value(module: str) -> bool:
     return True
 
 
+def travels_by_value(module: str) -> bool:
+    """Tell whether what ``module`` defines goes by value: on request, or since nobody else can import it."""
+    return registered_by_value(module) or only_here(module)
+
+
 def importable(thing: type | FunctionType) -> bool:
     """Tell whether the other side gets ``thing``, a class or function, by importing it."""
     module_name: object = thing.__module__
@@ -63,7 +70,7 @@ def importable(thing: type | FunctionType) -> bool:
             found = getattr(found, name)
     except AttributeError:
         return False
-    return found is thing and not registered_by_value(module_name)
+    return found is thing and not travels_by_value(module_name)
 
 
 def findable(thing: Any, name: str | None = None) -> bool:
@@ -75,7 +82,7 @@ def findable(thing: Any, name: str | None = None) -> bool:
     own_name: Any = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", "")
     for step in (name or own_name).split("."):
         found = getattr(found, step, None)
-    return found is thing and not registered_by_value(module_name)
+    return found is thing and not travels_by_value(module_name)
 
 
 def unwrap(thing: object) -> object:
@@ -106,7 +113,7 @@ def find_reference(function: FunctionType) -> Reference | None:
     found = look_up(sys.modules.get(module_name), qualname)
     for steps in range(UNWRAP_STEPS):
         if found is function:
-            return None if registered_by_value(module_name) else Reference(module_name, qualname, steps)
+            return None if travels_by_value(module_name) else Reference(module_name, qualname, steps)
         if found is None:
             return None
         found = unwrap(found)

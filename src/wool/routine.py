@@ -262,6 +262,15 @@ def _load(call: Call, payload: Payload) -> Any:
         ) from error
 
 
+def _remedy(cause: BaseException) -> str:
+    if not isinstance(cause, ModuleNotFoundError):
+        return ""
+    return (
+        "; workers have the sys.path that their pool was opened with, or that of whoever else started them: put the "
+        "module there, or let it travel by value with cloudpickle.register_pickle_by_value"
+    )
+
+
 def _value(call: Call, answer: Answer, thrown: BaseException | None = None) -> Any:
     """Return what the body returned, or raise what came instead. ``thrown`` is what was thrown in, if anything."""
     kind = answer.kind
@@ -278,7 +287,7 @@ def _value(call: Call, answer: Answer, thrown: BaseException | None = None) -> A
                 cause = rebuild(answer.payload)
                 error = SerializationError(
                     f"the worker cannot load the definition or the arguments of {call.task}: "
-                    f"{type(cause).__name__}: {cause}",
+                    f"{type(cause).__name__}: {cause}{_remedy(cause)}",
                     executed="no",
                 )
                 error.__cause__ = cause

@@ -252,15 +252,19 @@ def only_here(name: str, source: str, folder: Path) -> Any:
 
 
 async def test_a_routine_whose_module_the_worker_cannot_import_is_told(journal: Journal, tmp_path: Path) -> None:
-    async with unharmed(journal):
-        source = "import wool\n@wool.routine\nasync def unknown():\n    return 1\n"
-        with only_here("only_at_the_caller", source, tmp_path) as module:
+    source = (
+        f"import os, wool\nif os.getpid() != {os.getpid()}:\n    import not_installed_there\n"
+        "@wool.routine\nasync def unknown():\n    return 1\n"
+    )
+    with only_here("only_at_the_caller", source, tmp_path) as module:
+        async with unharmed(journal):
             assert isinstance(module, ModuleType)
-            with pytest.raises(wool.SerializationError, match="No module named 'only_at_the_caller'") as caught:
+            with pytest.raises(wool.SerializationError, match="No module named 'not_installed_there'") as caught:
                 await module.unknown()
         assert caught.value.executed == "no"
         assert isinstance(caught.value.__cause__, ModuleNotFoundError)
         assert "only_at_the_caller:unknown" in str(caught.value)
+        assert "cloudpickle.register_pickle_by_value" in str(caught.value)
 
 
 async def test_a_module_that_breaks_on_the_worker_is_told_with_the_cause(journal: Journal, tmp_path: Path) -> None:

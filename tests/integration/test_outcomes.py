@@ -9,7 +9,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
@@ -193,19 +192,16 @@ async def test_the_worker_cannot_load_an_argument(pool: wool.WorkerPool) -> None
     await unharmed(pool, pids)
 
 
-async def test_the_worker_cannot_load_the_definition(pool: wool.WorkerPool, tmp_path: Any) -> None:  # noqa: F811
+async def test_the_worker_cannot_load_the_definition(pool: wool.WorkerPool) -> None:  # noqa: F811
     pids = {worker.pid for worker in pool.workers}
-    (tmp_path / "only_here.py").write_text("import wool\n@wool.routine\nasync def f():\n    return 1\n")
-    # Imported from a place that the workers, started before, do not look at.
-    sys.path.insert(0, str(tmp_path))
-    try:
-        import only_here  # type: ignore[import-not-found]
+    part = Gone()
 
-        with pytest.raises(wool.SerializationError, match="No module named 'only_here'") as caught:
-            await only_here.f()
-    finally:
-        sys.path.remove(str(tmp_path))
-        sys.modules.pop("only_here", None)
+    @wool.routine
+    async def local() -> object:
+        return part
+
+    with pytest.raises(wool.SerializationError, match="No module named 'gone'") as caught:
+        await local()
     assert caught.value.executed == "no"
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
     await unharmed(pool, pids)

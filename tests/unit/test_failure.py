@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import copyreg
 import dataclasses
+import importlib
 import json
 import pickle
 import subprocess
 import sys
 import threading
 import traceback
-import types
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -576,11 +576,14 @@ def test_a_class_that_cannot_travel_arrives_as_a_remote_error_that_tells_all() -
     assert as_outcome(back) is back
 
 
-def test_a_class_that_cannot_be_loaded_arrives_as_a_remote_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("soon_gone")
-    exec("class Lost(Exception): pass", module.__dict__)
-    monkeypatch.setitem(sys.modules, "soon_gone", module)
-    payload = capture(ExceptionGroup("group", [module.Lost("text")]), here=HERE)
+def test_a_class_that_cannot_be_loaded_arrives_as_a_remote_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "soon_gone.py").write_text("class Lost(Exception): pass")
+    with monkeypatch.context() as context:
+        context.syspath_prepend(tmp_path)
+        module = importlib.import_module("soon_gone")
+        payload = capture(ExceptionGroup("group", [module.Lost("text")]), here=HERE)
     monkeypatch.delitem(sys.modules, "soon_gone")
     (back,) = rebuild(payload).exceptions  # type: ignore[attr-defined]
     assert type(back) is RemoteError
@@ -812,11 +815,13 @@ def test_a_class_that_only_the_worker_has_arrives_as_a_remote_error(tmp_path: Pa
         """
 from wool.errors import RemoteError
 def work():
-    import sys, types
-    module = types.ModuleType("only_there")
-    exec("class Odd(Exception): pass", module.__dict__)
-    sys.modules["only_there"] = module
-    raise module.Odd("text")
+    import pathlib, sys
+    folder = pathlib.Path(__file__).parent / "there"
+    folder.mkdir()
+    (folder / "only_there.py").write_text("class Odd(Exception): pass")
+    sys.path.insert(0, str(folder))
+    import only_there
+    raise only_there.Odd("text")
 try:
     worker.call(work)
 except RemoteError as error:

@@ -9,6 +9,7 @@ import datetime
 import decimal
 import functools
 import gc
+import importlib
 import json
 import math
 import pickle
@@ -301,10 +302,10 @@ def test_a_class_is_not_overwritten_by_what_comes_back() -> None:
     assert Counter.method is method
 
 
-def test_a_module_registered_by_value_travels_by_value() -> None:
-    module = types.ModuleType("registered_by_value_here")
-    exec("class Thing: pass\ndef function(): return Thing", module.__dict__)
-    sys.modules[module.__name__] = module
+def test_a_module_registered_by_value_travels_by_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "registered_by_value_here.py").write_text("class Thing: pass\ndef function(): return Thing")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("registered_by_value_here")
     try:
         assert b"cloudpickle" not in dumps_inline(module.Thing())
         assert not define(module.function).by_value
@@ -1049,16 +1050,67 @@ assert worker.call(work, bytes(size), bytearray(size), memoryview(bytearray(size
 def test_a_reference_that_the_worker_cannot_import_fails_there(tmp_path: Path) -> None:
     run_caller(
         """
-import sys, types
-module = types.ModuleType("only_here")
-exec("def work(): pass", module.__dict__)
-sys.modules["only_here"] = module
+import os, shutil
+import gone
+worker.call(lambda f: f(), gone.work)
+worker.__exit__()
+worker = Worker()
+os.remove(gone.__file__)
+shutil.rmtree(os.path.join(os.path.dirname(gone.__file__), "__pycache__"), ignore_errors=True)
 try:
-    worker.call(module.work)
+    worker.call(gone.work)
 except ModuleNotFoundError as error:
-    assert error.name == "only_here"
+    assert error.name == "gone"
 else:
     raise AssertionError
+""",
+        tmp_path,
+        {"gone": "def work(): pass"},
+    )
+
+
+def test_a_module_that_only_the_caller_knows_travels_by_value(tmp_path: Path) -> None:
+    (tmp_path / "off").mkdir()
+    (tmp_path / "off" / "plug.py").write_text(
+        """
+import dataclasses, enum, functools, typing
+SCALE = 2
+class Color(enum.Enum):
+    RED = 1
+@dataclasses.dataclass(slots=True)
+class Point:
+    x: int
+class Failure(Exception):
+    pass
+@functools.cache
+def scaled(x): return x * SCALE
+UserId = typing.NewType("UserId", int)
+def work(point: Point, user: UserId):
+    if not point.x:
+        raise Failure("nothing")
+    return Point(scaled(point.x)), Color.RED, work, UserId
+"""
+    )
+    run_caller(
+        """
+import importlib.util, pathlib, sys
+path = pathlib.Path(__file__).parent / "off" / "plug.py"
+spec = importlib.util.spec_from_file_location("plug", path)
+plug = sys.modules["plug"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(plug)
+
+for _ in range(2):
+    point, color, work, user = worker.call(plug.work, plug.Point(2), plug.UserId(1))
+    assert type(point) is plug.Point and point.x == 4 and color is plug.Color.RED
+    assert work(plug.Point(1), 1)[0].x == 2 and user.__name__ == "UserId"
+    plug.SCALE = 3
+    assert worker.call(plug.work, plug.Point(2), 1)[0].x == 6
+    plug.SCALE = 2
+    try:
+        worker.call(plug.work, plug.Point(0), 1)
+    except plug.Failure as error:
+        assert error.args == ("nothing",)
+    assert worker.call(lambda: (plug.scaled(4), plug.__name__, plug.Point(3)))[:2] == (8, "plug")
 """,
         tmp_path,
     )

@@ -27,6 +27,7 @@ from typing import Final, Protocol
 
 from wool.discovery.base import WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.whereabouts import note_workers_path
 from wool.worker.channel import (
     ChannelError,
     Configure,
@@ -178,6 +179,7 @@ class WorkerProcess:
         self._spec = spec
         self._output = Output(child.process.pid, spec.limits)
         self._output.uid = spec.uid
+        self._forget_path = note_workers_path(sys.path)
         self._lines = Lines()
         self._unsent = bytearray()
         self._metadata: WorkerMetadata | None = None
@@ -359,6 +361,7 @@ class WorkerProcess:
 
     def _finish(self, reason: str) -> None:
         self._exit_reason = reason
+        self._forget_path()
         try:
             for _ in range(_DRAIN_READS):
                 if not self._read_control():

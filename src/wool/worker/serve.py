@@ -22,6 +22,7 @@ from wool.bridge import IoThread, MailboxLike, run_on
 from wool.discovery.base import WorkerMetadata
 from wool.lives import begin_life
 from wool.runtime import Runtime, real_runtime, set_runtime
+from wool.whereabouts import note_workers_path
 from wool.worker import forks
 from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
 from wool.worker.nested import Nested
@@ -121,6 +122,7 @@ class WorkerNode:
 
 def serve(configure: Configure, channel: ChildChannel) -> int:
     """Run the worker until it has stopped; return the exit status."""
+    note_workers_path(sys.path)  # The siblings' is the same, whatever bodies do to this one.
     _set_up_logging()
     faulthandler.enable()
     io = IoThread(on_death=_io_loop_died)
