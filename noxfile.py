@@ -96,7 +96,7 @@ PYTHONS = find_pythons()
 if not PYTHONS:
     raise SystemExit(f"no Python {OLDEST[0]}.{OLDEST[1]} or newer was found")
 OLDEST_FOUND = PYTHONS[0]
-DISCOVERIES = ("dns",)
+DISCOVERIES = ("dns", "lan")
 """Extras that tests and types need."""
 TESTED = f".[{','.join(DISCOVERIES)}]"
 

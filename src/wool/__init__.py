@@ -17,6 +17,7 @@ from wool.discovery.base import (
     WorkerMetadata,
 )
 from wool.discovery.dns import DnsDiscovery
+from wool.discovery.lan import LanDiscovery
 from wool.discovery.local import LocalDiscovery
 from wool.discovery.static import StaticDiscovery
 from wool.errors import (
@@ -45,6 +46,7 @@ __all__ = [
     "DiscoverySubscriberLike",
     "DispatchTimeout",
     "DnsDiscovery",
+    "LanDiscovery",
     "LeastLoadedLoadBalancer",
     "LoadBalancerLike",
     "LocalDiscovery",

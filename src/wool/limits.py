@@ -120,6 +120,18 @@ class Limits:
     """Backoff while nobody answers: it doubles from first to most."""
     lookup_denied_seconds: float = 5.0
     """A name that does not exist is asked for again so soon, if the denial does not say how long it holds."""
+    lan_workers: int = 1024
+    """Workers that a LanDiscovery subscriber keeps in view: anybody on the network can announce more."""
+    lan_ttl_seconds: int = 30
+    """A worker that vanished without a word is dropped by LanDiscovery after so long; each is asked for that often.
+    An unanswered session is noticed sooner."""
+    lan_browse_seconds: float = 60.0
+    """How often a LanDiscovery subscriber asks who is there, besides listening."""
+    lan_retry_first_seconds: float = 0.25
+    lan_retry_most_seconds: float = 10.0
+    """Backoff of its questions for a worker that was announced and does not answer: it doubles from first to most."""
+    lan_open_seconds: float = 5.0
+    """To open the sockets of multicast DNS, and to say goodbye on them."""
     static_lookup_seconds: float = 30.0
     """How often a StaticDiscovery looks up a name: the system does not say how long its answer holds."""
 

@@ -34,9 +34,11 @@ LAYERS = (
             "discovery.lan",
             "discovery.local",
             "discovery.lookups",
+            "discovery.mdns",
             "discovery.namespace",
             "discovery.records",
             "discovery.roster",
+            "discovery.sightings",
             "discovery.static",
             "discovery.table",
             "discovery.view",
@@ -150,7 +152,7 @@ LAYERS = (
 )
 LEVEL = {module: level for level, (_, modules) in enumerate(LAYERS) for module in modules}
 
-EXTRAS = {"dns": "discovery.dns", "ifaddr": "discovery.lan", "zeroconf": "discovery.lan"}
+EXTRAS = {"dns": "discovery.dns", "ifaddr": "discovery.mdns", "zeroconf": "discovery.mdns"}
 """What comes with an extra, and the only module that may know it."""
 GRPC = {"transport.grpc", "transport.grpc_options"}
 """The only modules that may know gRPC."""
@@ -158,6 +160,7 @@ PURE = {module for module in LEVEL if module.startswith("protocol.")} | {
     "discovery.lookups",
     "discovery.records",
     "discovery.roster",
+    "discovery.sightings",
     "discovery.table",
     "discovery.view",
 }

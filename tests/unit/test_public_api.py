@@ -20,6 +20,7 @@ PUBLIC = {
         "DiscoveryPublisherLike",
         "DiscoverySubscriberLike",
         "DnsDiscovery",
+        "LanDiscovery",
         "LocalDiscovery",
         "StaticDiscovery",
     },

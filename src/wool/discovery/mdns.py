@@ -1,0 +1,203 @@
+"""The sockets of multicast DNS, by zeroconf: records come and go, and nothing is decided here.
+
+Its cache, its browser and its probing are passed by. What is heard goes to `wool.discovery.sightings`, which also says
+what to ask; so how long a worker is in view does not depend on how often zeroconf looks into its cache (every 10 s), or
+on the least time to live that it gives a pointer (1125 s). A worker's uid is random, so nobody else has its name, and
+probing would delay each announcement by more than a second.
+
+It must be used on the loop that opened it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import ifaddr
+import zeroconf
+from zeroconf import RecordUpdate, RecordUpdateListener, ServiceInfo, Zeroconf
+from zeroconf.asyncio import AsyncZeroconf
+
+from wool.discovery.records import SERVICE, Announcement, Interface, choose_interfaces
+from wool.discovery.sightings import Kind, Question, Record
+from wool.limits import Limits
+
+_dns: Any = zeroconf
+"""Its classes of records and messages are offered for import, but not listed in its ``__all__``."""
+_log = logging.getLogger("wool.discovery")
+
+Hear = Callable[[Sequence[Record]], None]
+
+_IN = 1
+_QUERY = 0
+_TYPES: dict[Kind, int] = {"A": 1, "PTR": 12, "TXT": 16, "AAAA": 28, "SRV": 33}
+_IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
+"""Of <linux/in.h> and <linux/in6.h>; Python does not name them."""
+_POINTER_SECONDS = 1200
+"""Of the pointer and the text, which are not what says that a worker lives. Less than 1125 is not taken."""
+
+
+class Multicast:
+    """Multicast DNS on chosen interfaces."""
+
+    def __init__(self, multicast: AsyncZeroconf, interfaces: list[Interface], limits: Limits) -> None:
+        self.interfaces = interfaces
+        self._zeroconf: Any = multicast
+        """An `AsyncZeroconf`, of which several types are incomplete."""
+        self._limits = limits
+        self._announced: dict[str, ServiceInfo] = {}
+        self._sending: set[asyncio.Future[None]] = set()
+
+    @classmethod
+    async def open(cls, wanted: Sequence[str], limits: Limits) -> Multicast:
+        """Open the sockets. Raises `OSError`: no such interface, or the port is another's alone."""
+        interfaces = choose_interfaces(present_interfaces(), wanted)
+        addresses = list(dict.fromkeys(str(face.address) for face in interfaces))
+        multicast = AsyncZeroconf(interfaces=addresses)
+        self = cls(multicast, interfaces, limits)
+        try:
+            await multicast.zeroconf.async_wait_for_start(limits.lan_open_seconds)
+            for reader in multicast.zeroconf.engine.readers:
+                _hear_only_what_was_joined(reader.transport.get_extra_info("socket"))
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    # ---- hearing and asking ----
+
+    def listen(self, hear: Hear) -> None:
+        """Let ``hear`` be told of all records, those of one message at a time."""
+        self._zeroconf.zeroconf.async_add_listener(_Ear(hear), None)
+
+    def ask(self, questions: Iterable[Question], known: Iterable[tuple[str, float, float]]) -> None:
+        """Ask everybody; who would only give an answer that is ``known`` keeps silent."""
+        out = _dns.DNSOutgoing(_QUERY)
+        for name, kind in questions:
+            out.add_question(_dns.DNSQuestion(name, _TYPES[kind], _IN))
+        for name, seconds, age in known:
+            left = int(seconds - age)
+            if left > 0:
+                out.add_answer_at_time(_dns.DNSPointer(SERVICE, _TYPES["PTR"], _IN, left, name), 0)
+        self._zeroconf.zeroconf.async_send(out)
+
+    # ---- announcing ----
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Announce a worker; on return it was said once. Raises `ValueError` if that was done before."""
+        if announcement.name in self._announced:
+            raise ValueError(f"{announcement.label} is announced already")
+        info = self._info_of(announcement)
+        self._announced[announcement.name] = info
+        self._keep(await self._zeroconf.async_register_service(info, cooperating_responders=True))
+        await asyncio.sleep(0)
+
+    async def update(self, announcement: Announcement) -> None:
+        """Announce what has changed. Raises `ValueError` if it is not announced."""
+        if announcement.name not in self._announced:
+            raise ValueError(f"{announcement.label} is not announced here")
+        info = self._announced[announcement.name] = self._info_of(announcement)
+        self._keep(await self._zeroconf.async_update_service(info))
+        await asyncio.sleep(0)
+
+    async def withdraw(self, name: str) -> None:
+        """Say goodbye; on return it was said once. Raises `ValueError` if it is not announced."""
+        info = self._announced.pop(name, None)
+        if info is None:
+            raise ValueError(f"{name} is not announced here")
+        self._keep(await self._zeroconf.async_unregister_service(info))
+        await asyncio.sleep(0)
+
+    def _keep(self, repeats: asyncio.Future[None]) -> None:
+        # What is said is said three times, in case it gets lost.
+        self._sending.add(repeats)
+        repeats.add_done_callback(self._sent)
+
+    def _sent(self, repeats: asyncio.Future[None]) -> None:
+        self._sending.discard(repeats)
+        if not repeats.cancelled() and (error := repeats.exception()) is not None:
+            _log.warning("an announcement was not repeated: %s", error)
+
+    def _info_of(self, announcement: Announcement) -> ServiceInfo:
+        return ServiceInfo(
+            SERVICE,
+            announcement.name,
+            port=announcement.port,
+            properties=announcement.text,
+            server=announcement.host,
+            host_ttl=self._limits.lan_ttl_seconds,
+            other_ttl=_POINTER_SECONDS,
+            parsed_addresses=list(announcement.addresses),
+        )
+
+    async def close(self) -> None:
+        """Say goodbye for all that is announced, and close the sockets; bounded by ``lan_open_seconds``."""
+        repeats = list(self._sending)
+        for announcing in repeats:
+            if self._announced:
+                announcing.cancel()  # else it would say hello again after the goodbye
+        try:
+            async with asyncio.timeout(self._limits.lan_open_seconds):
+                await asyncio.gather(*repeats, return_exceptions=True)
+                await self._zeroconf.async_unregister_all_services()
+        except TimeoutError:
+            _log.warning("goodbyes could not be said in %s s (lan_open_seconds)", self._limits.lan_open_seconds)
+        finally:
+            self._announced.clear()
+            await self._zeroconf.async_close()
+
+
+class _Ear(RecordUpdateListener):
+    """Tells of every record that is heard, also of one that is known already: it holds anew."""
+
+    def __init__(self, hear: Hear) -> None:
+        self._hear = hear
+
+    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+        heard = [record for update in records if (record := _record_of(update)) is not None]
+        if heard:
+            self._hear(heard)
+
+
+def _record_of(update: RecordUpdate) -> Record | None:
+    record: Any = update.new
+    name, seconds = record.name, float(record.ttl)
+    if isinstance(record, _dns.DNSPointer):
+        return Record(kind="PTR", name=name, seconds=seconds, target=record.alias)
+    if isinstance(record, _dns.DNSService):
+        return Record(kind="SRV", name=name, seconds=seconds, target=record.server, port=record.port)
+    if isinstance(record, _dns.DNSText):
+        return Record(kind="TXT", name=name, seconds=seconds, text=record.text)
+    if isinstance(record, _dns.DNSAddress):
+        try:
+            address = str(ipaddress.ip_address(record.address))
+        except ValueError:
+            return None
+        return Record(kind="A", name=name, seconds=seconds, target=address)
+    return None
+
+
+def _hear_only_what_was_joined(receiver: socket.socket | None) -> None:
+    # On Linux a socket that is bound to the port hears the groups that any process has joined, on any interface.
+    if sys.platform != "linux" or receiver is None:
+        return
+    if receiver.family == socket.AF_INET6:
+        receiver.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+    else:
+        receiver.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+
+
+def present_interfaces() -> list[Interface]:
+    """Return the addresses of this host's interfaces."""
+    found: list[Interface] = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            text = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            network = ipaddress.ip_network(f"{text}/{ip.network_prefix}", strict=False)
+            found.append(Interface(name=adapter.name, address=ipaddress.ip_address(text), network=network))
+    return found

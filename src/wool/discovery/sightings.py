@@ -1,0 +1,245 @@
+"""What is heard on the network of workers, and what to ask: multicast DNS without its sockets.
+
+Why it exists: who is there, for how long that holds, and whom to ask about again follow from the records that were
+heard and from the clock's reading alone; so it is decided here, where the simulator and Hypothesis can decide it too.
+
+=============================  ======================================================================
+a worker is there              while its pointer, service, text and an address of its are all known
+                               and none is older than its own time to live
+it is asked about again        when a fifth of the time to live of one of them is left, or one is
+                               missing; after a growing wait, while nothing comes
+it is gone                     when a goodbye (time to live 0) of its pointer or service is heard, at
+                               once; else when the time is over
+everybody is asked             at the start, a second and three seconds later, then every
+                               ``lan_browse_seconds``
+=============================  ======================================================================
+
+What it owns: the records of one subscription, bounded in number and size: of more workers than ``lan_workers`` those
+that were there first are kept. What it must never do: I/O, read a clock, draw a random number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from wool.discovery.base import WorkerMetadata
+from wool.discovery.records import SERVICE, Interface, RecordError, worker_of
+from wool.limits import Limits
+
+Kind: TypeAlias = Literal["PTR", "SRV", "TXT", "A", "AAAA"]
+Question: TypeAlias = tuple[str, Kind]
+
+_REFRESH = 0.2
+"""The part of its time to live at the end of which a record is asked for again."""
+_BROWSE_AT_SECONDS = (0.0, 1.0, 3.0)
+_ADDRESSES = 16
+"""Addresses of one worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One record that was heard."""
+
+    kind: Kind
+    name: str
+    seconds: float
+    """Its time to live; 0 is a goodbye."""
+    target: str = ""
+    """Of PTR the instance, of SRV the host, of A and AAAA the address."""
+    port: int = 0
+    text: bytes = b""
+
+
+@dataclass(slots=True)
+class _Held:
+    """When a record was heard, and for how long that holds."""
+
+    heard: float = 0.0
+    seconds: float = 0.0
+
+    def until(self) -> float:
+        return self.heard + self.seconds
+
+    def refresh_at(self) -> float:
+        return self.heard + self.seconds * (1 - _REFRESH)
+
+
+@dataclass(slots=True)
+class _Instance:
+    name: str
+    pointer: _Held
+    service: _Held = field(default_factory=_Held)
+    text_held: _Held = field(default_factory=_Held)
+    host: str = ""
+    port: int = 0
+    text: bytes = b""
+    addresses: dict[str, _Held] = field(default_factory=dict[str, _Held])
+    asked: int = 0
+    ask_at: float = 0.0
+    parsed: tuple[tuple[object, ...], WorkerMetadata | RecordError] | None = None
+
+    def address_held(self) -> _Held:
+        """Return the address that holds longest."""
+        return max(self.addresses.values(), key=_Held.until, default=_Held())
+
+    def until(self) -> float:
+        """Return until when the worker is there."""
+        holds = (self.pointer, self.service, self.text_held, self.address_held())
+        return min(held.until() for held in holds)
+
+
+class Sightings:
+    """What one subscription has heard. Times are seconds of the caller's clock."""
+
+    def __init__(self, interfaces: Collection[Interface], limits: Limits, now: float) -> None:
+        self._interfaces = interfaces
+        self._limits = limits
+        self._instances: dict[str, _Instance] = {}
+        self._browsed = 0
+        self._started = now
+        self._browse_at = now
+        self.rejected: str = ""
+        """What was wrong with the record that was refused last; empty again once it was told."""
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    # ---- what is heard ----
+
+    def heard(self, records: Sequence[Record], now: float) -> None:
+        """Take records that came in one message; their order says nothing."""
+        for record in records:
+            if record.kind == "PTR" and record.name.lower() == SERVICE:
+                self._pointer(record, now)
+        for record in records:
+            instance = self._instances.get(record.name.lower())
+            if instance is None:
+                continue
+            if record.kind == "SRV":
+                self._service(instance, record, now)
+            elif record.kind == "TXT" and record.seconds > 0:
+                instance.text, instance.text_held = record.text, _Held(now, record.seconds)
+                self._news(instance, now)
+        self._addresses([record for record in records if record.kind in ("A", "AAAA")], now)
+
+    def _pointer(self, record: Record, now: float) -> None:
+        key = record.target.lower()
+        instance = self._instances.get(key)
+        if record.seconds <= 0:
+            self._instances.pop(key, None)
+        elif instance is not None:
+            instance.pointer = _Held(now, record.seconds)
+        elif len(self._instances) < self._limits.lan_workers and key.endswith(f".{SERVICE}"):
+            self._instances[key] = _Instance(record.target, _Held(now, record.seconds), ask_at=now)
+
+    def _service(self, instance: _Instance, record: Record, now: float) -> None:
+        if record.seconds <= 0:
+            del self._instances[record.name.lower()]
+            return
+        if instance.host.lower() != record.target.lower():
+            instance.addresses.clear()
+        instance.host, instance.port = record.target, record.port
+        instance.service = _Held(now, record.seconds)
+        self._news(instance, now)
+
+    def _addresses(self, records: Sequence[Record], now: float) -> None:
+        if not records:
+            return
+        at: dict[str, list[Record]] = {}
+        for record in records:
+            at.setdefault(record.name.lower(), []).append(record)
+        for instance in self._instances.values():
+            for record in at.get(instance.host.lower(), ()):
+                if record.seconds <= 0:
+                    instance.addresses.pop(record.target, None)
+                elif record.target in instance.addresses or len(instance.addresses) < _ADDRESSES:
+                    instance.addresses[record.target] = _Held(now, record.seconds)
+                self._news(instance, now)
+
+    def _news(self, instance: _Instance, now: float) -> None:
+        instance.asked = 0
+        # What belongs together comes together, as a rule: the next question waits for it.
+        missing = instance.until() <= now
+        instance.ask_at = now + self._limits.lan_retry_first_seconds if missing else self._refresh_at(instance)
+
+    @staticmethod
+    def _refresh_at(instance: _Instance) -> float:
+        holds = (instance.service, instance.text_held, instance.address_held())
+        return min(held.refresh_at() for held in holds)
+
+    # ---- who is there ----
+
+    def workers(self, now: float) -> list[WorkerMetadata]:
+        """Return the workers that are there now."""
+        for key in [key for key, instance in self._instances.items() if instance.pointer.until() <= now]:
+            del self._instances[key]
+        return list(self._readable(now))
+
+    def _readable(self, now: float) -> Iterator[WorkerMetadata]:
+        for instance in self._instances.values():
+            if instance.until() <= now:
+                continue
+            addresses = tuple(address for address, held in instance.addresses.items() if held.until() > now)
+            said = (instance.text, instance.port, addresses)
+            if instance.parsed is None or instance.parsed[0] != said:
+                instance.parsed = (said, self._parse(instance, addresses))
+            if isinstance(instance.parsed[1], WorkerMetadata):
+                yield instance.parsed[1]
+
+    def _parse(self, instance: _Instance, addresses: Iterable[str]) -> WorkerMetadata | RecordError:
+        label = instance.name[: -len(SERVICE) - 1]
+        try:
+            if len(instance.text) > 2 * self._limits.record_bytes:
+                raise RecordError(f"a TXT record of {len(instance.text)} bytes")
+            return worker_of(label, instance.text, instance.port, addresses, self._interfaces)
+        except RecordError as error:
+            self.rejected = f"{label:.63}: {error}"
+            return error
+
+    # ---- what to ask ----
+
+    def questions(self, now: float) -> list[Question]:
+        """Return what to ask now, and take it that it is asked."""
+        asked: dict[Question, None] = {}
+        if now >= self._browse_at:
+            self._browsed += 1
+            if self._browsed < len(_BROWSE_AT_SECONDS):
+                self._browse_at = self._started + _BROWSE_AT_SECONDS[self._browsed]
+            else:
+                self._browse_at = now + self._limits.lan_browse_seconds
+            asked[SERVICE, "PTR"] = None
+        for instance in self._instances.values():
+            if now >= instance.ask_at:
+                asked.update(dict.fromkeys(self._missing(instance, now)))
+                first, most = self._limits.lan_retry_first_seconds, self._limits.lan_retry_most_seconds
+                instance.ask_at = now + min(first * 2.0 ** min(instance.asked, 30), most)
+                instance.asked += 1
+        return list(asked)
+
+    def _missing(self, instance: _Instance, now: float) -> Iterator[Question]:
+        if instance.service.refresh_at() <= now:
+            yield instance.name, "SRV"
+        if instance.text_held.refresh_at() <= now:
+            yield instance.name, "TXT"
+        if instance.host and instance.address_held().refresh_at() <= now:
+            yield instance.host, "A"
+            yield instance.host, "AAAA"
+
+    def known(self, now: float) -> list[tuple[str, float, float]]:
+        """Return each instance whose pointer is fresh, with its time to live and age: answers that nobody need give."""
+        return [
+            (instance.name, instance.pointer.seconds, now - instance.pointer.heard)
+            for instance in self._instances.values()
+            if now < instance.pointer.heard + instance.pointer.seconds / 2
+        ]
+
+    def next_at(self, now: float) -> float:
+        """Return when to look again, if nothing is heard before."""
+        times = [self._browse_at]
+        for instance in self._instances.values():
+            times.append(instance.ask_at)
+            if (until := instance.until()) > now:
+                times.append(until)
+        return min(times)

@@ -1,0 +1,433 @@
+"""LanDiscovery over real multicast: on loopback, and between hosts that are network namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+pytest.importorskip("zeroconf", reason="needs the extra wool[lan]")
+
+from support import namespaces
+from support.namespaces import network, peer
+from support.routines import where
+from support.watch import watching
+from wool import LanDiscovery, LocalWorker, WorkerMetadata, WorkerProxy
+from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
+from wool.limits import DEFAULT_LIMITS
+
+LOOPBACK = ["127.0.0.1"]
+JOIN_SECONDS = 2.0
+LEAVE_SECONDS = 1.0
+
+hosts = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not() or "never")
+
+
+def worker(number: int, *tags: str, address: str = "") -> WorkerMetadata:
+    return WorkerMetadata(
+        uid=f"{number:032x}",
+        address=address or f"127.0.0.1:{7000 + number}",
+        pid=1,
+        version="1",
+        tags=frozenset(tags),
+    )
+
+
+@pytest_asyncio.fixture
+async def lan() -> AsyncIterator[LanDiscovery]:
+    async with LanDiscovery(interfaces=LOOPBACK) as discovery:
+        yield discovery
+
+
+# ---- one machine -------------------------------------------------------------------------------------
+
+
+def test_it_has_the_shape_of_a_discovery() -> None:
+    discovery = LanDiscovery()
+    assert isinstance(discovery, DiscoveryLike)
+    assert isinstance(discovery.publisher, DiscoveryPublisherLike)
+    assert isinstance(discovery.subscribe(), DiscoverySubscriberLike)
+
+
+async def test_a_join_an_update_and_a_leave_are_seen_at_once(lan: LanDiscovery) -> None:
+    publisher = lan.publisher
+    async with watching(lan.subscriber) as watch:
+        await publisher.publish("worker-added", worker(1))
+        assert await watch.until(worker(1)) < JOIN_SECONDS
+        await publisher.publish("worker-added", worker(2))
+        assert await watch.until(worker(1), worker(2)) < JOIN_SECONDS
+        await publisher.publish("worker-updated", worker(1, "gpu"))
+        assert await watch.until(worker(1, "gpu"), worker(2)) < JOIN_SECONDS
+        await publisher.publish("worker-dropped", worker(1, "gpu"))
+        assert await watch.until(worker(2)) < LEAVE_SECONDS
+
+
+async def test_a_late_subscriber_sees_who_is_there(lan: LanDiscovery) -> None:
+    for number in range(20):
+        await lan.publisher.publish("worker-added", worker(number))
+    async with watching(lan.subscriber) as watch:
+        assert await watch.until(*map(worker, range(20))) < JOIN_SECONDS
+        assert {event.type for event in watch.events} == {"worker-added"}
+
+
+async def test_leaving_says_goodbye_for_all_that_is_published() -> None:
+    discovery = LanDiscovery(interfaces=LOOPBACK)
+    async with watching(discovery.subscriber) as watch:
+        async with discovery:
+            for number in range(3):
+                await discovery.publisher.publish("worker-added", worker(number))
+            await watch.until(*map(worker, range(3)))
+            left = asyncio.get_running_loop().time()
+        await watch.until()
+        assert watch.times[-1] - left < LEAVE_SECONDS
+
+
+async def test_a_worker_published_and_gone_at_once_does_not_come_back(lan: LanDiscovery) -> None:
+    async with watching(lan.subscriber) as watch:
+        async with LanDiscovery(interfaces=LOOPBACK) as brief:
+            await brief.publisher.publish("worker-added", worker(1))
+        await lan.publisher.publish("worker-added", worker(2))
+        await lan.publisher.publish("worker-dropped", worker(2))
+        await asyncio.sleep(1.0)
+        assert watch.present == {}
+
+
+async def test_a_filter_shows_only_what_is_wanted(lan: LanDiscovery) -> None:
+    await lan.publisher.publish("worker-added", worker(1))
+    await lan.publisher.publish("worker-added", worker(2, "gpu"))
+    async with watching(lan.subscribe(lambda metadata: "gpu" in metadata.tags)) as watch:
+        await watch.until(worker(2, "gpu"))
+        await lan.publisher.publish("worker-updated", worker(1, "gpu"))
+        await watch.until(worker(1, "gpu"), worker(2, "gpu"))
+        await lan.publisher.publish("worker-updated", worker(2))
+        await watch.until(worker(1, "gpu"))
+
+
+async def test_a_worker_that_is_answered_for_stays_beyond_its_time_to_live() -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, lan_ttl_seconds=2)
+    async with LanDiscovery(interfaces=LOOPBACK, limits=limits) as discovery:
+        await discovery.publisher.publish("worker-added", worker(1))
+        async with watching(discovery.subscriber) as watch:
+            await watch.until(worker(1))
+            await asyncio.sleep(5.0)
+            assert len(watch.events) == 1
+
+
+async def test_a_busy_program_still_answers_for_its_workers(lan: LanDiscovery) -> None:
+    """The publisher's loop stands still; a subscriber of another process finds its worker all the same."""
+    await lan.publisher.publish("worker-added", worker(1))
+    script = """
+        import asyncio
+        from wool import LanDiscovery
+
+        async def main():
+            async with asyncio.timeout(10):
+                async for event in LanDiscovery(interfaces=["127.0.0.1"]).subscriber:
+                    print(event.metadata.uid, flush=True)
+                    return
+
+        asyncio.run(main())
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert found.stdout.strip() == worker(1).uid, found.stderr
+
+
+async def test_a_worker_may_be_published_from_another_loop(lan: LanDiscovery) -> None:
+    def elsewhere() -> None:
+        asyncio.run(lan.publisher.publish("worker-added", worker(1)))
+
+    async with watching(lan.subscriber) as watch:
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        await watch.until(worker(1))
+        thread.join()
+
+
+def test_it_is_a_plain_context_manager_too_and_may_be_entered_again() -> None:
+    discovery = LanDiscovery(interfaces=LOOPBACK)
+    for _ in range(2):
+        with discovery, discovery:
+            asyncio.run(discovery.publisher.publish("worker-added", worker(1)))
+            assert repr(discovery) == "<LanDiscovery 127.0.0.1 open, 1 published>"
+        assert repr(discovery) == "<LanDiscovery 127.0.0.1 closed>"
+    assert "wool-lan" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (["worker-added", "worker-added"], "is published already"),
+        (["worker-dropped"], "is not published here"),
+        (["worker-updated"], "is not published here"),
+        (["born"], "unknown discovery event"),
+    ],
+)
+async def test_what_makes_no_sense_is_not_published(lan: LanDiscovery, steps: list[Any], words: str) -> None:
+    *before, last = steps
+    for step in before:
+        await lan.publisher.publish(step, worker(1))
+    with pytest.raises(ValueError, match=words):
+        await lan.publisher.publish(last, worker(1))
+
+
+async def test_a_worker_that_others_cannot_reach_is_not_published(lan: LanDiscovery) -> None:
+    with pytest.raises(ValueError, match="start it with a host and a port"):
+        await lan.publisher.publish("worker-added", worker(1, address="unix:/run/w.sock"))
+
+
+async def test_a_publisher_needs_an_open_discovery() -> None:
+    discovery = LanDiscovery(interfaces=LOOPBACK)
+    with pytest.raises(RuntimeError, match="is closed: publish inside"):
+        await discovery.publisher.publish("worker-added", worker(1))
+    async with discovery:
+        publisher = discovery.publisher
+    with pytest.raises(RuntimeError, match="is closed"):
+        await publisher.publish("worker-added", worker(1))
+
+
+async def test_an_interface_that_is_not_there_is_named() -> None:
+    discovery = LanDiscovery(interfaces=["wool9"])
+    with pytest.raises(OSError, match=r"no interface 'wool9': this host has lo \(127\.0\.0\.1\)"):
+        await discovery.__aenter__()
+    with pytest.raises(OSError, match="no interface 'wool9'"), discovery:
+        pass
+    with pytest.raises(OSError, match="no interface 'wool9'"):
+        await anext(aiter(discovery.subscriber))
+
+
+def test_one_that_is_never_left_warns_and_leaves() -> None:
+    discovery = LanDiscovery(interfaces=LOOPBACK).__enter__()
+    with pytest.warns(ResourceWarning, match="unclosed <LanDiscovery"):
+        del discovery
+
+
+def test_it_is_not_usable_in_a_forked_child() -> None:
+    with LanDiscovery(interfaces=LOOPBACK) as discovery:
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                asyncio.new_event_loop().run_until_complete(discovery.publisher.publish("worker-added", worker(1)))
+            except RuntimeError as error:
+                os.write(writer, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            assert "was forked from" in told.read()
+        os.waitpid(child, 0)
+
+
+def test_discovery_and_subscriber_travel() -> None:
+    discovery = LanDiscovery(interfaces=["10.0.0.0/8"])
+    assert repr(pickle.loads(pickle.dumps(discovery))) == "<LanDiscovery 10.0.0.0/8 closed>"
+    subscriber = pickle.loads(pickle.dumps(discovery.subscribe(WorkerMetadata.to_bytes)))
+    assert repr(subscriber) == "<LanSubscriber of 10.0.0.0/8 filtered>"
+
+
+def test_without_zeroconf_the_error_says_what_to_install() -> None:
+    script = """
+        import importlib.util
+        importlib.util.find_spec = lambda name, package=None: None
+        import wool
+        for make in (wool.LanDiscovery, lambda: wool.DnsDiscovery("workers")):
+            try:
+                make()
+            except ModuleNotFoundError as error:
+                print(error)
+    """
+    told = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == [
+        "LanDiscovery needs zeroconf: pip install 'wool[lan]'",
+        "DnsDiscovery needs dnspython: pip install 'wool[dns]'",
+    ]
+
+
+async def test_bytes_that_are_no_record_and_records_that_lie_harm_nobody(
+    lan: LanDiscovery, caplog: pytest.LogCaptureFixture
+) -> None:
+    from zeroconf import ServiceInfo
+    from zeroconf.asyncio import AsyncZeroconf
+
+    async with watching(lan.subscriber) as watch:
+        await lan.publisher.publish("worker-added", worker(1))
+        await watch.until(worker(1))
+        noise = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        noise.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        for data in (b"", b"\xff" * 9_000, os.urandom(500), struct.pack("!6H", 0, 0x8400, 0, 9, 0, 0) + os.urandom(99)):
+            noise.sendto(data[:8_000], ("224.0.0.251", 5353))
+        noise.close()
+        liar = AsyncZeroconf(interfaces=LOOPBACK)
+        forged = ServiceInfo(
+            "_wool._tcp.local.",
+            "liar._wool._tcp.local.",
+            port=1,
+            properties=b"\x09txtvers=1\xff" + b"x" * 255,
+            server="liar.local.",
+            parsed_addresses=["127.0.0.1"],
+        )
+        await liar.async_register_service(forged, cooperating_responders=True)
+        await lan.publisher.publish("worker-added", worker(2))
+        await watch.until(worker(1), worker(2))
+        await liar.async_close()
+    assert any("a record on the network is no worker's: liar" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.smoke
+async def test_a_published_worker_is_found_and_used(lan: LanDiscovery) -> None:
+    async with LocalWorker(host="127.0.0.1") as one:
+        async with WorkerProxy(discovery=lan.subscriber):
+            call = asyncio.create_task(where())
+            await asyncio.sleep(0.2)
+            assert not call.done(), "nobody is there yet, so it waits"
+            await lan.publisher.publish("worker-added", one.metadata)
+            assert (await call)[0] == one.metadata.pid
+            await lan.publisher.publish("worker-dropped", one.metadata)
+
+
+# ---- several hosts -----------------------------------------------------------------------------------
+
+SHORT = {"lan_ttl_seconds": 3}
+"""So that a test of it does not take half a minute."""
+
+
+async def seen(watcher: namespaces.Process, kind: str, number: int, within: float, since: float) -> str:
+    """Return at what address the event was seen, no later than ``within`` seconds after ``since``."""
+    found = await watcher("wait", kind, worker(number).uid, within + 10, since)
+    assert found is not None, f"{kind} of {number} was not seen"
+    when, address = found
+    print(f"{kind}: {(when - since) * 1000:.1f} ms")
+    assert when - since < within
+    assert isinstance(address, str)
+    return address
+
+
+@hosts
+async def test_workers_on_another_host_are_seen_to_join_and_to_leave() -> None:
+    with network() as made:
+        async with peer(made.host()) as here, peer(made.host()) as there:
+            await here("watch")
+            await there("open")
+            for number in range(3):
+                began = await there("publish", "worker-added", worker(number).uid, f"0.0.0.0:{7000 + number}")
+                assert await seen(here, "worker-added", number, JOIN_SECONDS, began) == f"10.77.0.2:{7000 + number}"
+            began = await there("publish", "worker-dropped", worker(0).uid, "0.0.0.0:7000")
+            await seen(here, "worker-dropped", 0, LEAVE_SECONDS, began)
+            began = await there("leave")
+            for number in (1, 2):
+                await seen(here, "worker-dropped", number, LEAVE_SECONDS, began)
+
+
+@hosts
+async def test_a_late_subscriber_on_another_host_sees_who_is_there() -> None:
+    with network() as made:
+        async with peer(made.host()) as here, peer(made.host()) as there:
+            await there("open")
+            await there("publish", "worker-added", worker(1).uid, "10.77.0.2:7001")
+            await asyncio.sleep(2.0)  # the announcements are over
+            began = time.monotonic()
+            await here("watch")
+            await seen(here, "worker-added", 1, JOIN_SECONDS, began)
+
+
+@hosts
+async def test_a_host_that_vanished_without_a_word_is_dropped_when_its_time_is_over() -> None:
+    with network() as made:
+        async with peer(made.host(), limits=SHORT) as here, peer(made.host(), limits=SHORT) as there:
+            await here("watch")
+            await there("open")
+            began = await there("publish", "worker-added", worker(1).uid, "10.77.0.2:7001")
+            await seen(here, "worker-added", 1, JOIN_SECONDS, began)
+            killed = time.monotonic()
+            await there.kill()
+            await seen(here, "worker-dropped", 1, SHORT["lan_ttl_seconds"] + 0.5, killed)
+
+
+@hosts
+async def test_a_cable_that_is_pulled_and_put_back_is_a_leave_and_a_join() -> None:
+    with network() as made:
+        async with peer(made.host(), limits=SHORT) as here, peer(made.host(), limits=SHORT) as there:
+            await here("watch")
+            await there("open")
+            began = await there("publish", "worker-added", worker(1).uid, "10.77.0.2:7001")
+            await seen(here, "worker-added", 1, JOIN_SECONDS, began)
+            made.cut(2)
+            cut = time.monotonic()
+            await seen(here, "worker-dropped", 1, SHORT["lan_ttl_seconds"] + 0.5, cut)
+            made.heal(2)
+            healed = time.monotonic()
+            await seen(here, "worker-added", 1, DEFAULT_LIMITS.lan_retry_most_seconds + 2.0, healed)
+
+
+@hosts
+async def test_only_the_chosen_interfaces_are_spoken_and_listened_on() -> None:
+    with network() as made:
+        both = made.host(networks=2)
+        first, second = made.host(networks=1), made.host(networks=2)
+        async with (
+            peer(both, interfaces=["10.78.0.0/24"]) as speaker,
+            peer(first) as deaf,
+            peer(second, interfaces=["eth1"]) as listener,
+            peer(second, interfaces=["eth0"]) as elsewhere,
+        ):
+            for watcher in (deaf, listener, elsewhere):
+                await watcher("watch")
+            await speaker("open")
+            began = await speaker("publish", "worker-added", worker(1).uid, "0.0.0.0:7001")
+            assert await seen(listener, "worker-added", 1, JOIN_SECONDS, began) == "10.78.0.1:7001"
+            for watcher in (deaf, elsewhere):
+                assert await watcher("wait", "worker-added", worker(1).uid, 1.5) is None
+
+
+@hosts
+async def test_a_network_of_ipv6_serves_as_well_where_it_is_asked_for() -> None:
+    with network() as made:
+        chosen = {"interfaces": ["fd77::/64"]}
+        async with peer(made.host(), **chosen) as here, peer(made.host(), **chosen) as there:
+            await here("watch")
+            await there("open")
+            began = await there("publish", "worker-added", worker(1).uid, "[::]:7001")
+            assert await seen(here, "worker-added", 1, JOIN_SECONDS, began) == "[fd77::2]:7001"
+            began = await there("leave")
+            await seen(here, "worker-dropped", 1, LEAVE_SECONDS, began)
+
+
+@hosts
+async def test_a_host_without_a_network_says_so() -> None:
+    with network() as made:
+        async with peer(made.host(networks=0)) as alone:
+            told = await alone("open")
+            assert told["error"].startswith("OSError: no interface to find workers by: this host has only lo")
+
+
+@hosts
+async def test_a_worker_on_loopback_is_not_announced_to_other_hosts() -> None:
+    with network() as made:
+        async with peer(made.host()) as here:
+            await here("open")
+            told = await here("publish", "worker-added", worker(1).uid, "127.0.0.1:7001")
+            assert "ValueError" in told["error"] and "cannot be reached from other hosts" in told["error"]
+
+
+@hosts
+async def test_a_worker_on_another_host_is_found_by_multicast_and_used() -> None:
+    with network() as made:
+        async with peer(made.host()) as here, peer(made.host()) as there:
+            await there("open")
+            _, pid = await there("serve", "10.77.0.2:0")
+            assert await here("call", 2.0) == [pid]
+            await there("leave")

@@ -1,0 +1,117 @@
+"""A process in a network namespace of its own: publishes, watches or calls, line by line, as a test says.
+
+``python -m support.lan_peer`` reads a JSON list per line, a verb and its arguments, and answers each with a JSON value.
+Times are of ``time.monotonic``, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from typing import Any
+
+from support.routines import where
+from wool import LocalWorker, NoWorkersAvailable, WorkerMetadata, WorkerProxy
+from wool.discovery.lan import LanDiscovery
+from wool.limits import DEFAULT_LIMITS
+
+
+class Peer:
+    def __init__(self, options: dict[str, Any]) -> None:
+        limits = {**options.get("limits", {})}
+        self.limits = type(DEFAULT_LIMITS)(**limits)
+        self.discovery = LanDiscovery(interfaces=options.get("interfaces", ()), limits=self.limits)
+        self.exits = contextlib.AsyncExitStack()
+        self.seen: list[tuple[float, str, str, str]] = []
+        self.watcher: asyncio.Task[None] | None = None
+        self.worker: LocalWorker | None = None
+
+    async def open(self) -> None:
+        await self.discovery.__aenter__()
+
+    async def close(self) -> None:
+        if self.watcher is not None:
+            self.watcher.cancel()
+            await asyncio.wait([self.watcher])
+        await self.exits.aclose()
+
+    async def leave(self) -> float:
+        began = time.monotonic()
+        await self.discovery.__aexit__(None, None, None)
+        return began
+
+    async def publish(self, kind: str, uid: str, address: str, *tags: str) -> float:
+        began = time.monotonic()
+        metadata = WorkerMetadata(uid=uid, address=address, pid=1, version="1", tags=frozenset(tags))
+        await self.discovery.publisher.publish(kind, metadata)  # type: ignore[arg-type]
+        return began
+
+    async def watch(self) -> None:
+        subscriber = self.discovery.subscriber
+        ready = asyncio.Event()
+
+        async def collect() -> None:
+            ready.set()
+            async for event in subscriber:
+                metadata = event.metadata
+                self.seen.append((time.monotonic(), event.type, metadata.uid, metadata.address))
+
+        self.watcher = asyncio.create_task(collect(), name="watch")
+        await ready.wait()
+
+    async def wait(self, kind: str, uid: str, seconds: float, after: float = 0.0) -> list[Any] | None:
+        """Return when and where such an event was seen; None if it was not in time."""
+        end = time.monotonic() + seconds
+        while True:
+            for when, type, who, address in self.seen:
+                if (type, who) == (kind, uid) and when > after:
+                    return [when, address]
+            if time.monotonic() > end:
+                return None
+            if self.watcher is not None and self.watcher.done():
+                self.watcher.result()
+            await asyncio.sleep(0.002)
+
+    async def serve(self, address: str) -> list[Any]:
+        """Start a real worker there, and publish it."""
+        self.worker = LocalWorker("real")
+        # Only for this test: these namespaces are reached by nobody but each other.
+        self.worker._bind = address
+        await self.worker.start()
+        self.exits.push_async_callback(self.worker.stop, drain_seconds=0.0)
+        await self.discovery.publisher.publish("worker-added", self.worker.metadata)
+        return [self.worker.metadata.uid, self.worker.metadata.pid]
+
+    async def call(self, seconds: float) -> list[int]:
+        """Open a proxy and call for so long; return which processes have answered."""
+        pids: dict[int, None] = {}
+        end = time.monotonic() + seconds
+        async with WorkerProxy(discovery=self.discovery.subscribe(lambda metadata: "real" in metadata.tags)):
+            while time.monotonic() < end:
+                with contextlib.suppress(NoWorkersAvailable):
+                    pids[(await where())[0]] = None
+                await asyncio.sleep(0.02)
+        return list(pids)
+
+
+async def main() -> None:
+    peer = Peer(json.loads(sys.stdin.readline()))
+    loop = asyncio.get_running_loop()
+    print(json.dumps("ready"), flush=True)
+    try:
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            verb, *arguments = json.loads(line)
+            try:
+                answer = await getattr(peer, verb)(*arguments)
+            except (OSError, ValueError, RuntimeError) as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), flush=True)
+    finally:
+        await peer.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
