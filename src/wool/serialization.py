@@ -20,7 +20,8 @@ any other class or function           value, ``cloudpickle``; then the whole val
 raw function behind its wrapper       reference, with the number of wrappers to take off
 routine (wrapper) not importable      its raw function, wrapped again on arrival
 other named things not importable     value (`wool.reducers`), or an error here: cached functions, ``NewType``
-large bytes, bytearray, memoryview    its own part of the payload, out of band
+large bytes, and views of such        its own part of the payload, out of band
+any other large buffer                the same, copied: it may change before it has left
 small memoryview                      in band, and stays a memoryview
 ====================================  ==============================================================
 """
@@ -100,8 +101,7 @@ class Payload(NamedTuple):
     """A pickled value: the pickle stream, then the buffers that travel beside it, in order.
 
     A part is ``bytes`` or ``memoryview`` (flat, of bytes), or the list of chunks in which it was received,
-    which only `loads` joins. A ``memoryview`` looks into the live object: a large ``bytearray`` or array
-    must not be changed before its call has ended.
+    which only `loads` joins. Nothing in it changes with the object that was pickled.
     """
 
     parts: tuple[Part, ...]
@@ -328,23 +328,35 @@ def _run_value_pickler(value: object, file: io.BytesIO, keep: _KeepBuffer | None
     _ValuePickler(file, PROTOCOL, buffer_callback=keep).dump(value)
 
 
+def _lasting(view: memoryview) -> bytes | memoryview:
+    """Return what ``view`` shows now, whatever happens to its owner. Of bytes it is the view, or they themselves."""
+    owner: object = view.obj
+    while type(owner) is memoryview:
+        owner = owner.obj
+    if not isinstance(owner, bytes):
+        # Read-only or not: an array that may not be written to can be a view of one that may.
+        return bytes(view)
+    return owner if type(owner) is bytes and len(owner) == view.nbytes else view
+
+
 def _pickle(value: object, run: Callable[[object, io.BytesIO, _KeepBuffer | None], None], *, aside: bool) -> Payload:
-    views: list[memoryview] = []
+    buffers: list[bytes | memoryview] = []
+    readonly: list[bool] = []
 
     def keep(buffer: PickleBuffer) -> bool:
         view = buffer.raw()
-        if view.nbytes < LARGE_BYTES or len(views) == MOST_BUFFERS:
+        if view.nbytes < LARGE_BYTES or len(buffers) == MOST_BUFFERS:
             return True  # In band.
-        views.append(view)
+        readonly.append(view.readonly)
+        buffers.append(_lasting(view))
         return False
 
     file = io.BytesIO()
     run(value, file, keep if aside else None)
-    if not views:
+    if not buffers:
         return Payload((file.getvalue(),))
     # pickle.loads ignores what follows the stream: there it is said which buffers were read-only.
-    file.write(bytes([view.readonly for view in views]))
-    buffers = [view.obj if type(view.obj) is bytes and len(view.obj) == view.nbytes else view for view in views]
+    file.write(bytes(readonly))
     return Payload((file.getvalue(), *buffers))
 
 
@@ -384,7 +396,8 @@ def _aside(value: Any) -> Any:
 def dumps(value: object) -> Payload:
     """Pickle a value, or an ``(args, kwargs)`` pair.
 
-    Large bytes-like values (the value itself, or one of the arguments) are not copied. Raises what pickle or
+    Large bytes (the value itself, or one of the arguments) are not copied, and a large buffer that might change
+    is, once: what is sent is the value as it is now. Raises what pickle or
     the value's own ``__reduce__`` or ``__getstate__`` raises; these may run twice.
     """
     if type(value) in _ATOMS:
