@@ -72,6 +72,7 @@ class PlacedCall:
         "definition",
         "deliver",
         "dispatch_timeout",
+        "left_behind",
         "link",
         "machine",
         "number",
@@ -81,6 +82,7 @@ class PlacedCall:
         "tried",
         "uploaded",
         "user",
+        "waits",
     )
 
     def __init__(
@@ -108,6 +110,10 @@ class PlacedCall:
         """The dispatch timeout's clock, while it runs."""
         self.tried: dict[str, RpcError] | None = None
         """Why each worker that was tried did not take it; None until the first."""
+        self.left_behind: dict[str, int] | None = None
+        """How often an offer to each worker was withdrawn for want of an answer; None until the first."""
+        self.waits: int = 0
+        """Patiences that this offer has left, beyond the one that runs."""
         self.uploaded: int = 0
         """How far uploads on the connection were when patience was last looked at."""
         self.step: tuple[StepKind, Payload | None] | None = None

@@ -71,6 +71,7 @@ class Link:
         "connection",
         "draining",
         "dropped",
+        "half_open",
         "place",
         "reason",
         "same_as",
@@ -109,6 +110,8 @@ class Link:
         """Discovery has withdrawn it: no new call, but what was started goes on."""
         self.reason: RpcError | None = None
         """Why it could not be used, the last time that it could not."""
+        self.half_open: bool = False
+        """It is suspect, its session has survived for a while, and one call may try whether it answers."""
         self.backoff: float = 0.0
         self._owner = owner
         self._connect = connect
@@ -126,9 +129,7 @@ class Link:
         """Open the connection, if there is none and none is being opened."""
         if self.state is LinkState.CLOSED and not self.dropped:
             self.state = LinkState.CONNECTING
-            if self._probe is not None:
-                self._probe.cancel()
-                self._probe = None
+            self._stop_probing()
             self._task = self._loop.create_task(self._run(), name=f"wool link to worker {self.uid[:8]}")
 
     async def _run(self) -> None:
@@ -177,6 +178,39 @@ class Link:
             self.backoff = min(max(2 * self.backoff, limits.reconnect_first_seconds), limits.reconnect_most_seconds)
             self._probe = self._loop.call_later(self.backoff, self._probe_now)
 
+    def suspect_open(self) -> None:
+        """Mark the worker suspect although its session is open; after a while one call may try it again.
+
+        Not earlier than ``reconnect_most_seconds``: by then a frozen one's session has mostly been lost.
+        """
+        self.status.suspect = True
+        self.half_open = False
+        if self.state is LinkState.OPEN and self._probe is None and not self.dropped:
+            self._probe = self._loop.call_later(self._limits.reconnect_most_seconds, self._half_open_now)
+
+    def heard(self) -> None:
+        """It has said something: it is suspect no more."""
+        self.status.suspect = self.half_open = False
+        self.reason = None
+        self._stop_probing()
+
+    def lost(self, reason: RpcError) -> None:
+        """The session is gone; the next one is opened by a call, or by the probe."""
+        self.reason = reason
+        self.state = LinkState.CLOSED
+        self.connection = None
+        self.draining = self.half_open = False
+        self._stop_probing()
+
+    def _half_open_now(self) -> None:
+        self._probe = None
+        self.half_open = self.status.suspect
+
+    def _stop_probing(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+
     def ask_again(self) -> None:
         """Ask again who is at the address, after a refusal."""
         if self.state is LinkState.REFUSED and not self.dropped:
@@ -192,9 +226,7 @@ class Link:
     async def close(self, reason: str) -> None:
         """End the session after what is queued, bounded; give up what is being opened."""
         self.dropped = True
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
+        self._stop_probing()
         task = self._task
         if task is None:
             return

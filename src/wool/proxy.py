@@ -354,6 +354,9 @@ class Proxy:
                 continue
             if not link.status.suspect:
                 return link
+            if link.half_open:
+                link.half_open = False  # this call tries it, no other
+                return link
             if last is None:
                 last = link
         return last
@@ -454,6 +457,8 @@ class Proxy:
                 call.connection.offer(call.number, call)
                 large = call.size > self._limits.inline_bytes
                 call.uploaded = call.connection.session.outbox.progress if large else _UPLOADED
+                if call.left_behind is not None:
+                    call.waits = self._waits(call)
                 self._patience.add(call)
             elif kind is caller.Step:
                 assert call.connection is not None and call.step is not None
@@ -567,8 +572,24 @@ class Proxy:
         call.uploaded = progress if uploading else _UPLOADED
         if moved or not self._has_other(call):
             self._patience.add(call)
+        elif call.waits:
+            call.waits -= 1
+            self._patience.add(call)
         else:
+            uid = connection.metadata.uid
+            if call.left_behind is None:
+                call.left_behind = {}
+            call.left_behind[uid] = call.left_behind.get(uid, 0) + 1
             self._perform(call, call.machine.impatient(connection, call.number))
+
+    @staticmethod
+    def _waits(call: PlacedCall) -> int:
+        """Return the patiences to wait beyond the first: twice as long as the last time that it was offered there.
+
+        Else a call would go round for ever among workers that all take longer than one patience to answer.
+        """
+        assert call.left_behind is not None and call.connection is not None
+        return int(2 ** call.left_behind.get(call.connection.metadata.uid, 0)) - 1
 
     def _has_other(self, call: PlacedCall) -> bool:
         tried = call.tried or {}
@@ -580,7 +601,7 @@ class Proxy:
     def _suspect(self, connection: Connection) -> None:
         link = self._by_connection.get(connection)
         if link is not None:
-            link.status.suspect = True
+            link.suspect_open()
             link.reason = TransientRpcError(f"worker {link.uid[:8]} did not answer an offer in time")
             self._rebind_waiting(link)
 
@@ -612,8 +633,7 @@ class Proxy:
         """The worker said something: it lives."""
         link = self._by_connection.get(connection)
         if link is not None and link.status.suspect:
-            link.status.suspect = False
-            link.reason = None
+            link.heard()
 
     def has_room(self, connection: Connection) -> None:
         """An offer was settled: the next one may go."""
@@ -683,10 +703,7 @@ class Proxy:
         link = self._by_connection.pop(connection, None)
         if link is None:
             return
-        link.reason = reason
-        link.state = LinkState.CLOSED
-        link.connection = None
-        link.draining = False
+        link.lost(reason)
         self._usable = None
         calls: list[PlacedCall] = connection.calls()
         if not link.dropped:

@@ -512,6 +512,39 @@ async def test_a_late_accept_of_a_withdrawn_offer_never_starts() -> None:
         assert await call == 2
 
 
+async def test_a_suspect_whose_session_lives_is_tried_by_one_call_after_a_while_and_then_used_again() -> None:
+    async with cluster(balancer=Fixed("slow", "b")) as made, raw(made, "slow") as (worker,):
+        await made.add("b")
+        assert await made.call(bodies.echo, 1) == 1
+        peer = await worker.session()
+        offer = await peer.expect(Offer)
+        assert await peer.expect(Withdraw) == Withdraw(offer.number)
+        link = made.link("slow")
+        assert link.status.suspect
+        await until(lambda: link.half_open)
+        trial, other = made.spawn(bodies.echo, 2), made.spawn(bodies.echo, 3)
+        assert await other == 3, "only one call tries"
+        following = await peer.expect(Offer)
+        await peer.say(Accept(following.number))
+        assert await peer.expect(Start) == Start(following.number)
+        await peer.say(returned(following.number, 2))
+        assert await trial == 2
+        assert not link.status.suspect
+
+
+async def test_a_suspect_that_does_not_answer_its_trial_stays_suspect() -> None:
+    async with cluster(balancer=Fixed("frozen", "b")) as made, raw(made, "frozen"):
+        await made.add("b")
+        link = made.link("frozen")
+        assert await made.call(bodies.echo, 1) == 1
+        for number in range(2):
+            await until(lambda: link.half_open)
+            assert await made.call(bodies.echo, number) == number
+            assert link.status.suspect
+            assert not link.half_open
+        assert started(made) == {"b": 3}
+
+
 async def test_a_frozen_single_worker_is_waited_for_until_the_dispatch_timeout() -> None:
     async with cluster() as made, raw(made, "frozen") as (worker,):
         with pytest.raises(DispatchTimeout) as timeout:
