@@ -62,6 +62,14 @@ class Placer(Protocol):
         ...
 
 
+class Ways(Protocol):
+    """The dispatcher, as a call knows it."""
+
+    def way(self, loop: asyncio.AbstractEventLoop) -> tuple[MailboxLike, MailboxLike]:
+        """Return how ``loop`` posts to the I/O loop, and the I/O loop to it."""
+        ...
+
+
 class PlacedCall:
     """The I/O side of a call."""
 
@@ -148,6 +156,7 @@ class Call:
     ) -> None:
         self._placer = placer
         self._io = io
+        self._ways = ways
         self._loop = loop
         self._answer: asyncio.Future[Answer] = loop.create_future()
         self._placed = PlacedCall(task, definition, arguments, dispatch_timeout, user, self.deliver)
@@ -181,7 +190,10 @@ class Call:
 
         ``cancelled`` is a step by which the body hears of a cancellation: the grace bounds it.
         """
-        self._answer = self._loop.create_future()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move(loop)
+        self._answer = loop.create_future()
         if self._placer.closed:
             # The I/O loop may have ended: nobody would hear what is posted there.
             self._answer.set_result(self._placer.answer_closed(self._placed))
@@ -192,6 +204,12 @@ class Call:
         return self._wait()
 
     async def _wait(self) -> Answer:
+    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Go on on another loop. No step is outstanding, and the I/O side learns it with the next one."""
+        assert self._ways is not None, "a call that may move knows the ways"
+        self._io, self._placed.user = self._ways.way(loop)
+        self._loop = loop
+
         self.unseen = None
         last: asyncio.CancelledError | None = None
         asked = 0

@@ -20,7 +20,7 @@ from wool.balancer import LoadBalancerLike
 from wool.bridge import IoLoopDied, MailboxLike, forget_mourner, mourn, run_on
 from wool.call import Call
 from wool.context import dispatch_timeout_seconds
-from wool.definition import define
+from wool.definition import define, unpicklable_part
 from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerMetadata, lives_on_io_loop
 from wool.errors import RpcError
 from wool.runtime import Runtime
@@ -215,7 +215,10 @@ class Dispatcher:
         try:
             definition = define(function)
         except Exception as error:
-            error.add_note(f"wool cannot pickle routine {function.__module__}:{function.__qualname__} by value")
+            error.add_note(
+                f"wool cannot pickle routine {function.__module__}:{function.__qualname__} by value: "
+                f"{unpicklable_part(function)}; no worker was contacted"
+            )
             raise
         try:
             arguments = dumps((args, kwargs))
@@ -233,10 +236,10 @@ class Dispatcher:
             caller=runtime.uid,
             parent=parent.key if parent is not None else b"",
         )
-        to_io, to_user = self._way(loop)
-        return Call(self._proxy, to_io, loop, task, definition, arguments, dispatch_timeout_seconds(), to_user)
+        to_io, to_user = self.way(loop)
+        return Call(self._proxy, to_io, loop, task, definition, arguments, dispatch_timeout_seconds(), to_user, self)
 
-    def _way(self, loop: asyncio.AbstractEventLoop) -> tuple[MailboxLike, MailboxLike]:
+    def way(self, loop: asyncio.AbstractEventLoop) -> tuple[MailboxLike, MailboxLike]:
         """Return how ``loop`` posts to the I/O loop, and the I/O loop to it."""
         last = self._last_way
         if last is not None and last[0]() is loop:

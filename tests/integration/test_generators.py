@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import gc
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,61 @@ async def test_generators_are_driven_from_several_tasks_in_turn() -> None:
 
 
 # ---- misuse ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[[Callable[[], Any]], Awaitable[Any]]]:
+    """Run an awaitable that is made there on a loop of another thread, which is closed afterwards."""
+
+    def run(work: Callable[[], Any]) -> Any:
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(work())
+        finally:
+            loop.close()
+
+    with ThreadPoolExecutor() as executor:
+        yield lambda work: asyncio.get_running_loop().run_in_executor(
+            executor, contextvars.copy_context().run, run, work
+        )
+
+
+async def test_generators_are_driven_from_the_loops_of_several_threads_in_turn(
+    elsewhere: Callable[[Callable[[], Any]], Awaitable[Any]],
+) -> None:
+    with Journal() as journal:
+        stream = generators.slow_finally(journal.pen)
+        assert await anext(stream) == 1
+        assert await elsewhere(stream.__anext__) == 2
+        await stream.aclose()
+        assert journal.notes == ["finally began", "finally ended"]
+    with Journal() as journal:
+        stream = generators.slow_finally(journal.pen)
+        assert await elsewhere(stream.__anext__) == 1
+        assert await anext(stream) == 2
+        await elsewhere(stream.aclose)
+        assert journal.notes == ["finally began", "finally ended"]
+    repeating = generators.repeat()
+    await anext(repeating)
+    for number in range(20):
+        assert await elsewhere(functools.partial(repeating.asend, number)) == number
+        assert await repeating.asend(-number) == -number
+    await elsewhere(repeating.aclose)
+
+
+async def test_a_step_on_another_loop_can_be_cancelled(
+    elsewhere: Callable[[Callable[[], Any]], Awaitable[Any]],
+) -> None:
+    async def cancelled_step() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await anext(stream)
+
+    with Journal() as journal:
+        stream = generators.parking_later(journal.pen)
+        assert await anext(stream) == 1
+        await elsewhere(cancelled_step)
+        assert journal.notes[-1] == "left"
 
 
 async def test_overlapping_steps_are_refused_as_locally() -> None:

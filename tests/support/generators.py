@@ -60,6 +60,15 @@ async def parking(pen: Pen) -> AsyncGenerator[int, Any]:
 
 
 @wool.routine
+async def parking_later(pen: Pen) -> AsyncGenerator[int, Any]:
+    yield 1
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        pen.note("left")
+
+
+@wool.routine
 async def stubborn() -> AsyncGenerator[int, Any]:
     try:
         yield 1
