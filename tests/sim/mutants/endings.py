@@ -28,10 +28,8 @@ MUTANTS = (
         edits=(
             Edit(
                 module=LINK,
-                old="        self.dropped = True\n"
-                "        if self._probe is not None:\n"
-                "            self._probe.cancel()\n",
-                new="        self.dropped = True\n        if self._probe is not None:\n",
+                old="        self.dropped = True\n        self._stop_probing()\n",
+                new="        self.dropped = True\n",
             ),
         ),
     ),
