@@ -25,7 +25,15 @@ import sys
 import typing
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType, UnionType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    ModuleType,
+    UnionType,
+)
 from typing import Any, NamedTuple, cast
 
 from wool.references import (
@@ -37,10 +45,11 @@ from wool.references import (
     importable,
     registered_by_value,
     travels_by_value,
+    unwrap,
 )
-from wool.serialization import Definition, dumps_by_value, loads_inline, raw_function
+from wool.serialization import Definition, dumps_by_value, dumps_inline, loads_inline, raw_function
 
-__all__ = ["Definition", "define", "load_definition"]
+__all__ = ["Definition", "define", "load_definition", "unpicklable_part"]
 
 DIGEST_BYTES = 16
 """Of a definition's name on the wire: no two definitions of a session will ever meet."""
@@ -116,6 +125,64 @@ def _define_by_value(function: FunctionType) -> Definition:
         if proven.holds(function):
             _remember(function, proven)
     return definition
+
+
+# --- What is to blame ----------------------------------------------------------------------------------
+
+
+def unpicklable_part(function: FunctionType) -> str:
+    """Name what keeps a by-value function from being pickled, for people, by the way that leads to it."""
+    return _blame(function, set()) or "all of it together"
+
+
+def _blame(thing: object, seen: set[int]) -> str | None:
+    seen.add(id(thing))
+    for name, value in _parts(thing):
+        behind = _function_behind(value)
+        if id(behind) in seen or len(seen) > PROVEN_FUNCTIONS or _can_be_pickled(behind):
+            continue
+        if not isinstance(behind, FunctionType | type | GetSetDescriptorType | MemberDescriptorType):
+            return f"{name}, of type {type(behind).__module__}.{type(behind).__qualname__}"
+        # If nothing in it is to blame, it only leads back to what is.
+        inner = _blame(behind, seen)
+        if inner is not None:
+            return f"{name}, {inner}"
+    return None
+
+
+def _function_behind(value: object) -> object:
+    if isinstance(value, property):
+        value = value.fget
+    elif isinstance(value, functools.cached_property):
+        value = cast("functools.cached_property[object]", value).func
+    elif not isinstance(value, FunctionType | type):
+        value = unwrap(value) or value
+    return (raw_function(value) or value) if isinstance(value, FunctionType) else value
+
+
+def _can_be_pickled(value: object) -> bool:
+    try:
+        dumps_inline(value)
+    except Exception:  # Whatever the user's own code raises: that is what is looked for.
+        return False
+    return True
+
+
+def _parts(thing: object) -> Iterator[tuple[str, object]]:
+    """Yield what a function or class that travels by value takes along."""
+    if isinstance(thing, FunctionType):
+        cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=False)
+        yield from ((f"variable {name!r} of its closure", _content(cell)) for name, cell in cells)
+        scope = thing.__globals__
+        yield from (
+            (f"its global {name!r}", scope[name]) for name in sorted(_names_of(thing.__code__)) if name in scope
+        )
+        defaults = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        yield from (("a default of its parameters", value) for value in defaults)
+        yield from ((f"its annotation of {name!r}", value) for name, value in thing.__annotations__.items())
+        yield from ((f"its attribute {name!r}", value) for name, value in vars(thing).items())
+    elif isinstance(thing, type) and not importable(thing):
+        yield from ((f"its attribute {name!r}", value) for name, value in vars(thing).items())
 
 
 # --- What is remembered --------------------------------------------------------------------------------

@@ -210,6 +210,22 @@ async def test_the_worker_cannot_load_the_definition(pool: wool.WorkerPool) -> N
 # ---- the caller cannot pickle the arguments: the original error, no worker is contacted --------------
 
 
+async def test_the_caller_cannot_pickle_the_definition(pool: wool.WorkerPool) -> None:  # noqa: F811
+    pids = {worker.pid for worker in pool.workers}
+    lock = threading.Lock()
+
+    @wool.routine
+    async def local() -> object:
+        return lock
+
+    with pytest.raises(TypeError, match="cannot pickle") as caught:
+        await local()
+    (note,) = caught.value.__notes__
+    assert "local by value: variable 'lock' of its closure, of type _thread.lock" in note
+    assert "no worker was contacted" in note
+    await unharmed(pool, pids)
+
+
 async def test_the_caller_cannot_pickle_an_argument(pool: wool.WorkerPool) -> None:  # noqa: F811
     pids = {worker.pid for worker in pool.workers}
     with pytest.raises(TypeError, match="cannot pickle") as caught:

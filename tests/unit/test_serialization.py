@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 import wool.definition as definition_module
 from support.two_processes import routine, run_caller
 from wool import serialization
-from wool.definition import define, load_definition
+from wool.definition import define, load_definition, unpicklable_part
 from wool.references import Reference, find_reference
 from wool.serialization import (
     LARGE_BYTES,
@@ -647,6 +647,40 @@ def test_without_a_routine_module_a_routine_is_refused(monkeypatch: pytest.Monke
         loads(payload)
     set_routine_rebuilder(routine)
     assert callable(loads(payload))
+
+
+LOCK = "import threading, functools\nlock = threading.Lock()\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("def f(): return lock", "its global 'lock', of type _thread.lock"),
+        ("def g(): return f(), lock\ndef f(): return g()", "its global 'g', its global 'lock', of type _thread.lock"),
+        ("@routine\ndef g(): return lock\ndef f(): return g()", "its global 'g', its global 'lock', of type _thread"),
+        ("def f(x=lock): return x", "a default of its parameters, of type _thread.lock"),
+        ("def make(x):\n def f(): return x\n return f\nf = make(lock)", "variable 'x' of its closure, of type _thread"),
+        ("def f(): return [lambda: items]\nitems = [1, [lock]]", "its global 'items', of type builtins.list"),
+        (
+            (
+                "class C:\n __slots__ = ('x',)\n def m(self): return C\n @property\n def p(self): return C\n"
+                " @staticmethod\n def s(): return C\n @functools.cached_property\n def c(self): return lock\n"
+                "def f(): return C"
+            ),
+            "its global 'C', its attribute 'c', its global 'lock', of type _thread.lock",
+        ),
+        (
+            "class C:\n def m(self): return C\n kept = lock\ndef f(): return C",
+            "'C', its attribute 'kept', of type _thre",
+        ),
+        ("def g(): return h\ndef h(): return g\ndef f(z=lock): return g", "a default of its parameters, of type _thre"),
+    ],
+)
+def test_what_keeps_a_definition_from_being_pickled_is_named(source: str, named: str) -> None:
+    function, _ = defined(LOCK + source)
+    with pytest.raises(TypeError, match="lock"):
+        define(function)
+    assert named in unpicklable_part(function)
 
 
 # --- Two processes -------------------------------------------------------------------------------------
