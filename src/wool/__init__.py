@@ -6,6 +6,8 @@
 ...     return x + y
 """
 
+from typing import TYPE_CHECKING
+
 from wool._version import __version__
 from wool.balancer import LeastLoadedLoadBalancer, LoadBalancerLike, RoundRobinLoadBalancer, WorkerStatus
 from wool.context import RuntimeContext
@@ -16,10 +18,7 @@ from wool.discovery.base import (
     DiscoverySubscriberLike,
     WorkerMetadata,
 )
-from wool.discovery.dns import DnsDiscovery
-from wool.discovery.lan import LanDiscovery
 from wool.discovery.local import LocalDiscovery
-from wool.discovery.static import StaticDiscovery
 from wool.errors import (
     DispatchTimeout,
     NoWorkersAvailable,
@@ -38,6 +37,11 @@ from wool.routine import routine
 from wool.task import Task, current_task
 from wool.worker.child import WorkerStartError
 from wool.worker.local import LocalWorker
+
+if TYPE_CHECKING:
+    from wool.discovery.dns import DnsDiscovery
+    from wool.discovery.lan import LanDiscovery
+    from wool.discovery.static import StaticDiscovery
 
 __all__ = [
     "DiscoveryEvent",
@@ -76,3 +80,19 @@ __all__ = [
     "origin",
     "routine",
 ]
+
+# Imported when first used: a program has one discovery, and most have none of these.
+_LATE = {"DnsDiscovery": "dns", "LanDiscovery": "lan", "StaticDiscovery": "static"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"wool.discovery.{_LATE[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

@@ -96,7 +96,7 @@ class Link:
         """Of the worker; the address as long as no uid is known."""
         self.place: WorkerMetadata | None = None if metadata.uid else metadata
         """What discovery says of a worker that it knows by its address alone."""
-        self.wanted = wanted
+        self.wanted: WorkerFilter | None = wanted
         """Whether a worker that is found there is one to use."""
         self.same_as: str = ""
         """The uid of a worker that answers here, but is in use at another address."""

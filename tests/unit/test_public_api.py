@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import textwrap
 from typing import get_origin
 
 import pytest
@@ -59,6 +60,9 @@ NOT_IMPORTED = {
     "setuptools",
     "zeroconf",
     "wool.cli",
+    "wool.discovery.dns",
+    "wool.discovery.lan",
+    "wool.discovery.sightings",
     "wool.transport.memory",
     "wool.worker.__main__",
 }
@@ -109,6 +113,24 @@ def test_import_brings_no_tests_and_nothing_heavy() -> None:
     assert "wool" in imported
     unwanted = {name for name in imported if name in NOT_IMPORTED or name.split(".")[0] in NOT_IMPORTED}
     assert not unwanted
+
+
+def test_what_is_imported_late_is_there_like_the_rest() -> None:
+    script = """
+        import wool
+        assert set(wool.__all__) <= set(dir(wool))
+        from wool import *
+        assert DnsDiscovery is wool.DnsDiscovery
+        assert wool.LanDiscovery.__name__ == "LanDiscovery"
+        try:
+            wool.NoSuchDiscovery
+        except AttributeError as error:
+            assert str(error) == "module 'wool' has no attribute 'NoSuchDiscovery'", error
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_import_starts_no_thread_and_says_nothing() -> None:

@@ -14,27 +14,26 @@ handshake decides whether there is one, and what was started on it goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 import os
 import threading
 import warnings
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from weakref import WeakMethod
 
 from wool.discovery.base import DISCOVERY_EVENT_TYPES, DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
-from wool.discovery.records import announce, check_interfaces
+from wool.discovery.records import Interface, announce, check_interfaces
 from wool.discovery.roster import Roster
+from wool.discovery.sightings import Question, Record, Sightings
 from wool.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from wool.discovery.mdns import Multicast
-    from wool.discovery.sightings import Record
 
 _T = TypeVar("_T")
 _log = logging.getLogger("wool.discovery")
@@ -309,40 +308,12 @@ class LanSubscriber:
 
         What the filter raises ends it; so does, at its first step, an `OSError`: no such interface, or none.
         """
-        return self._events()
+        return listen(self._open, self._filter, self._limits)
 
-    async def _events(self) -> AsyncGenerator[DiscoveryEvent, None]:
+    async def _open(self) -> MulticastLike:
         from wool.discovery.mdns import Multicast
-        from wool.discovery.sightings import Sightings
 
-        loop = asyncio.get_running_loop()
-        multicast = await Multicast.open(self._interfaces, self._limits)
-        try:
-            sightings = Sightings(multicast.interfaces, self._limits, loop.time())
-            roster, news, tell_at = Roster(self._filter), asyncio.Event(), loop.time()
-
-            def hear(records: Sequence[Record]) -> None:
-                sightings.heard(records, loop.time())
-                news.set()
-
-            multicast.listen(hear)
-            while True:
-                news.clear()
-                for event in roster.advance(sightings.workers(loop.time())):
-                    yield event
-                if sightings.rejected and loop.time() >= tell_at:
-                    _log.warning("a record on the network is no worker's: %s", sightings.rejected)
-                    sightings.rejected, tell_at = "", loop.time() + _TOLD_AGAIN_SECONDS
-                now = loop.time()
-                if questions := sightings.questions(now):
-                    multicast.ask(questions, sightings.known(now))
-                try:
-                    async with asyncio.timeout_at(sightings.next_at(now)):
-                        await news.wait()
-                except TimeoutError:
-                    pass
-        finally:
-            await multicast.close()
+        return await Multicast.open(self._interfaces, self._limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (LanSubscriber, (self._interfaces, self._filter, self._limits))
@@ -351,3 +322,56 @@ class LanSubscriber:
         return (
             f"<LanSubscriber of {' '.join(self._interfaces) or 'all interfaces'}{' filtered' if self._filter else ''}>"
         )
+
+
+class MulticastLike(Protocol):
+    """The network, as `listen` needs it: the sockets of `wool.discovery.mdns`, or the simulator's."""
+
+    @property
+    def interfaces(self) -> Sequence[Interface]:
+        """Where it listens."""
+        ...
+
+    def listen(self, hear: Callable[[Sequence[Record]], None]) -> None:
+        """Let ``hear`` be told of all records, those of one message at a time."""
+        ...
+
+    def ask(self, questions: Iterable[Question], known: Iterable[tuple[str, float, float]]) -> None:
+        """Ask everybody; who would only give an answer that is ``known`` keeps silent."""
+        ...
+
+    async def close(self) -> None:
+        """Close the sockets."""
+        ...
+
+
+async def listen(
+    open: Callable[[], Awaitable[MulticastLike]], filter: WorkerFilter | None, limits: Limits
+) -> AsyncGenerator[DiscoveryEvent, None]:
+    """Yield who is heard on the network that ``open`` opens, then changes, without end."""
+    loop = asyncio.get_running_loop()
+    multicast = await open()
+    try:
+        sightings = Sightings(multicast.interfaces, limits, loop.time())
+        roster, news, tell_at = Roster(filter), asyncio.Event(), loop.time()
+
+        def hear(records: Sequence[Record]) -> None:
+            sightings.heard(records, loop.time())
+            news.set()
+
+        multicast.listen(hear)
+        while True:
+            news.clear()
+            for event in roster.advance(sightings.workers(loop.time())):
+                yield event
+            if sightings.rejected and loop.time() >= tell_at:
+                _log.warning("a record on the network is no worker's: %s", sightings.rejected)
+                sightings.rejected, tell_at = "", loop.time() + _TOLD_AGAIN_SECONDS
+            now = loop.time()
+            if questions := sightings.questions(now):
+                multicast.ask(questions, sightings.known(now))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(sightings.next_at(now)):
+                    await news.wait()
+    finally:
+        await multicast.close()

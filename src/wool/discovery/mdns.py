@@ -46,7 +46,7 @@ class Multicast:
     """Multicast DNS on chosen interfaces."""
 
     def __init__(self, multicast: AsyncZeroconf, interfaces: list[Interface], limits: Limits) -> None:
-        self.interfaces = interfaces
+        self.interfaces: Sequence[Interface] = interfaces
         self._zeroconf: Any = multicast
         """An `AsyncZeroconf`, of which several types are incomplete."""
         self._limits = limits
