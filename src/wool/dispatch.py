@@ -11,7 +11,7 @@ import contextlib
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -281,7 +281,7 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 class DispatcherSource(Protocol):
-    """What is current in a context: an open pool, or on a worker the way to open the caller's."""
+    """What is current in a context: a pool, or on a worker the way to open the caller's."""
 
     async def dispatcher(self) -> Dispatcher:
         """Return the dispatcher, opening it first if need be."""
@@ -292,24 +292,63 @@ class DispatcherSource(Protocol):
         """The dispatcher, if it is open already."""
         ...
 
+    @property
+    def outer(self) -> DispatcherSource | None:
+        """What was current where this was entered."""
+        ...
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it was entered and left, and will not be open again."""
+        ...
+
+
+class _Left:
+    """Stands in a context for the pool that was the last to be left there, for the words of an error."""
+
+    open_dispatcher = None
+    outer = None
+    is_left = True
+
+    def __init__(self, pool: DispatcherSource) -> None:
+        self._pool = weakref.ref(pool)
+
+    async def dispatcher(self) -> Dispatcher:
+        raise RuntimeError(f"{self!r} is closed")
+
+    def __repr__(self) -> str:
+        pool = self._pool()
+        return "the pool" if pool is None else repr(pool)
+
 
 _current: ContextVar[DispatcherSource | None] = ContextVar("wool.pool", default=None)
 
 
 def current_source() -> DispatcherSource | None:
-    """Return the pool of this context, if any."""
+    """Return the pool of this context, if any; it may have been left."""
     return _current.get()
 
 
-def enter_source(source: DispatcherSource | None) -> Token[DispatcherSource | None]:
+def innermost_open() -> DispatcherSource | None:
+    """Return the innermost pool of this context that was not left, if any."""
+    return _not_left(_current.get())
+
+
+def _not_left(source: DispatcherSource | None) -> DispatcherSource | None:
+    while source is not None and source.is_left:
+        source = source.outer
+    return source
+
+
+def enter_source(source: DispatcherSource) -> None:
     """Make ``source`` current."""
-    return _current.set(source)
+    _current.set(source)
 
 
-def leave_source(token: Token[DispatcherSource | None]) -> None:
-    """Undo `enter_source`, also where a pool is left in another context than it was entered in."""
-    try:
-        _current.reset(token)
-    except ValueError:
-        # A fixture, or a REPL, that enters in one task and leaves in another: contexts are copies there.
-        _current.set(None)
+def leave_source(source: DispatcherSource) -> None:
+    """Make what is around ``source`` current, if ``source`` is; in other contexts it is passed over.
+
+    A pool may be left in another task than it was entered in, and before a pool that was entered after it.
+    """
+    if _current.get() is source:
+        _current.set(_not_left(source.outer) or _Left(source))

@@ -6,14 +6,13 @@ import asyncio
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from contextvars import Token
 from types import TracebackType
 from typing import Any, Self
 
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
 from wool.bridge import IoLoopDied, MailboxLike, run_on
 from wool.discovery.base import DiscoverySubscriberLike, WorkerMetadata, check_tags
-from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, leave_source
+from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, innermost_open, leave_source
 from wool.errors import TransientRpcError
 from wool.runtime import Home, Runtime, current_runtime
 from wool.worker.launch import WorkerSpec
@@ -29,8 +28,13 @@ class _Entered:
 
     def __init__(self) -> None:
         self.open_dispatcher: Dispatcher | None = None
-        self._token: Token[DispatcherSource | None] | None = None
+        self.outer: DispatcherSource | None = None
         self._opened = False
+
+    @property
+    def is_left(self) -> bool:
+        """See `wool.dispatch.DispatcherSource`."""
+        return self.open_dispatcher is None
 
     async def dispatcher(self) -> Dispatcher:
         """Return the dispatcher. Raises `RuntimeError` if the pool is not open."""
@@ -44,12 +48,11 @@ class _Entered:
         self._opened = True
 
     def _enter(self) -> None:
-        self._token = enter_source(self)
+        self.outer = innermost_open()
+        enter_source(self)
 
     def _leave(self) -> None:
-        if self._token is not None:
-            leave_source(self._token)
-            self._token = None
+        leave_source(self)
 
     def __del__(self) -> None:
         if getattr(self, "open_dispatcher", None) is not None:

@@ -17,7 +17,7 @@ from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from wool.call import Answer, Call
-from wool.dispatch import Dispatcher, current_source
+from wool.dispatch import Dispatcher, current_source, innermost_open
 from wool.errors import SerializationError, TaskInterrupted, WorkerLost
 from wool.failure import TaskException, as_outcome, capture, rebuild
 from wool.limits import DEFAULT_LIMITS
@@ -113,12 +113,17 @@ _wrappers: weakref.WeakValueDictionary[FunctionType, Any] = weakref.WeakValueDic
 
 
 async def _dispatcher(info: RoutineInfo) -> Dispatcher:
-    source = current_source()
+    source = innermost_open()
     if source is None:
-        raise RuntimeError(
-            f"routine {info.name} was called outside a pool: call it inside 'async with wool.WorkerPool():', "
-            f"or run its body here with {info.function.__qualname__}.__wrapped__(…)"
-        )
+        left = current_source()
+        if left is None:
+            remedy = (
+                "call it inside 'async with wool.WorkerPool():', "
+                f"or run its body here with {info.function.__qualname__}.__wrapped__(…)"
+            )
+        else:
+            remedy = f"{left!r} is closed: call routines inside its 'async with' block"
+        raise RuntimeError(f"routine {info.name} was called outside a pool: {remedy}")
     return await source.dispatcher()
 
 

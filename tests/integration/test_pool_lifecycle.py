@@ -414,6 +414,84 @@ async def test_a_pool_may_be_left_in_another_task_than_it_was_entered_in(journal
     assert not is_alive(worker)
 
 
+async def test_a_pool_that_is_left_takes_the_current_one_of_nobody_away(journal: Journal) -> None:
+    outer, inner = wool.WorkerPool(size=1), wool.WorkerPool(size=1)
+    await asyncio.create_task(outer.__aenter__())
+    async with inner:
+        [worker] = pids(inner)
+        assert await run(journal.path, "before") == worker
+        await outer.__aexit__(None, None, None)
+        assert await run(journal.path, "after") == worker
+    with pytest.raises(RuntimeError, match="outside a pool"):
+        await run(journal.path, "outside")
+
+
+async def test_pools_may_be_left_in_the_order_in_which_they_were_entered(journal: Journal) -> None:
+    pools = [wool.WorkerPool(size=1) for _ in range(3)]
+    workers_of: list[int] = []
+    for pool in pools:
+        await pool.__aenter__()
+        workers_of += pids(pool)
+    for pool in pools:
+        assert await run(journal.path, "inside") == workers_of[-1]
+        await pool.__aexit__(None, None, None)
+    with pytest.raises(RuntimeError, match="outside a pool.* closed: call routines inside its 'async with' block"):
+        await run(journal.path, "outside")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+async def test_the_innermost_pool_that_is_open_is_current_in_whatever_order_they_are_left(
+    order: tuple[int, ...], journal: Journal
+) -> None:
+    async with workers("0", "1", "2") as started:
+        proxies = [wool.WorkerProxy(workers=[worker.metadata]) for worker in started]
+        for proxy in proxies:
+            await proxy.__aenter__()
+        all_left = asyncio.Event()
+
+        async def in_a_task_from_inside() -> int:
+            await all_left.wait()
+            return await run(journal.path, "task")
+
+        tasks: list[asyncio.Task[int]] = []
+        opened = [0, 1, 2]
+        for left in order:
+            assert await run(journal.path, "inside") == started[opened[-1]].metadata.pid
+            task = asyncio.create_task(in_a_task_from_inside())
+            await asyncio.sleep(0)
+            tasks.append(task)
+            await proxies[left].__aexit__(None, None, None)
+            opened.remove(left)
+            if opened:
+                assert await run(journal.path, "inside") == started[opened[-1]].metadata.pid
+        all_left.set()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, RuntimeError)
+            assert "is closed" in str(outcome)
+
+
+async def test_a_task_from_inside_a_pool_that_is_left_goes_on_with_the_outer_one(journal: Journal) -> None:
+    async def call_later() -> int:
+        await left.wait()
+        return await run(journal.path, "later")
+
+    left = asyncio.Event()
+    async with workers("outer", "inner") as [one, two]:
+        async with wool.WorkerProxy(workers=[one.metadata]):
+            async with wool.WorkerProxy(workers=[two.metadata]):
+                task = asyncio.create_task(call_later())
+                await asyncio.sleep(0)
+            left.set()
+            assert await task == one.metadata.pid
+
+
+async def test_a_call_after_the_pool_says_that_it_is_closed(journal: Journal) -> None:
+    async with wool.WorkerPool(size=1):
+        pass
+    with pytest.raises(RuntimeError, match=r"outside a pool: <WorkerPool of 1 closed> is closed"):
+        await run(journal.path, "late")
+
+
 async def test_a_pool_is_opened_once(journal: Journal) -> None:
     async with wool.WorkerPool(size=1) as pool:
         with pytest.raises(RuntimeError, match="opened before"):

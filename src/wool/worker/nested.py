@@ -23,6 +23,9 @@ class NestedPool:
     loop, where a discovery of the user's own has to be followed.
     """
 
+    outer = None
+    is_left = False
+
     def __init__(
         self, description: bytes, runtime: Runtime, secret: bytes, io: MailboxLike, routines: MailboxLike
     ) -> None:
