@@ -146,6 +146,9 @@ SHAPES: tuple[tuple[str, _Shape], ...] = (
             _returns(n),
         ),
     ),
+    # Longer than every wait of the engine's: who does not end it, does not get away with it.
+    ("long value", lambda s, n: _coroutine(_finally((_sleep(10 * s),), _sleep(0.001)), _returns(n))),
+    ("long items", lambda s, n: _generator(*_yields(n), _finally((_sleep(10 * s),), _sleep(0.001)), *_yields(n + 1))),
 )
 """Simpler ones first."""
 

@@ -63,7 +63,10 @@ def view_becomes_truth(story: Story) -> Iterator[Violation]:
 
 
 def nothing_is_offered_to_the_dropped(story: Story) -> Iterator[Violation]:
-    """D: drop(w) at n ≺ offer(τ → w) by n ⇒ add(w) between the two."""
+    """D: offer(τ → w) by n ⇒ add(w) at n ≺ it, and no drop(w) between the two.
+
+    So whoever answers at the address of a worker that was in view is not taken for it.
+    """
     for label, task in story.tasks.items():
         for offer in task.frames("offer"):
             worker = worker_of(offer.event.attempt)
@@ -73,7 +76,15 @@ def nothing_is_offered_to_the_dropped(story: Story) -> Iterator[Violation]:
                     break
                 if value_of(item, "worker") == worker:
                     last = item
-            if last is not None and last.event.kind == "view.dropped":
+            if last is None:
+                yield Violation(
+                    invariant="D",
+                    task=label,
+                    sentence=f"{label} was offered to {worker}, of which {offer.node} had not been told",
+                    events=(offer.index,),
+                )
+                break
+            if last.event.kind == "view.dropped":
                 yield Violation(
                     invariant="D",
                     task=label,
