@@ -249,6 +249,11 @@ def check_wheel(wheel: Path) -> list[str]:
         problems.append("the wheel lacks wool/py.typed")
     if not any(name.endswith("/licenses/LICENSE") for name in information):
         problems.append("the wheel lacks the licence")
+    (metadata,) = (name for name in information if name.endswith("/METADATA"))
+    lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
+    offered = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra: ")}
+    if offered != set(PROJECT["project"]["optional-dependencies"]):
+        problems.append(f"the wheel offers the extras {sorted(offered)}")
     return problems
 
 
@@ -269,6 +274,19 @@ def check_installed(session: nox.Session, python: str, distribution: Path) -> No
         run_installed(session, python, distribution, Path(place))
 
 
+WITHOUT_EXTRAS = """
+import wool
+wool.StaticDiscovery("10.0.0.1:7000")
+for extra, make in {"lan": wool.LanDiscovery, "dns": lambda: wool.DnsDiscovery("workers")}.items():
+    try:
+        make()
+    except ModuleNotFoundError as error:
+        assert f"pip install 'wool[{extra}]'" in str(error), error
+    else:
+        raise SystemExit(f"wool[{extra}] is not needed")
+"""
+
+
 def run_installed(session: nox.Session, python: str, distribution: Path, place: Path) -> None:
     script = shutil.copy(ROOT / "examples" / "quickstart.py", place)
     session.run(sys.executable, "-m", "virtualenv", "-q", "-p", python, str(place / "venv"), external=True)
@@ -277,6 +295,8 @@ def run_installed(session: nox.Session, python: str, distribution: Path, place: 
     with session.chdir(place):
         session.run(interpreter, "-m", "pip", "check", external=True)
         said = session.run(interpreter, Path(script).name, external=True, silent=True, env={"PYTHONPATH": None})
+        # Without the extras nothing of them is needed, and what needs one says which.
+        session.run(interpreter, "-c", WITHOUT_EXTRAS, external=True, env={"PYTHONPATH": None})
     if not isinstance(said, str) or said.strip() != "3":
         session.error(f"the quick start printed {said!r} and not 3, installed from {distribution.name}")
 
