@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from inspect import iscoroutine
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,13 +47,15 @@ class ProxySpec:
     what: str = "this pool"
 
     def make_balancer(self) -> LoadBalancerLike:
-        """Return the load balancer, made anew if a factory was given. Raises `TypeError` if it is none."""
-        balancer = self.balancer() if isinstance(self.balancer, type) else self.balancer
-        if not isinstance(balancer, LoadBalancerLike):
-            raise TypeError(
-                f"a load balancer needs order(task, workers), {balancer!r} has none: see wool.LoadBalancerLike"
-            )
-        return balancer
+        """Return the load balancer, made anew if what makes one was given. Raises `TypeError` if it is none."""
+        given: Any = self.balancer
+        made = given() if isinstance(given, type) or (callable(given) and not hasattr(given, "order")) else given
+        if not isinstance(made, LoadBalancerLike):
+            if iscoroutine(made):
+                made.close()
+            whose = repr(made) if made is given else f"what {given!r} makes, {made!r},"
+            raise TypeError(f"a load balancer needs order(task, workers), {whose} has none: see wool.LoadBalancerLike")
+        return made
 
     def describe(self) -> bytes:
         """Return what a worker needs to know; the reason why not, if this cannot be pickled."""
@@ -93,14 +96,17 @@ class Dispatcher:
         self._closed = False
 
     @classmethod
-    async def open(cls, spec: ProxySpec, *, runtime: Runtime, secret: bytes) -> Dispatcher:
+    async def open(
+        cls, spec: ProxySpec, *, runtime: Runtime, secret: bytes, balancer: LoadBalancerLike | None = None
+    ) -> Dispatcher:
         """Open a proxy for ``spec``; run on the user's loop. Pair with `close`.
 
-        A built-in discovery is followed on the I/O loop, one of the user's own on this loop. Cancelling
-        leaves nothing open.
+        ``balancer`` is what the spec's `make_balancer` has made, if it was called before. A built-in discovery is
+        followed on the I/O loop, one of the user's own on this loop. Cancelling leaves nothing open.
         """
         runtime.check_process()
-        balancer = spec.make_balancer()
+        if balancer is None:
+            balancer = spec.make_balancer()
         description = spec.describe()
         if len(description) > runtime.limits.pool_description_bytes:
             raise ValueError(

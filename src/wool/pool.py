@@ -149,6 +149,7 @@ class WorkerPool(_Entered):
         self._begin()
         runtime = self._runtime
         runtime.check_process()
+        balancer = ProxySpec(balancer=self._balancer).make_balancer()  # it may fail: before anything is started
         self._io = runtime.mailbox(runtime.io.acquire())
         try:
             secret = runtime.random_bytes(SECRET_BYTES)
@@ -159,7 +160,7 @@ class WorkerPool(_Entered):
                 subscriber=home.discovery.subscriber,
                 what=f"this pool of {self.size}",
             )
-            dispatcher = await Dispatcher.open(spec, runtime=runtime, secret=secret)
+            dispatcher = await Dispatcher.open(spec, runtime=runtime, secret=secret, balancer=balancer)
             self.open_dispatcher = dispatcher
             for metadata in self._workers.values():
                 dispatcher.announce(metadata)

@@ -86,10 +86,31 @@ def test_a_size_that_is_no_number_is_refused(size: Any) -> None:
         wool.WorkerPool(size=size)
 
 
-@pytest.mark.parametrize("balancer", [object(), object, 7])
-async def test_a_load_balancer_that_is_none_is_refused_at_the_entry(balancer: Any) -> None:
-    with pytest.raises(TypeError, match="load balancer"):
+async def no_balancer() -> wool.RoundRobinLoadBalancer:
+    return wool.RoundRobinLoadBalancer()
+
+
+def failing_factory() -> wool.RoundRobinLoadBalancer:
+    raise LookupError("no licence for this balancer")
+
+
+@pytest.mark.parametrize("balancer", [object(), object, 7, None, lambda: 7, no_balancer])
+async def test_a_load_balancer_that_is_none_is_refused_before_anything_is_started(balancer: Any) -> None:
+    def launcher() -> Any:
+        pytest.fail("a worker was started")
+
+    set_runtime(dataclasses.replace(real_runtime(), launcher=launcher))
+    with pytest.raises(TypeError, match=r"load balancer needs order\(task, workers\)"):
         async with wool.WorkerPool(size=1, loadbalancer=balancer):
+            pytest.fail("entered")
+    with pytest.raises(TypeError, match=r"load balancer needs order\(task, workers\)"):
+        async with wool.WorkerProxy(workers=[], loadbalancer=balancer):
+            pytest.fail("entered")
+
+
+async def test_a_load_balancer_whose_factory_fails_fails_the_entry_before_anything_is_started() -> None:
+    with pytest.raises(LookupError, match="no licence"):
+        async with wool.WorkerPool(size=1, loadbalancer=failing_factory):
             pytest.fail("entered")
 
 

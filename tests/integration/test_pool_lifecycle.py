@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -10,13 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import wool
-from support.faults import Journal, OneAtATime, freeze, is_alive, is_suspect, statuses, thaw, until, workers
+from support.faults import InOrder, Journal, OneAtATime, freeze, is_alive, is_suspect, statuses, thaw, until, workers
 from support.scripts import How, Place, assert_vanish, user_place
-from support.traced import count_up, run, run_nested_when, run_until
+from support.traced import count_up, run, run_nested, run_nested_when, run_until
 from wool.limits import Limits
 from wool.runtime import real_runtime, set_runtime
 
@@ -499,6 +501,58 @@ async def test_a_pool_is_opened_once(journal: Journal) -> None:
         assert await run(journal.path, journal.new_call()) == pids(pool)[0]
     with pytest.raises(RuntimeError, match="opened before"):
         await pool.__aenter__()
+
+
+# ---- a load balancer of the user's -------------------------------------------------------------------
+
+
+def in_this_order(*tags: str) -> InOrder:
+    return InOrder(*tags)
+
+
+def two_then_one() -> InOrder:
+    return InOrder("two", "one")
+
+
+class TwoThenOne(InOrder):
+    def __init__(self) -> None:
+        super().__init__("two", "one")
+
+
+@pytest.mark.parametrize(
+    "balancer",
+    [
+        InOrder("two", "one"),
+        TwoThenOne,
+        two_then_one,
+        lambda: InOrder("two", "one"),
+        functools.partial(in_this_order, "two", "one"),
+        functools.partial(InOrder, "two", "one"),
+    ],
+    ids=["an object", "a class", "a function", "a lambda", "a partial function", "a partial class"],
+)
+async def test_a_load_balancer_is_an_object_or_whatever_makes_one(balancer: Any, journal: Journal) -> None:
+    async with workers("one", "two") as [one, two]:
+        known = [one.metadata, two.metadata]
+        async with wool.WorkerProxy(workers=known, loadbalancer=balancer):
+            for _ in range(3):
+                assert await run(journal.path, "call") == two.metadata.pid
+            # Bodies have it too.
+            assert await run_nested(journal.path, "nested", 2) == [two.metadata.pid] * 3
+    async with wool.WorkerPool("one", "two", size=1, loadbalancer=balancer) as pool:
+        assert await run(journal.path, "call") == pool.workers[0].pid
+
+
+async def test_a_load_balancers_factory_is_called_once_for_a_pool(journal: Journal) -> None:
+    made: list[InOrder] = []
+
+    def make() -> InOrder:
+        made.append(InOrder("one"))
+        return made[-1]
+
+    async with wool.WorkerPool("one", size=1, loadbalancer=make):
+        await run(journal.path, "call")
+    assert len(made) == 1
 
 
 # ---- fork --------------------------------------------------------------------------------------------
