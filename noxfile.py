@@ -124,6 +124,9 @@ def types(session: nox.Session) -> None:
     # Its own news about newer releases would need the network.
     quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     session.run("pyright", env=quiet)
+    # What users see of it: each call in there says which type it has, or that it is wrong.
+    session.run("mypy", "tests/typed")
+    session.run("pyright", "tests/typed", env=quiet)
     session.run("pyright", "--verifytypes", "wool", "--ignoreexternal", env=quiet)
 
 

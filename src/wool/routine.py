@@ -12,7 +12,7 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -27,8 +27,8 @@ from wool.task import RoutineKind
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Y = TypeVar("_Y")
-_S = TypeVar("_S")
+_Items = TypeVar("_Items", bound=AsyncIterable[Any])
+"""What an async generator function is said to return: `AsyncGenerator`, `AsyncIterator` or `AsyncIterable`."""
 _Owner = TypeVar("_Owner")
 
 
@@ -51,7 +51,7 @@ def routine(function: staticmethod[_P, _T], /) -> staticmethod[_P, _T]: ...  # t
 @overload
 def routine(function: classmethod[_Owner, _P, _T], /) -> classmethod[_Owner, _P, _T]: ...
 @overload
-def routine(function: Callable[_P, AsyncGenerator[_Y, _S]], /) -> Callable[_P, AsyncGenerator[_Y, _S]]: ...
+def routine(function: Callable[_P, _Items], /) -> Callable[_P, _Items]: ...
 @overload
 def routine(function: Callable[_P, Coroutine[Any, Any, _T]], /) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
 
