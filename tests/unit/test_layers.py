@@ -81,7 +81,10 @@ LAYERS = (
             "protocol.worker",
         },
     ),
-    ("sessions: drive one", {"bridge", "connection", "observer", "session", "worker", "worker.service"}),
+    (
+        "sessions: drive one",
+        {"bridge", "connection", "observer", "session", "worker", "worker.service", "worker.signals"},
+    ),
     (
         "engine: place tasks, run tasks",
         {
@@ -142,6 +145,7 @@ LAYERS = (
             "sim.run",
             "sim.shapes",
             "sim.shrink",
+            "sim.speed",
             "sim.strategies",
             "sim.watch",
             "sim.words",

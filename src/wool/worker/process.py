@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from wool.worker import lifeline
 from wool.worker.channel import ChannelError, ChildChannel, Configure, Failed
+from wool.worker.signals import ignore_interrupt
 
 Serve: TypeAlias = Callable[[Configure, ChildChannel], int]
 """Runs the worker until it has stopped, and returns the exit status. Says `Ready` when it listens."""
@@ -72,13 +73,7 @@ def _parse(arguments: Sequence[str]) -> tuple[int, int]:
 def _reset_signals() -> None:
     # What the owner's thread had blocked, this process inherited.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    # Interrupting is the owner's business. A handler, since a signal that is ignored would stay so in the
-    # programs that routines execute.
     signal.signal(signal.SIGINT, ignore_interrupt)
-
-
-def ignore_interrupt(number: int, frame: object) -> None:
-    """Do nothing."""
 
 
 def _reset_streams() -> None:

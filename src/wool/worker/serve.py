@@ -26,9 +26,9 @@ from wool.whereabouts import note_workers_path
 from wool.worker import forks
 from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
 from wool.worker.nested import Nested
-from wool.worker.process import ignore_interrupt
 from wool.worker.runner import PostedRunner, Runner
 from wool.worker.service import WorkerService
+from wool.worker.signals import ignore_interrupt
 
 _log = logging.getLogger("wool.worker")
 
@@ -95,6 +95,10 @@ class WorkerNode:
             tags=configure.tags,
             extra=configure.extra,
         )
+
+    def sweep(self) -> None:
+        """See `Runner.sweep`."""
+        self._runner.sweep()
 
     def begin_stop(self, drain_seconds: float, draining: Callable[[], None], stopped: Callable[[], None]) -> None:
         """Drain, then close the sessions; run on the I/O loop. Said again, it may shorten the drain."""
@@ -197,11 +201,20 @@ class _Process:
 
         await run_on(io, here, watch, "wool worker watching its owner")
         self._channel.send(Ready(metadata=metadata))
-        await self._stopped
+        await self._wait_stopped(self._node)
         await self._node.close()
         if life is not None:
             life.close()
         self._channel.send(Stopped())
+
+    async def _wait_stopped(self, node: WorkerNode) -> None:
+        while not self._stopped.done():
+            try:
+                await asyncio.shield(self._stopped)
+            except asyncio.CancelledError:
+                # Nobody but a body, which has cancelled whatever `asyncio.all_tasks` gave it.
+                _log.warning("a routine has cancelled the worker's own task; the worker goes on")
+                self._loop.call_soon(node.sweep)  # those that were cancelled with it have ended then
 
     def _catch_signals(self, address: str) -> None:
         read, write = socket.socketpair()
