@@ -21,6 +21,7 @@ from wool.sim.processes import search
 from wool.sim.progress import Progress, invariants_told, summary
 from wool.sim.report import report
 from wool.sim.run import run
+from wool.sim.speed import measure
 
 CORPUS = Path("tests/sim/corpus")
 FOUND = Path("sim-failures")
@@ -141,7 +142,16 @@ def _campaign(options: argparse.Namespace, kept: list[tuple[Path, Plan]], out: T
         out.write(_told(found, options.keep))
     if error:
         out.write(f"\nthe campaign itself has failed:\n{error}\n")
-    out.write(summary(total, elapsed=progress.elapsed, jobs=options.jobs, seed=seed, kept=len(kept), broken=broken))
+    told = summary(
+        total,
+        elapsed=progress.elapsed,
+        jobs=options.jobs,
+        seed=seed,
+        kept=len(kept),
+        broken=broken,
+        speed=measure(),
+    )
+    out.write(told)
     return 1 if broken or error else 0
 
 

@@ -13,6 +13,9 @@ from wool.sim.campaign import Tally
 from wool.sim.coverage import STATES
 from wool.sim.invariants.table import INVARIANTS, formula_of
 from wool.sim.plan import FAULTS
+from wool.sim.speed import Speed
+
+MODES = {"hypothesis": "Hypothesis", "volume": "plain random numbers"}
 
 LINE_SECONDS = 10.0
 """Between two lines where the output is no terminal."""
@@ -68,14 +71,18 @@ class Progress:
             self._out.flush()
 
 
-def summary(tally: Tally, *, elapsed: float, jobs: int, seed: int, kept: int, broken: int) -> str:
+def summary(tally: Tally, *, elapsed: float, jobs: int, seed: int, kept: int, broken: int, speed: Speed) -> str:
     """Return the table at the end."""
-    return "\n".join(_summary(tally, elapsed, jobs, seed, kept, broken)) + "\n"
+    return "\n".join(_summary(tally, elapsed, jobs, seed, kept, broken, speed)) + "\n"
 
 
-def _summary(tally: Tally, elapsed: float, jobs: int, seed: int, kept: int, broken: int) -> Iterator[str]:
+def _summary(tally: Tally, elapsed: float, jobs: int, seed: int, kept: int, broken: int, speed: Speed) -> Iterator[str]:
     plans = sum(tally.plans.values())
-    busy = max(tally.busy, 1e-9)
+    busy = max(sum(tally.busy.values()) / 1000, 1e-9)
+    rates = [
+        f"{count / max(tally.busy[mode] / 1000, 1e-9):.1f} through {MODES[mode]}"
+        for mode, count in sorted(tally.plans.items())
+    ]
     modes = ", ".join(f"{count} {mode}" for mode, count in sorted(tally.plans.items()))
     missing = [label for label in STATES if not tally.states[label]]
     rows = [
@@ -83,8 +90,12 @@ def _summary(tally: Tally, elapsed: float, jobs: int, seed: int, kept: int, brok
         ("of which scenarios", f"{tally.scenarios} (three workers, 20 calls of all sorts, a fault)"),
         ("kept plans replayed", str(kept)),
         ("real time", f"{elapsed:.1f} s with {jobs} process{'es' if jobs != 1 else ''}, seed {seed}"),
-        ("simulated time", f"{tally.simulated:.0f} s, {tally.simulated / busy:.0f} s a second and core"),
-        ("rate", f"{plans / busy:.1f} plans a second and core, all checkers on"),
+        ("plans a second and core", f"{', '.join(rates) or 'none'}; all checkers on"),
+        (
+            "simulated time",
+            f"{tally.simulated:.0f} s, {tally.simulated / busy:.0f} s a second and core; idle {speed.idle_rate:,.0f} s",
+        ),
+        ("a callback of the loop", f"{speed.callback_seconds * 1e6:.1f} µs"),
         ("events judged", f"{tally.events}, {tally.steps} steps of loops"),
         ("run twice", f"{tally.twice}, the same event for event"),
         ("invariants", f"{len(INVARIANTS)}, {broken or 'none'} broken"),

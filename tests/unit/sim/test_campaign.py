@@ -17,6 +17,7 @@ from wool.sim.invariants.table import INVARIANTS, formula_of, letter_of
 from wool.sim.plan import Body, Call, Fault, Plan, Step
 from wool.sim.progress import Progress, summary
 from wool.sim.run import run
+from wool.sim.speed import Speed, measure
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -116,7 +117,7 @@ def test_a_small_campaign_ends_with_a_table(tmp_path: Path) -> None:
     )
     assert status == 0, said
     assert said.startswith("seed 11, 2 processes, 0 kept plans")
-    for row in ("plans                4 (2 hypothesis, 2 volume)", "states reached", "none broken", "wire:"):
+    for row in ("4 (2 hypothesis, 2 volume)", "states reached", "none broken", "wire:"):
         assert row in said, said
 
 
@@ -179,12 +180,21 @@ def test_progress_is_one_line_on_a_terminal_and_lines_elsewhere() -> None:
 
 
 def test_the_summary_names_what_was_not_reached() -> None:
-    tally = Tally(plans=Counter(volume=3), busy=1.5, simulated=15.0, states=Counter({"a stall": 1}))
-    text = summary(tally, elapsed=2.0, jobs=1, seed=5, kept=0, broken=0)
-    assert "2.0 plans a second and core" in text
+    tally = Tally(plans=Counter(volume=3), busy=Counter(volume=1500), simulated=15.0, states=Counter({"a stall": 1}))
+    speed = Speed(callback_seconds=1.5e-6, idle_rate=2e5)
+    text = summary(tally, elapsed=2.0, jobs=1, seed=5, kept=0, broken=0, speed=speed)
+    assert "2.0 through plain random numbers" in text
+    assert "idle 200,000 s" in text
+    assert "1.5 µs" in text
     assert "10 s a second and core" in text
     assert "never reached:" in text and "a worker is killed" in text
     assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_how_fast_the_simulator_is_can_be_measured_anywhere() -> None:
+    speed = measure()
+    assert 0 < speed.callback_seconds < 1e-3
+    assert speed.idle_rate > 1
 
 
 def test_all_kept_plans_hold() -> None:
