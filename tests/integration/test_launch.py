@@ -292,7 +292,8 @@ async def test_an_idle_worker_stops_at_once(noticing: str) -> None:
         await handle.stop(30)
         handle.close()
         assert not is_alive(handle.metadata.pid)
-    assert min(took) < 0.05
+    # How long exactly is for the bench to say; here, that it waits neither for the drain nor for a poll.
+    assert min(took) < 1.0
 
 
 async def test_a_frozen_worker_is_killed(noticing: str) -> None:
