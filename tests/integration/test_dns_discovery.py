@@ -69,6 +69,33 @@ async def test_services_bring_their_ports() -> None:
             await watch.until()
 
 
+async def test_addresses_that_come_along_are_not_asked_for_and_their_time_to_live_counts() -> None:
+    async with name_server() as server:
+        server.brings_addresses = True
+        server.set("_wool._tcp", "SRV", *(f"0 0 7000 host-{number}.test." for number in range(200)), ttl=60)
+        for number in range(200):
+            server.set(f"host-{number}", "A", f"10.0.1.{number}", ttl=1)
+        async with watching(dns_of(server, "_wool._tcp.test.", port=None).subscriber) as watch:
+            await watch.until(*(f"10.0.1.{number}:7000" for number in range(200)))
+            server.set("host-0", "A", "10.0.2.1")
+            await watch.until("10.0.2.1:7000", *(f"10.0.1.{number}:7000" for number in range(1, 200)))
+        assert {kind for _, _, kind in server.asked} == {"SRV"}
+
+
+async def test_one_host_of_a_service_that_nobody_can_tell_of_leaves_all_as_they_were() -> None:
+    async with name_server() as server:
+        server.set("_wool._tcp", "SRV", "0 0 7000 one.test.", "0 0 7000 two.test.")
+        server.set("one", "A", "10.0.0.1")
+        server.set("two", "A", "10.0.0.2")
+        async with watching(dns_of(server, "_wool._tcp.test.", port=None).subscriber) as watch:
+            await watch.until("10.0.0.1:7000", "10.0.0.2:7000")
+            server.silent_about = "A"
+            asked = len(server.times("A"))
+            while len(server.times("A")) < asked + 6:
+                await asyncio.sleep(0.02)
+            assert len(watch.events) == 2
+
+
 async def test_an_alias_is_followed_and_the_shortest_time_to_live_counts() -> None:
     async with name_server() as server:
         server.set("pool", "CNAME", "workers.test.", ttl=1)

@@ -30,6 +30,8 @@ class NameServer:
     """A kind of record that it says nothing about."""
     denied_seconds: int | None = 1
     """How long its denials hold; None: it does not say."""
+    brings_addresses: bool = False
+    """Whether the addresses of a service's hosts come along with it."""
     most_bytes: int = 512
     """A longer answer is truncated over UDP, to be asked for again over TCP."""
     asked: list[tuple[float, str, str]] = field(default_factory=list)
@@ -76,6 +78,11 @@ class NameServer:
             name = alias[0].to_text()
         if (found := self._rrset(name, kind)) is not None:
             response.answer.append(found)
+            if self.brings_addresses and kind == "SRV":
+                for record in found:
+                    for family in ("A", "AAAA"):
+                        if (beside := self._rrset(record.target.to_text(), family)) is not None:
+                            response.additional.append(beside)
         else:
             if name not in {known for known, _ in self.records}:
                 response.set_rcode(dns.rcode.NXDOMAIN)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from wool.discovery.base import DiscoveryEvent, WorkerFilter
 from wool.discovery.following import NoPublisher, follow
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
     import dns.message
     import dns.resolver
 
+_T = TypeVar("_T")
+
 DNS_PORT = 53
+_AT_ONCE = 32
+"""Hosts of one SRV answer that are asked for at once."""
 
 
 class DnsDiscovery:
@@ -138,6 +143,20 @@ class DnsSubscriber:
         return f"<DnsSubscriber of {self._name}{' filtered' if self._filter else ''}>"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What a name server has answered."""
+
+    records: list[Any] = field(default_factory=list[Any])
+    seconds: float
+    """How long it holds, its denial too."""
+    beside: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """Addresses that came along, by host, and how long they hold."""
+
+    def hosts(self) -> list[str]:
+        return sorted(str(record.address) for record in self.records)
+
+
 class DnsResolver:
     """Asks name servers. What it resolves is a kind of record and a name."""
 
@@ -146,37 +165,43 @@ class DnsResolver:
         self._limits = limits
         self._nameservers = nameservers
         self._resolver: dns.resolver.BaseResolver | None = None
+        self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def resolve(self, name: str) -> Answer:
         """Return the addresses that the records lead to. Raises `LookupFailed`."""
         kind, name = name.split()
         if self._port is None:
             return await self._services(name)
-        hosts, seconds = await self._hosts(name, kind)
-        return Answer(addresses=tuple(join(host, self._port) for host in hosts), seconds=seconds)
+        found = await self._query(name, kind)
+        return Answer(addresses=tuple(join(host, self._port) for host in found.hosts()), seconds=found.seconds)
 
     async def _services(self, name: str) -> Answer:
-        found, seconds = await self._query(name, "SRV")
-        targets = sorted((int(record.priority), str(record.target), int(record.port)) for record in found)
+        found = await self._query(name, "SRV")
+        targets = sorted((int(record.priority), str(record.target), int(record.port)) for record in found.records)
         # A target of "." says that there is decidedly no such service.
-        targets = [target for target in targets if target[1] != "."][: self._limits.addresses]
-        hosts = list(dict.fromkeys(target for _, target, _ in targets))
-        answers = await asyncio.gather(*(self._hosts(host, kind) for host in hosts for kind in ("A", "AAAA")))
-        at: dict[str, list[str]] = {}
-        for index, (addresses, holds) in enumerate(answers):
-            at.setdefault(hosts[index // 2], []).extend(addresses)
-            if addresses:
-                seconds = min(seconds, holds)
-        found_at = [join(host, port) for _, target, port in targets for host in at[target] if port > 0]
-        return Answer(addresses=tuple(dict.fromkeys(found_at)), seconds=seconds)
+        targets = [target for target in targets if target[1] != "." and target[2]][: self._limits.addresses]
+        hosts = {target: found.beside.get(target) for _, target, _ in targets}
+        # What came along need not be asked for; for a thousand workers that would be two thousand questions.
+        unknown = [target for target, known in hosts.items() if known is None]
+        hosts |= dict(zip(unknown, await _all(self._hosts(target) for target in unknown), strict=True))
+        addresses: dict[str, None] = {}
+        seconds = found.seconds
+        for _, target, port in targets:
+            if at := hosts[target]:
+                addresses.update(dict.fromkeys(join(host, port) for host in at))
+                seconds = min(seconds, *at.values())
+        return Answer(addresses=tuple(addresses), seconds=seconds)
 
-    async def _hosts(self, name: str, kind: str) -> tuple[list[str], float]:
-        found, seconds = await self._query(name, kind)
-        return sorted(str(record.address) for record in found), seconds
+    async def _hosts(self, name: str) -> dict[str, float]:
+        """Return the addresses of a host, and how long each holds."""
+        async with self._turn:
+            answers = await _all(self._query(name, kind) for kind in ("A", "AAAA"))
+        return {host: found.seconds for found in answers for host in found.hosts()}
 
-    async def _query(self, name: str, kind: str) -> tuple[list[Any], float]:
-        """Return the records and how long they hold; none, if the name server denies that there are any."""
+    async def _query(self, name: str, kind: str) -> _Found:
+        """Return the records; none, if the name server denies that there are any. Raises `LookupFailed`."""
         import dns.exception
+        import dns.rdatatype
         import dns.resolver
 
         try:
@@ -184,12 +209,19 @@ class DnsResolver:
         except dns.resolver.NXDOMAIN as denial:
             # Its attributes carry no types.
             messages: list[dns.message.Message] = list(cast("Any", denial).kwargs.get("responses", {}).values())
-            return [], min(map(self._denied_seconds, messages), default=self._limits.lookup_denied_seconds)
+            return _Found(seconds=min(map(self._denied_seconds, messages), default=self._limits.lookup_denied_seconds))
         except (dns.exception.DNSException, OSError, EOFError) as error:
             raise LookupFailed(str(error) or type(error).__name__) from error
         if answer.rrset is None:
-            return [], self._denied_seconds(answer.response)
-        return list(answer.rrset), float(answer.chaining_result.minimum_ttl)
+            return _Found(seconds=self._denied_seconds(answer.response))
+        beside: dict[str, dict[str, float]] = {}
+        for rrset in answer.response.additional:
+            if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+                records: list[Any] = list(rrset)
+                held = dict.fromkeys((str(record.address) for record in records), float(rrset.ttl))
+                beside.setdefault(rrset.name.to_text(), {}).update(held)
+        seconds = float(answer.chaining_result.minimum_ttl)
+        return _Found(records=list(answer.rrset), seconds=seconds, beside=beside)
 
     async def _ask(self, name: str, kind: str) -> dns.resolver.Answer:
         import dns.asyncresolver
@@ -223,3 +255,14 @@ class DnsResolver:
 
     def close(self) -> None:
         """Nothing is kept open between two questions."""
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Return what each of them returns. If one fails, the others are not left to themselves."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
