@@ -139,9 +139,9 @@ class PlacedCall:
 
 
 class Call:
-    """The user side of a call. Lives on the loop on which it was made."""
+    """The user side of a call. Lives on the loop on which its last step was asked for, the first where it was made."""
 
-    __slots__ = ("_answer", "_io", "_loop", "_placed", "_placer", "unseen")
+    __slots__ = ("_answer", "_io", "_loop", "_placed", "_placer", "_ways", "unseen")
 
     def __init__(
         self,
@@ -153,10 +153,11 @@ class Call:
         arguments: Payload,
         dispatch_timeout: float | None,
         user: MailboxLike,
+        ways: Ways | None = None,
     ) -> None:
         self._placer = placer
-        self._io = io
         self._ways = ways
+        self._io = io
         self._loop = loop
         self._answer: asyncio.Future[Answer] = loop.create_future()
         self._placed = PlacedCall(task, definition, arguments, dispatch_timeout, user, self.deliver)
@@ -203,13 +204,13 @@ class Call:
         self._io.post(self._placer.step, self._placed, kind, payload, cancelled)
         return self._wait()
 
-    async def _wait(self) -> Answer:
     def _move(self, loop: asyncio.AbstractEventLoop) -> None:
         """Go on on another loop. No step is outstanding, and the I/O side learns it with the next one."""
         assert self._ways is not None, "a call that may move knows the ways"
         self._io, self._placed.user = self._ways.way(loop)
         self._loop = loop
 
+    async def _wait(self) -> Answer:
         self.unseen = None
         last: asyncio.CancelledError | None = None
         asked = 0
