@@ -165,6 +165,15 @@ class Runner:
         else:
             self.cancel(job, None)
 
+    def sweep(self) -> None:
+        """Answer for the bodies that somebody's body has cancelled before their first line."""
+        for state, job in list(self._running.items()):
+            if state.task is not None and state.task.done():
+                self._unbegun -= 1
+                self._answer(job, state, ResultKind.CANCELLED, _NONE)
+                state.ended = True
+                del self._running[state]
+
     def session_opened(self, pool: bytes) -> None:
         """A caller with this pool has connected."""
         self._pools.opened(pool)

@@ -1,0 +1,43 @@
+"""A body that lays hands on what is its worker's own does not take the worker along."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+import wool
+from support.faults import Journal
+from support.pools import pid
+from support.traced import run, run_until
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+@wool.routine
+async def cancel_all() -> int:
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task():
+            task.cancel()
+    return os.getpid()
+
+
+async def test_a_body_that_cancels_every_task_of_its_loop_does_not_end_the_worker(journal: Journal) -> None:
+    async with wool.WorkerPool(size=1) as pool:
+        [worker] = pool.workers
+        for _ in range(3):
+            beside = [asyncio.create_task(run_until(journal.path, f"b{n}", "/nowhere")) for n in range(2)]
+            await journal.appears("begin", "b1")
+            burst = [asyncio.create_task(run(journal.path, f"c{n}")) for n in range(20)]
+            sweeps = [asyncio.create_task(cancel_all()) for _ in range(3)]
+            burst += [asyncio.create_task(run(journal.path, f"d{n}")) for n in range(20)]
+            for outcome in await asyncio.gather(*beside, *burst, *sweeps, return_exceptions=True):
+                assert outcome == worker.pid or isinstance(outcome, asyncio.CancelledError)
+            assert await pid() == worker.pid
+            os.unlink(journal.path)
+        assert pool.workers == (worker,)
