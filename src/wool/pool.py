@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,12 +80,11 @@ class WorkerProxy(_Entered):
         if (discovery is None) == (workers is None):
             raise ValueError("WorkerProxy takes either discovery= or workers=, and exactly one of them")
         _check_subscriber(discovery)
-        for worker in workers or ():
-            _check_metadata(worker)
+        known = _checked_workers(workers)
         self._spec = ProxySpec(
             balancer=loadbalancer,
             subscriber=discovery,
-            workers=tuple(workers or ()),
+            workers=known,
             what="the given workers" if discovery is None else "the discovery",
         )
         self._runtime = current_runtime()
@@ -280,6 +279,13 @@ def _check_subscriber(discovery: object) -> None:
         )
 
 
-def _check_metadata(worker: object) -> None:
-    if not isinstance(worker, WorkerMetadata):
-        raise TypeError(f"workers must be WorkerMetadata, got {worker!r:.100}: give worker.metadata")
+def _checked_workers(workers: object) -> tuple[WorkerMetadata, ...]:
+    if workers is None:
+        return ()
+    given: Any = workers
+    if not isinstance(workers, Iterable):
+        raise TypeError(f"workers must be a sequence of WorkerMetadata, got {workers!r:.100}: give [worker.metadata]")
+    for worker in (checked := tuple(given)):
+        if not isinstance(worker, WorkerMetadata):
+            raise TypeError(f"workers must be WorkerMetadata, got {worker!r:.100}: give worker.metadata")
+    return checked

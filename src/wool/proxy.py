@@ -332,7 +332,8 @@ class Proxy:
         except BaseException as error:
             # The balancer is the user's code: its fault is told to the caller, and nothing has begun. Also a
             # SystemExit: this loop is not its own to end.
-            self._end_unplaced(call, NoWorkersAvailable(f"the load balancer failed to order {call.task}"), error)
+            words = f"the load balancer failed to order {call.task}: {_in_words(error)}"
+            self._end_unplaced(call, NoWorkersAvailable(words), error)
             return
         if link is not None:
             if self._observer is not None:
@@ -389,7 +390,13 @@ class Proxy:
         if self._closing is not None:
             error = NoWorkersAvailable(f"{call.task} was not placed: {self._closing}", self._reasons(call))
         else:
-            error = NoWorkersAvailable(f"no worker of {self._what} took {call.task}:", self._reasons(call))
+            reasons = self._reasons(call)
+            said = [] if reasons else ["none is known"]
+            broken = self._discovery_error
+            if broken is not None:
+                said.append(str(broken) if type(broken) is EOFError else f"discovery failed: {_in_words(broken)}")
+            words = "; ".join(said)
+            error = NoWorkersAvailable(f"no worker of {self._what} took {call.task}:{words and ' ' + words}", reasons)
         self._end_unplaced(call, error, self._discovery_error)
 
     def _end_unplaced(self, call: PlacedCall, error: NoWorkersAvailable, cause: BaseException | None = None) -> None:
@@ -546,7 +553,8 @@ class Proxy:
         if outcome is Outcome.CANCELLED:
             return Answer(None, error=asyncio.CancelledError())
         if outcome is Outcome.INTERRUPTED:
-            return Answer(None, error=TaskInterrupted(f"{call.task} was interrupted by its worker's operator"))
+            why = " by its worker's operator" if self._closing is None else f": {self._closing}"
+            return Answer(None, error=TaskInterrupted(f"{call.task} was interrupted{why}"))
         link = call.link
         uid = link.uid[:8] if isinstance(link, Link) else "?"
         error = WorkerLost(f"worker {uid} was lost after {call.task} was started: it may have run")
@@ -803,6 +811,10 @@ class Proxy:
     def workers(self) -> list[WorkerStatus]:
         """Return the workers in view, in the order in which discovery named them."""
         return [link.status for link in self._links.values()]
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _standing(call: PlacedCall, link: Link) -> str:

@@ -144,6 +144,7 @@ class LocalPublisher:
         """
         if type not in DISCOVERY_EVENT_TYPES:
             raise ValueError(f"unknown discovery event {type!r}, expected one of {DISCOVERY_EVENT_TYPES}")
+        _check_metadata(metadata)
         membership = self._membership()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + GATE_SECONDS
@@ -151,6 +152,11 @@ class LocalPublisher:
             if loop.time() >= deadline:
                 raise gate_stuck(membership.place)
             await asyncio.sleep(LOCK_RETRY_SECONDS)
+
+
+def _check_metadata(given: object) -> None:
+    if not isinstance(given, WorkerMetadata):
+        raise TypeError(f"publish takes WorkerMetadata, got {given!r:.100}: give worker.metadata")
 
 
 class LocalSubscriber:
