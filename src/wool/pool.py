@@ -110,8 +110,8 @@ class WorkerProxy(_Entered):
 class WorkerPool(_Entered):
     """Starts worker processes on this machine and runs routines on them.
 
-    ``tags`` mark the workers. ``size`` is their number, one per CPU by default. ``loadbalancer`` is a
-    `LoadBalancerLike`, or a class or function that makes one.
+    ``tags`` mark the workers. ``size`` is their number, by default one per CPU that this process may use.
+    ``loadbalancer`` is a `LoadBalancerLike`, or a class or function that makes one.
 
     Use it as an async context manager: entering returns when every worker is ready, leaving when every one
     is gone. A pool is opened once, belongs to the process that opened it, and is current for the tasks that
@@ -263,7 +263,8 @@ class WorkerPool(_Entered):
 
 def _checked_size(size: object) -> int:
     if size is None:
-        return os.cpu_count() or 1
+        # Those that this process may use, where the system tells: a container or a batch job often has fewer.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not isinstance(size, int) or isinstance(size, bool):
         raise TypeError(f"size must be a number of workers, got {size!r}")
     if size < 1:

@@ -245,9 +245,10 @@ def private_directory() -> PrivateDirectory:
     Its path leaves room for a Unix socket's name of ``SOCKET_NAME_BYTES``. Raises `RuntimeDirectoryError`.
     """
     for _ in range(LOCK_ATTEMPTS):
+        path = _location() / f"pool-{secrets.token_hex(4)}"
+        socket_path(path, "s" * SOCKET_NAME_BYTES)  # before anything is made
         base = runtime_directory()
-        path = base / f"pool-{secrets.token_hex(4)}"
-        socket_path(path, "s" * SOCKET_NAME_BYTES)
+        path = base / path.name
         # The base may be removed, as empty, before it is locked and before something is in it.
         with contextlib.suppress(FileNotFoundError, FileExistsError), _held(base) as held:
             # Below the descriptor that is locked, not below the path, which may be another's base by now. From

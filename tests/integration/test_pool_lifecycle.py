@@ -335,6 +335,7 @@ async def test_what_a_worker_leaves_no_room_for_is_said_at_the_entry(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
     with pytest.raises(OSError, match="set XDG_RUNTIME_DIR to a shorter directory"):
         await wool.WorkerPool(size=1).__aenter__()
+    assert list(deep.iterdir()) == []
 
 
 # ---- several -----------------------------------------------------------------------------------------
@@ -501,6 +502,24 @@ async def test_a_pool_is_opened_once(journal: Journal) -> None:
         assert await run(journal.path, journal.new_call()) == pids(pool)[0]
     with pytest.raises(RuntimeError, match="opened before"):
         await pool.__aenter__()
+
+
+# ---- the default size --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="there is nothing but the number of CPUs")
+async def test_a_pool_without_a_size_has_a_worker_for_each_cpu_that_this_process_may_use(journal: Journal) -> None:
+    allowed = os.sched_getaffinity(0)
+    assert wool.WorkerPool().size == len(allowed)
+    async with wool.WorkerPool("gpu", "large") as pool:
+        assert len(pool.workers) == len(allowed)
+        assert all(worker.tags == {"gpu", "large"} for worker in pool.workers)
+        assert await run(journal.path, "call") in {worker.pid for worker in pool.workers}
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert wool.WorkerPool().size == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 # ---- a load balancer of the user's -------------------------------------------------------------------
