@@ -1,4 +1,4 @@
-"""Every check of the project, each a session: ``nox`` runs all of them but ``bench``.
+"""Every check of the project, each a session: ``nox`` runs all of them but ``bench`` and ``mutants``.
 
 Sessions that run code, run it on every supported Python that this machine has (`find_pythons`); those
 that it does not have are no error. What a session installs is named in ``pyproject.toml``, in the
@@ -201,6 +201,14 @@ def sim(session: nox.Session) -> None:
     session.run("python", "-m", "wool.sim", *(session.posargs or ("--profile", "ci")))
     if not session.posargs:
         session.run("python", "-m", "pytest", "tests/sim")
+
+
+@nox.session(python=OLDEST_FOUND, default=False)
+def mutants(session: nox.Session) -> None:
+    """Search every planted bug from scratch; ``-- --help`` tells the options. The tests replay what was found."""
+    session.install("-e", ".[sim]")
+    with session.chdir("tests"):
+        session.run("python", "-m", "sim.mutants", *session.posargs)
 
 
 def lower_bound(requirement: Requirement) -> str:

@@ -201,7 +201,8 @@ EARLY = frozenset({"table-full", "torn-write", "fail-start", "late-subscriber"})
 """Kinds that mostly strike while workers come up, or not at all."""
 SECONDS = (0.005, 0.05, 0.15, 0.3, 0.6, 1.5, 3.0)
 AMOUNTS = (0.001, 0.01, 0.05, 0.15)
-FAULT_TIMES = tuple(round(0.25 + step * 0.021, 3) for step in range(64))
+FAULT_TIMES = (*(0.25, 0.28, 0.299, 0.301) * 4, *(round(0.25 + step * 0.028, 3) for step in range(48)))
+"""Often when the first calls are made: there are handshakes then, and hardly later."""
 KINDS = {mode: tuple(name for name, kind in FAULTS.items() if kind.needs in ("", mode)) for mode in ("pool", "proxy")}
 
 KNOBS: tuple[dict[str, Any], ...] = (

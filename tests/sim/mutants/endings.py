@@ -90,9 +90,11 @@ MUTANTS = (
         caught_by="probes_succeed",
         edits=(
             Edit(
-                module=PROXY,
-                old="        link.state = LinkState.CLOSED\n        link.connection = None\n",
-                new="        link.connection = None\n",
+                module=LINK,
+                old="        self.reason = reason\n"
+                "        self.state = LinkState.CLOSED\n"
+                "        self.connection = None\n",
+                new="        self.reason = reason\n        self.connection = None\n",
             ),
             Edit(
                 module=PROXY,

@@ -30,6 +30,11 @@ MUTANTS = (
                 old="(self._loop, limits.patience_seconds, limits, self._impatient)",
                 new="(self._loop, limits.patience_seconds / 50, limits, self._impatient)",
             ),
+            Edit(
+                module=PROXY,
+                old="        return int(2 ** call.left_behind.get(call.connection.metadata.uid, 0)) - 1\n",
+                new="        return 0\n",
+            ),
         ),
     ),
     Mutant(
@@ -97,6 +102,18 @@ MUTANTS = (
                 module=LINK,
                 old="        if isinstance(reason, TransientRpcError):\n            self.state = LinkState.CLOSED\n",
                 new="        if reason is None:\n            self.state = LinkState.CLOSED\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="suspect-for-ever",
+        broken="A worker that once did not answer in time, and whose session lives, is tried last for ever.",
+        caught_by="nobody_is_evicted_for_good",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="            if link.half_open:\n",
+                new="            if link.half_open and not link.status.suspect:\n",
             ),
         ),
     ),

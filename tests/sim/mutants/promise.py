@@ -108,6 +108,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="cancelled-leaves-its-offer",
+        broken="A call that is cancelled, or out of time, before start does not withdraw its offer.",
+        caught_by="offers_are_settled",
+        edits=(
+            Edit(
+                module=CALLER,
+                old="        withdrawn = tuple(Withdraw(*offer) for offer in self.offers)\n",
+                new="        withdrawn: Instructions = ()\n",
+            ),
+        ),
+    ),
+    Mutant(
         name="nested-call-under-its-parents-key",
         broken="A nested call travels under the key of the task that makes it.",
         caught_by="attempts_are_their_callers",

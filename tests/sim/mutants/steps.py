@@ -142,6 +142,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="orphan-is-not-cancelled",
+        broken="A body whose session is lost goes on to its end.",
+        caught_by="orphans_are_ended",
+        edits=(
+            Edit(
+                module=RUNNER,
+                old="            _awake(state)\n        else:\n            self.cancel(job, None)\n",
+                new="            _awake(state)\n",
+            ),
+        ),
+    ),
+    Mutant(
         name="orphan-outlives-its-caller",
         broken="A worker that loses a session leaves its bodies running, and its generators where they stand.",
         caught_by="finally_runs_once",
