@@ -210,6 +210,20 @@ async def test_an_interface_that_is_not_there_is_named() -> None:
         await anext(aiter(discovery.subscriber))
 
 
+async def test_to_be_cancelled_while_entering_leaves_nothing_open() -> None:
+    discovery = LanDiscovery(interfaces=LOOPBACK)
+    for turns in range(3):
+        entering = asyncio.create_task(discovery.__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+        assert repr(discovery) == "<LanDiscovery 127.0.0.1 closed>"
+    async with discovery:
+        await discovery.publisher.publish("worker-added", worker(1))
+
+
 def test_one_that_is_never_left_warns_and_leaves() -> None:
     discovery = LanDiscovery(interfaces=LOOPBACK).__enter__()
     with pytest.warns(ResourceWarning, match="unclosed <LanDiscovery"):

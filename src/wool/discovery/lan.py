@@ -50,8 +50,9 @@ class LanDiscovery:
     ``["127.0.0.1"]`` the workers of this machine are found, and nobody else hears of them.
 
     A context manager, plain or async, re-entrant and reusable: workers are published while it is open, and leaving says
-    goodbye for them. Its `subscriber` needs no open discovery. A worker that vanished without a word is dropped after
-    ``Limits.lan_ttl_seconds``; one that does not answer is left aside by its callers before that.
+    goodbye for them, three times within a quarter of a second, for which a plain one blocks. Its `subscriber` needs no
+    open discovery. A worker that vanished without a word is dropped after ``Limits.lan_ttl_seconds``; one that does not
+    answer is left aside by its callers before that.
 
     Pickled, it carries only how to look; the copy is not open. Not usable in a forked child of the process that entered
     it. Raises `ModuleNotFoundError` without the extra ``wool[lan]``, `ValueError` for what is no interface. Entering
@@ -90,7 +91,12 @@ class LanDiscovery:
         return self
 
     async def __aenter__(self) -> Self:
-        await _settled(self._enter().opened)
+        opened = self._enter().opened
+        try:
+            await _settled(opened)
+        except asyncio.CancelledError:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     def _enter(self) -> _Announcer:
@@ -124,7 +130,7 @@ class LanDiscovery:
 
     def _leave(self) -> _Announcer | None:
         with self._mutex:
-            self._entered -= 1
+            self._entered = max(0, self._entered - 1)
             if self._entered > 0 or self._announcer is None:
                 return None
             announcer, self._announcer = self._announcer, None
@@ -194,7 +200,9 @@ class _Announcer:
         self._loop = asyncio.new_event_loop()
         self._multicast: Multicast | None = None
         self._published: dict[str, str] = {}
-        self._stopping: Future[None] | None = None
+        self._stopping = False
+        self._end = asyncio.Event()
+        self._ended: Future[None] = Future()
         self._lock = asyncio.Lock()
         self.opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="wool-lan", daemon=True)
@@ -225,10 +233,11 @@ class _Announcer:
 
     def stop(self) -> Future[None]:
         """Say goodbye, then end the thread; idempotent; bounded by ``lan_open_seconds``."""
-        if self._stopping is None:
-            self._stopping = Future()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        return self._stopping
+        if not self._stopping:
+            self._stopping = True
+            with contextlib.suppress(RuntimeError):  # it has ended by itself: it could not be opened
+                self._loop.call_soon_threadsafe(self._end.set)
+        return self._ended
 
     def join(self) -> None:
         """Wait for the thread, which has nothing to do any more."""
@@ -237,32 +246,25 @@ class _Announcer:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._multicast = self._loop.run_until_complete(self._open())
-        except BaseException as error:
-            if (failed := self._failed()) is not None:
-                failed(self)
-            self._loop.close()
-            self.opened.set_exception(error)
-            if self._stopping is not None:
-                self._stopping.set_result(None)
-            return
-        self.opened.set_result(None)
-        self._loop.run_forever()
-        try:
-            self._loop.run_until_complete(self._close(self._multicast))
+            self._loop.run_until_complete(self._live())
         except Exception:
             _log.exception("the sockets of multicast DNS could not be closed")
         finally:
             self._loop.close()
-            assert self._stopping is not None
-            self._stopping.set_result(None)
+            self._ended.set_result(None)
 
-    async def _open(self) -> Multicast:
-        from wool.discovery.mdns import Multicast
+    async def _live(self) -> None:
+        try:
+            from wool.discovery.mdns import Multicast
 
-        return await Multicast.open(self._interfaces, self._limits)
-
-    async def _close(self, multicast: Multicast) -> None:
+            multicast = self._multicast = await Multicast.open(self._interfaces, self._limits)
+        except BaseException as error:
+            if (failed := self._failed()) is not None:
+                failed(self)
+            self.opened.set_exception(error)
+            return
+        self.opened.set_result(None)
+        await self._end.wait()
         async with self._lock:
             await multicast.close()
         self._published.clear()
