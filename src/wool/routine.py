@@ -65,6 +65,9 @@ def routine(function: Any, /) -> Any:
     order. Arguments and results are pickled; see `wool.errors` for what a call may raise on top of what
     the body raises.
 
+    A worker imports a module once, when the first of its routines runs there: what `importlib.reload` or an editor
+    has changed since is seen by workers that are started afterwards.
+
     Cancelling the call cancels the body; the caller goes on when the body's ``finally`` has run, at most
     ``cancel_grace_seconds`` later.
 
