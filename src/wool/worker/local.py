@@ -82,7 +82,8 @@ class LocalWorker:
     By default it listens on a Unix socket in the user's private runtime directory; with ``host`` and
     ``port`` on loopback TCP (port 0: any free one). Callers of the same user prove who they are with the
     user's key, a file of 32 bytes in that directory (``key``, below ``$XDG_RUNTIME_DIR/wool`` or
-    ``/dev/shm/wool-<uid>``) that is made on first use, and stays. Publish ``metadata`` through a discovery, or give it to a `WorkerProxy`.
+    ``/dev/shm/wool-<uid>``) that is made on first use, and stays. Publish ``metadata`` through a discovery, or
+    give it to a `WorkerProxy`.
 
     ``tags`` are free strings to filter by, ``extra`` is the application's own. Raises `ValueError` for a
     host that is not loopback: without TLS no other is served.
