@@ -116,7 +116,7 @@ class Event(NamedTuple):
         )
 
 
-_new: Callable[[type[Event], tuple[Any, ...]], Event] = cast("Any", tuple.__new__)
+_new: Callable[[type[Event], tuple[Any, ...]], Event] = cast("Any", tuple).__new__
 
 
 class History:
@@ -181,8 +181,7 @@ class History:
 def frozen(value: Any) -> Any:
     """Return a JSON value with its lists as tuples, as details have them."""
     if type(value) is list:
-        items: list[Any] = value
-        return tuple(frozen(item) for item in items)
+        return tuple(frozen(item) for item in cast("list[Any]", value))
     return value
 
 

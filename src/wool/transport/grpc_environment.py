@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ takes half the time and two thirds of the processor (docs/decisions/0007)."""
 
 
 @contextmanager
-def environment_for_import() -> Iterator[None]:
+def environment_for_import() -> Generator[None, None, None]:
     """Let gRPC be imported, inside the block, with wool's settings."""
     wanted = {
         # In every child that this process forks gRPC would start its threads anew, and crash many of them; yet
