@@ -181,7 +181,7 @@ class History:
 def frozen(value: Any) -> Any:
     """Return a JSON value with its lists as tuples, as details have them."""
     if type(value) is list:
-        return tuple(frozen(item) for item in cast("list[Any]", value))
+        return tuple(frozen(item) for item in cast("Any", value))
     return value
 
 
