@@ -18,7 +18,7 @@ from wool.sim.history import History
 from wool.sim.loop import World
 from wool.sim.network import SimNetwork, address_of
 from wool.sim.node import Incarnation, SimWorker
-from wool.sim.plan import FAULTS, Fault, Plan
+from wool.sim.plan import FAULTS, Ask, Body, Fault, Plan
 from wool.worker.channel import Configure
 
 NAMESPACE = "cluster"
@@ -33,7 +33,7 @@ class Cluster:
         self.plan = plan
         self.limits: Limits = plan.knobs.limits()
         self.history: History = History()
-        self.tasks = plan.tasks()
+        self.tasks: dict[str, tuple[Body, tuple[Ask, ...]]] = plan.tasks()
         jitter = self._jitter if plan.noise.amplitude > 0 else None
         self._noises: dict[str, int] = {}
         self.world: World = World(jitter=jitter)

@@ -20,7 +20,7 @@ class Facts:
     __slots__ = ("story", "words")
 
     def __init__(self, story: Story) -> None:
-        self.story = story
+        self.story: Story = story
         self.words: set[tuple[str, str]] = set()
         self._collect()
 
@@ -389,7 +389,7 @@ class Coverage:
     """Counts, over many runs, which states were reached; up to `ENOUGH`."""
 
     def __init__(self) -> None:
-        self.runs = 0
+        self.runs: int = 0
         self.counts: Counter[str] = Counter()
 
     def add(self, story: Story) -> None:

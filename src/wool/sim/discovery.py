@@ -115,8 +115,8 @@ class SharedTable:
 
     def __init__(self, namespace: str, limits: Limits, slots: int) -> None:
         self.namespace = namespace
-        self.data = bytearray()
-        self.layout = table.Layout.of(slots=slots, record_bytes=limits.record_bytes)
+        self.data: bytearray = bytearray()
+        self.layout: table.Layout = table.Layout.of(slots=slots, record_bytes=limits.record_bytes)
         table.apply(self.data, self.layout.initial())
         self.leases: dict[bytes, Membership] = {}
         self.members: dict[Membership, None] = {}

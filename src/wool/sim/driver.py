@@ -16,6 +16,7 @@ from wool.sim.workload import make_top_call
 
 if TYPE_CHECKING:
     from wool.sim.cluster import Cluster
+    from wool.sim.node import Incarnation
 
 PROBE: Body = Body(steps=(Step(op="return", number=1),))
 """Called once as soon as the news of the healing may have got about, and after the quiet time once per worker."""
@@ -28,7 +29,7 @@ class Caller:
     def __init__(self, cluster: Cluster, number: int, open: Callable[[int], WorkerPool | WorkerProxy]) -> None:
         self.cluster = cluster
         self.number = number
-        self.node = cluster.new_incarnation(f"c{number}")
+        self.node: Incarnation = cluster.new_incarnation(f"c{number}")
         self.late: bool = False
         """Calls were still under way at the horizon."""
         self._open = open

@@ -63,13 +63,13 @@ class SimHandle(_Handle):
         context: contextvars.Context | None,
         due: float = 0.0,
     ) -> None:
-        self.loop = loop
+        self.loop: SimLoop = loop
         self.callback: Callable[..., object] = callback
-        self.args = args
+        self.args: tuple[Any, ...] = args
         self.surroundings: contextvars.Context = contextvars.copy_context() if context is None else context
         self.gone: bool = False
         """It was cancelled."""
-        self.due = due
+        self.due: float = due
 
     def cancel(self) -> None:
         """Never run it."""
@@ -89,7 +89,8 @@ class SimHandle(_Handle):
     def __repr__(self) -> str:
         return f"<SimHandle of {self.loop.name} {'cancelled' if self.gone else self.callback}>"
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return id(self)
 
 
 def _nothing() -> None: ...

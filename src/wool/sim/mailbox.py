@@ -22,7 +22,7 @@ class SimIo:
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
-        self.users = 0
+        self.users: int = 0
 
     def acquire(self) -> asyncio.AbstractEventLoop:
         """See `wool.bridge.IoHost`."""

@@ -82,11 +82,13 @@ class Link:
 
     def __init__(self, name: str, latency: float) -> None:
         self.name = name
-        self.caller, _, self.worker = name.partition(">")
+        caller, _, worker = name.partition(">")
+        self.caller: str = caller
+        self.worker: str = worker
         self.latency = latency
         self.refused = 0
         self.swallowed = 0
-        self.blocked = [0, 0]
+        self.blocked: list[int] = [0, 0]
         """How many faults hold up what goes to the worker, and what goes back."""
         self.watches: list[Watch] = []
         self.counts: dict[str, int] = {}
@@ -104,16 +106,16 @@ class Direction:
     __slots__ = ("due", "held_until", "loop", "messages", "reads", "target", "to_worker", "unread", "waiting", "wire")
 
     def __init__(self, wire: Wire, target: SimStream, loop: SimLoop, *, to_worker: bool) -> None:
-        self.wire = wire
-        self.target = target
-        self.loop = loop
-        self.to_worker = to_worker
-        self.due = 0.0
-        self.held_until = 0.0
-        self.messages = 0
-        self.reads = 0
+        self.wire: Wire = wire
+        self.target: SimStream = target
+        self.loop: SimLoop = loop
+        self.to_worker: bool = to_worker
+        self.due: float = 0.0
+        self.held_until: float = 0.0
+        self.messages: int = 0
+        self.reads: int = 0
         """Messages that this end has read, of what comes the other way."""
-        self.unread = 0
+        self.unread: int = 0
         self.waiting: deque[Item] = deque()
         """What a blocked link holds up."""
 
@@ -124,14 +126,14 @@ class Wire:
     __slots__ = ("back", "broken", "caller", "ended", "link", "name", "silent", "tasks", "to", "worker")
 
     def __init__(self, name: str, link: Link, caller: LoopOwner, worker: LoopOwner) -> None:
-        self.name = name
-        self.link = link
-        self.caller = caller
-        self.worker = worker
-        self.broken = False
-        self.silent = False
+        self.name: str = name
+        self.link: Link = link
+        self.caller: LoopOwner = caller
+        self.worker: LoopOwner = worker
+        self.broken: bool = False
+        self.silent: bool = False
         """What is said over it goes nowhere."""
-        self.ended = 0
+        self.ended: int = 0
         """How many of its ends are closed or broken."""
         self.tasks: dict[int, str] = {}
         """The label of the task that each offer is for."""
@@ -265,6 +267,9 @@ class SimNetwork(MemoryNetwork):
         if owner.dead:
             # It died while this was under way: its kernel answers with a reset.
             self.break_(wire, "the caller has gone")
+        if link.blocks(False):
+            # Nobody will have the near end: the answer does not come through, which pings of the far end find out.
+            self.silence(wire)
         listener.accept(far)
         self._answer(link, loop, _settle, answered, near)
 

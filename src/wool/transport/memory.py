@@ -101,7 +101,7 @@ class MemoryStream:
         self._name = name
         self._message_bytes = limits.message_bytes
         # As much as gRPC lets wait on a Unix socket.
-        self.buffer_bytes = limits.unix_lookahead_bytes
+        self.buffer_bytes: int = limits.unix_lookahead_bytes
         self._arrived: deque[bytes] = deque()
         self._unread_bytes = 0  # written here, not yet read there
         self._lost: str | None = None  # nothing passes any more

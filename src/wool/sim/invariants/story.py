@@ -35,8 +35,8 @@ class At:
     __slots__ = ("event", "index")
 
     def __init__(self, index: int, event: Event) -> None:
-        self.index = index
-        self.event = event
+        self.index: int = index
+        self.event: Event = event
 
     @property
     def at(self) -> float:
@@ -73,7 +73,7 @@ class TaskStory:
     )
 
     def __init__(self, label: str) -> None:
-        self.label = label
+        self.label: str = label
         self.made: list[At] = []
         self.cancelled: list[At] = []
         self.steps: list[At] = []
@@ -112,7 +112,7 @@ class NodeStory:
     __slots__ = ("crashed", "exited", "name", "paused", "resumed", "terminated", "up")
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name: str = name
         self.up: At | None = None
         self.crashed: At | None = None
         self.exited: At | None = None
