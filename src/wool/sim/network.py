@@ -269,6 +269,7 @@ class SimNetwork(MemoryNetwork):
             self.break_(wire, "the caller has gone")
         if link.blocks(False):
             # Nobody will have the near end: the answer does not come through, which pings of the far end find out.
+            near.arrive(Broken(reason="the connection did not come about"))
             self.silence(wire)
         listener.accept(far)
         self._answer(link, loop, _settle, answered, near)
