@@ -146,7 +146,7 @@ MUTANTS = (
                 "            if link is not None:\n"
                 "                self._drop(link, ",
                 new='        if event.type == "worker-dropped":\n'
-                "            if link is None:\n"
+                "            if link is not None and self.closed:\n"
                 "                self._drop(link, ",
             ),
         ),
