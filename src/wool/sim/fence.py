@@ -36,7 +36,7 @@ _FORBIDDEN = {
 """Audit events of what a simulated program must not do, in words."""
 
 _REPLACED: tuple[tuple[object, str, str], ...] = (
-    (threading, "_start_new_thread", "start a thread"),
+    (threading.Thread, "start", "start a thread"),
     (time, "sleep", "sleep in real time"),
 )
 """What has no audit event in every Python that wool runs on: it is replaced during a run."""
@@ -58,13 +58,12 @@ class Fence:
             self._installed = True
             sys.addaudithook(self._audit)
         self._thread = threading.get_ident()
-        self._depth += 1
         self.escaped = None
-        if self._depth == 1:
-            for owner, name, words in _REPLACED:
-                real = getattr(owner, name)
-                self._real.append(real)
+        if not self._depth:
+            self._real = [getattr(owner, name) for owner, name, _ in _REPLACED]
+            for (owner, name, words), real in zip(_REPLACED, self._real, strict=True):
                 setattr(owner, name, self._refusal(real, f"{words} ({name})"))
+        self._depth += 1
 
     def leave(self) -> None:
         self._depth -= 1
