@@ -219,7 +219,7 @@ def test_what_spins_is_stopped() -> None:
 @pytest.mark.parametrize(
     "escape",
     [
-        threading.Thread(target=print).start,
+        lambda: threading.Thread(target=print).start(),
         socket.socket,
         lambda: subprocess.Popen(["true"]),
         lambda: time.sleep(0),
