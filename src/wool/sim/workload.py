@@ -86,17 +86,11 @@ class Surroundings:
 
     async def gather(self, steps: tuple[Step, ...]) -> None:
         """See `Env`: the first that fails has the others cancelled, and is raised."""
-        task = asyncio.current_task()
-        assert task is not None
-        asked = task.cancelling()
         try:
             async with asyncio.TaskGroup() as group:
                 for step in steps:
                     group.create_task(self.call(step))
         except BaseExceptionGroup as failed:
-            if task.cancelling() > asked:
-                # It came while the group was ending its tasks, and a group that has failed raises nothing else.
-                self.note("body.cancelled")
             raise failed.exceptions[0] from None
 
     def note(self, kind: str, detail: Detail = ()) -> None:

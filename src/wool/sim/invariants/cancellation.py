@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from wool.sim.history import OUTCOMES
 from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of
+from wool.sim.plan import walk
 
 SLACK_SECONDS = 0.6
 """A deadline that fires late looks once more at what has arrived (`Limits.stall_seconds`), and loops take turns."""
@@ -143,7 +144,8 @@ def _answered(task: TaskStory, cancel: At, until: float) -> bool:
 def nothing_after_cancel(story: Story) -> Iterator[Violation]:
     """C3: cancel(τ) ≺ end(τ, o), o other than cancelled ⇒ τ's body, or one that it called, has seen a cancellation.
 
-    The same of an item that comes after the cancel: whoever suppresses a cancellation has seen it.
+    The same of an item that comes after the cancel: whoever suppresses a cancellation has seen it. A task group
+    in which something has failed swallows one unseen, as asyncio has it.
     """
     for label, task in story.tasks.items():
         if not task.cancelled:
@@ -155,7 +157,7 @@ def nothing_after_cancel(story: Story) -> Iterator[Violation]:
         for item in (*task.items, *task.ended):
             if item.index < cancel.index or value_of(item, "outcome") in LEFT:
                 continue
-            if not any(index < item.index for index in seen):
+            if not any(index < item.index for index in seen) and not _a_group_has_failed(story, label, item.index):
                 what = value_of(item, "outcome") or "an item"
                 yield Violation(
                     invariant="C3",
@@ -165,6 +167,16 @@ def nothing_after_cancel(story: Story) -> Iterator[Violation]:
                     events=(cancel.index, item.index),
                 )
                 break
+
+
+def _a_group_has_failed(story: Story, label: str, before: int) -> bool:
+    """Whether a body gathers, and one of what it gathers has failed: then the group swallows a cancellation."""
+    if not any(step.op == "gather" for body, _ in story.programs_of_family(label) for step in walk(body.steps)):
+        return False
+    nested = (member for member in story.family(label) if member.label != label)
+    return any(
+        ended.index < before and value_of(ended, "outcome") in FAILED for member in nested for ended in member.ended
+    )
 
 
 def only_the_family_is_touched(story: Story) -> Iterator[Violation]:
