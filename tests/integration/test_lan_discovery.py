@@ -391,12 +391,12 @@ async def test_a_cable_that_is_pulled_and_put_back_is_a_leave_and_a_join() -> No
 async def test_only_the_chosen_interfaces_are_spoken_and_listened_on() -> None:
     with network() as made:
         both = made.host(networks=2)
-        first, second = made.host(networks=1), made.host(networks=2)
+        first, second, third = made.host(networks=1), made.host(networks=2), made.host(networks=2)
         async with (
             peer(both, interfaces=["10.78.0.0/24"]) as speaker,
             peer(first) as deaf,
             peer(second, interfaces=["eth1"]) as listener,
-            peer(second, interfaces=["eth0"]) as elsewhere,
+            peer(third, interfaces=["eth0"]) as elsewhere,
         ):
             for watcher in (deaf, listener, elsewhere):
                 await watcher("watch")
