@@ -137,13 +137,11 @@ class Multicast:
 
     async def close(self) -> None:
         """Say goodbye for all that is announced, and close the sockets; bounded by ``lan_open_seconds``."""
-        repeats = list(self._sending)
-        for announcing in repeats:
-            if self._announced:
-                announcing.cancel()  # else it would say hello again after the goodbye
         try:
             async with asyncio.timeout(self._limits.lan_open_seconds):
-                await asyncio.gather(*repeats, return_exceptions=True)
+                # Half a second at most. One that is cancelled may have a hello on its way, which would be heard after
+                # the goodbye.
+                await asyncio.gather(*self._sending, return_exceptions=True)
                 await self._zeroconf.async_unregister_all_services()
         except TimeoutError:
             _log.warning("goodbyes could not be said in %s s (lan_open_seconds)", self._limits.lan_open_seconds)
