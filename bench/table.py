@@ -6,8 +6,7 @@ import os
 import platform
 import textwrap
 from collections.abc import Iterable, Sequence
-
-import grpc
+from importlib.metadata import version
 
 from bench.measure import Figure, Row
 
@@ -22,7 +21,8 @@ def describe_machine() -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "grpcio": grpc.__version__,
+        # Not imported: who imports gRPC before wool keeps wool from choosing how it moves bytes.
+        "grpcio": version("grpcio"),
         "load average": [round(load, 2) for load in os.getloadavg()],
     }
 
