@@ -18,7 +18,14 @@ from wool.protocol import frames
 from wool.protocol.caller import Event
 from wool.protocol.flow import body_of
 from wool.protocol.frames import Frame, ProtocolError, RejectCode, ResultKind, StepKind
-from wool.protocol.handshake import NONCE_BYTES, CallerHandshake, CallerWords, HandshakeFailed, WorkerWords
+from wool.protocol.handshake import (
+    NONCE_BYTES,
+    CallerHandshake,
+    CallerWords,
+    HandshakeFailed,
+    Statistics,
+    WorkerWords,
+)
 from wool.serialization import Definition, Payload
 from wool.session import Session
 from wool.task import Task
@@ -82,9 +89,12 @@ class Connection:
         metadata: WorkerMetadata,
         limits: Limits,
         observer: Observer | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self.peer = peer
         self.metadata = metadata
+        self.statistics: Statistics | None = statistics
+        """What the worker had done when the session was opened; None if it does not say."""
         self._limits = limits
         self._owner: ConnectionOwner | None = None
         self._calls: dict[int, Any] = {}
@@ -147,7 +157,14 @@ class Connection:
             if (mapped := _as_rpc_error(error, address, limits)) is not None:
                 raise mapped from error
             raise
-        return cls(stream=stream, peer=handshake.peer, metadata=metadata, limits=limits, observer=observer)
+        return cls(
+            stream=stream,
+            peer=handshake.peer,
+            metadata=metadata,
+            limits=limits,
+            observer=observer,
+            statistics=handshake.statistics,
+        )
 
     async def run(self, owner: ConnectionOwner) -> None:
         """Drive the session until it ends, then tell ``owner`` that it is lost, once."""

@@ -83,14 +83,16 @@ LAYERS = (
     ),
     (
         "sessions: drive one",
-        {"bridge", "connection", "observer", "session", "worker", "worker.service", "worker.signals"},
+        {"bridge", "connection", "observer", "session", "worker", "worker.ledger", "worker.service", "worker.signals"},
     ),
     (
         "engine: place tasks, run tasks",
         {
             "call",
             "dispatch",
+            "endings",
             "link",
+            "links",
             "proxy",
             "runtime",
             "worker.channel",

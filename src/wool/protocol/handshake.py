@@ -10,7 +10,7 @@ compared here, and a mismatch is a refusal that a person can read.
       hello(nonce)               ────────▶
                                  ◀────────    challenge(nonce, words, proof)
       response(words, proof)     ────────▶
-                                 ◀────────    welcome | refusal(reason)
+                                 ◀────────    welcome(statistics) | refusal(reason)
 
 Pure: randomness comes in as arguments.
 """
@@ -69,6 +69,22 @@ class CallerWords:
     python: str = PYTHON
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What a worker has done since it began, as it tells everybody whom it welcomes.
+
+    Every task that was started is in one of the four counts; ``cancelled`` are those that the caller cancelled, an
+    operator interrupted, or whose caller has gone.
+    """
+
+    in_flight: int
+    done: int
+    failed: int
+    cancelled: int
+    up_milliseconds: int
+    draining: bool
+
+
 def _proof(secret: bytes, role: bytes, caller_nonce: bytes, worker_nonce: bytes, body: bytes) -> bytes:
     # Nonces have a fixed length, so that the parts cannot be shifted against each other.
     return hmac.new(secret, b"wool " + role + caller_nonce + worker_nonce + body, hashlib.sha256).digest()
@@ -102,6 +118,8 @@ class CallerHandshake:
         self._words = words
         self.peer: WorkerWords | None = None
         """What the worker said of itself, once its proof has been checked."""
+        self.statistics: Statistics | None = None
+        """What the worker has done so far, if it said so with its welcome."""
         self.done: bool = False
 
     def hello(self) -> bytes:
@@ -119,6 +137,7 @@ class CallerHandshake:
         if kind == "challenge" and self.peer is None:
             return self._challenged(step.challenge)
         if kind == "welcome" and self.peer is not None:
+            self.statistics = _statistics(step.welcome)
             self.done = True
             return None
         raise HandshakeFailed(f"{kind or 'an unknown step'} is not expected in the handshake", permanent=True)
@@ -161,12 +180,41 @@ class CallerHandshake:
         return wire_pb2.Handshake(response=wire_pb2.Response(body=answer, proof=proof)).SerializeToString()
 
 
+def _statistics(welcome: wire_pb2.Welcome) -> Statistics | None:
+    if not welcome.HasField("statistics"):
+        return None
+    said = welcome.statistics
+    return Statistics(
+        in_flight=said.in_flight,
+        done=said.done,
+        failed=said.failed,
+        cancelled=said.cancelled,
+        up_milliseconds=said.up_milliseconds,
+        draining=said.draining,
+    )
+
+
+def _welcome(statistics: Statistics | None) -> wire_pb2.Welcome:
+    if statistics is None:
+        return wire_pb2.Welcome()
+    return wire_pb2.Welcome(
+        statistics=wire_pb2.Statistics(
+            in_flight=statistics.in_flight,
+            done=statistics.done,
+            failed=statistics.failed,
+            cancelled=statistics.cancelled,
+            up_milliseconds=statistics.up_milliseconds,
+            draining=statistics.draining,
+        )
+    )
+
+
 class WorkerHandshake:
     """The worker's half. Pass each message to `receive` and send what it returns.
 
     ``admit`` says, after the proof, why the worker does not want this caller (uid expected, pool too
     large, …), or None. When `receive` refuses, it raises `HandshakeFailed`, and `refusal` is what to
-    send before the stream is closed.
+    send before the stream is closed. ``statistics`` says what goes with the welcome, after the caller's proof.
     """
 
     def __init__(
@@ -176,6 +224,7 @@ class WorkerHandshake:
         nonce: bytes,
         words: WorkerWords,
         admit: Callable[[CallerWords], str | None] = lambda words: None,
+        statistics: Callable[[], Statistics | None] = lambda: None,
     ) -> None:
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a nonce has {NONCE_BYTES} bytes, got {len(nonce)}")
@@ -183,6 +232,7 @@ class WorkerHandshake:
         self._nonce = nonce
         self._words = words
         self._admit = admit
+        self._statistics = statistics
         self._caller_nonce: bytes | None = None
         self.peer: CallerWords | None = None
         """What the caller said of itself, once its proof has been checked."""
@@ -246,4 +296,4 @@ class WorkerHandshake:
         if (why := self._admit(words)) is not None:
             raise HandshakeFailed(why, permanent=True)
         self.peer = words
-        return wire_pb2.Handshake(welcome=wire_pb2.Welcome()).SerializeToString()
+        return wire_pb2.Handshake(welcome=_welcome(self._statistics())).SerializeToString()

@@ -46,8 +46,26 @@ class Response(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("statistics",)
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    statistics: Statistics
+    def __init__(self, statistics: _Optional[_Union[Statistics, _Mapping[str, object]]] = ...) -> None: ...
+
+class Statistics(_message.Message):
+    __slots__ = ("in_flight", "done", "failed", "cancelled", "up_milliseconds", "draining")
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    UP_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    in_flight: int
+    done: int
+    failed: int
+    cancelled: int
+    up_milliseconds: int
+    draining: bool
+    def __init__(self, in_flight: _Optional[int] = ..., done: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ..., up_milliseconds: _Optional[int] = ..., draining: bool = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("reason", "permanent")

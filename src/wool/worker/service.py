@@ -26,6 +26,7 @@ from wool.protocol.worker import Do, Event, State, WorkerTask
 from wool.serialization import Payload
 from wool.session import Session
 from wool.transport.base import Listener, Stream, StreamLost, Transport
+from wool.worker.ledger import Ledger
 
 _log = logging.getLogger("wool.worker")
 
@@ -37,6 +38,7 @@ class Job:
 
     __slots__ = (
         "arguments",
+        "began",
         "caller",
         "definition",
         "digest",
@@ -74,6 +76,8 @@ class Job:
         self.caller: str = session.caller.uid
         self.pool: bytes = session.caller.pool
         self.limit: int = session.answer_limit
+        # The ledger's, here.
+        self.began: float = 0.0
         # The routine loop's own.
         self.runner_state: object | None = None
 
@@ -159,6 +163,8 @@ class CallerSession:
                 _log.info("%s ended with %d tasks open: %s", self.session.name, len(self._served), reason)
         finally:
             for served in list(self._served.values()):
+                if served.machine.started and served.job is not None:
+                    self._service.ledger.abandon(served.job)
                 self._do(served, served.machine.handle(Event.LOST))
             self._served.clear()
             self._runner.session_closed(self.caller.pool)
@@ -350,7 +356,7 @@ class CallerSession:
         )
         served.payload = None
         self._idle.clear()
-        self._service.started += 1
+        self._service.ledger.begin(served.job)
         self._runner.begin(served.job)
 
     # ---- what the body says ----
@@ -370,6 +376,7 @@ class CallerSession:
         if do is Do.SAY_INTERRUPTED:
             kind, payload, echo = ResultKind.INTERRUPTED, Payload((b"",)), False
         if served.machine.state is State.ENDED:
+            self._service.ledger.end(job, kind, echo=echo, cancels=cancels)
             self._forget(job.number)
             # A step that was on its way when the task was interrupted is not collected any more.
             self.session.ignore(job.number)
@@ -423,8 +430,12 @@ class WorkerService:
         self._listener: Listener | None = None
         self._metadata: WorkerMetadata | None = None
         self.draining: bool = False
-        self.started = 0
+        self.ledger: Ledger = Ledger(asyncio.get_running_loop().time)
+
+    @property
+    def started(self) -> int:
         """Tasks started here, ever."""
+        return self.ledger.started
 
     async def listen(self, address: str, describe: Callable[[str], WorkerMetadata]) -> WorkerMetadata:
         """Open ``address``; ``describe`` makes the metadata from the address that came of it."""
@@ -481,6 +492,7 @@ class WorkerService:
                 credit_bytes=limits.credit_bytes,
             ),
             admit=lambda words: self._admit(words, metadata),
+            statistics=lambda: self.ledger.statistics(draining=self.draining),
         )
         try:
             while handshake.peer is None:
@@ -498,10 +510,11 @@ class WorkerService:
             return f"a pool description of {len(words.pool)} bytes, over {self._limits.pool_description_bytes}"
         return None
 
-    async def drain(self, seconds: float) -> None:
+    async def drain(self, seconds: float) -> int:
         """Take no new tasks, let what was accepted go on for ``seconds``, interrupt the rest, wait for it.
 
-        Returns when nothing runs any more, or `Limits.stop_seconds` after the interruption.
+        Returns when nothing runs any more, or `Limits.cancel_grace_seconds` after the interruption: how many tasks
+        did not come to an end of their own.
         """
         self.draining = True
         for session in self._sessions:
@@ -511,6 +524,7 @@ class WorkerService:
         for session in list(self._sessions):
             session.interrupt()
         await self._wait_idle(self._limits.cancel_grace_seconds)
+        return self.ledger.interrupted + self.ledger.in_flight
 
     async def _wait_idle(self, seconds: float) -> None:
         waits = [asyncio.ensure_future(session.wait_idle()) for session in self._sessions if session.open_tasks]

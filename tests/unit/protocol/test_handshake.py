@@ -20,6 +20,7 @@ from wool.protocol.handshake import (
     CallerHandshake,
     CallerWords,
     HandshakeFailed,
+    Statistics,
     WorkerHandshake,
     WorkerWords,
 )
@@ -79,6 +80,54 @@ def test_two_that_know_the_secret_learn_each_others_words(parsed: list[str]) -> 
     assert here.receive(welcome) is None
     assert here.done
     assert parsed == ["Handshake", "Handshake", "WorkerInfo", "Handshake", "CallerInfo", "Handshake"]
+
+
+MUCH = Statistics(in_flight=1, done=2**63, failed=3, cancelled=4, up_milliseconds=5, draining=True)
+
+
+def greet(here: CallerHandshake, there: WorkerHandshake) -> bytes:
+    """Go through the handshake; return the welcome."""
+    return there.receive(answer(here, there.receive(here.hello())))
+
+
+def test_the_welcome_says_what_the_worker_has_done_as_it_is_then() -> None:
+    said: list[Statistics] = []
+    here = caller()
+    there = WorkerHandshake(secret=SECRET, nonce=WORKER_NONCE, words=WORKER, statistics=lambda: said[-1])
+    response = answer(here, there.receive(here.hello()))
+    said.append(MUCH)
+    assert here.receive(there.receive(response)) is None
+    assert here.statistics == MUCH
+
+
+def test_an_older_worker_says_nothing_of_what_it_has_done() -> None:
+    here = caller()
+    assert here.receive(greet(here, worker())) is None
+    assert (here.done, here.statistics) == (True, None)
+
+
+def test_who_has_not_proven_to_know_the_secret_hears_nothing_of_what_the_worker_has_done() -> None:
+    asked: list[None] = []
+    here = caller(OTHER)
+    there = WorkerHandshake(
+        secret=SECRET, nonce=WORKER_NONCE, words=WORKER, statistics=lambda: asked.append(None) or MUCH
+    )
+    here.receive(worker(OTHER).receive(here.hello()))
+    there.receive(here.hello())
+    body = b"words"
+    response = wire_pb2.Response(body=body, proof=handshake._proof(OTHER, b"caller", CALLER_NONCE, WORKER_NONCE, body))
+    with pytest.raises(HandshakeFailed, match="did not prove"):
+        there.receive(wire_pb2.Handshake(response=response).SerializeToString())
+    assert asked == []
+
+
+def test_what_a_newer_worker_adds_to_its_welcome_is_skipped() -> None:
+    here = caller()
+    greet(here, worker())
+    newer = wire_pb2.Handshake.FromString(b"\x22\x03\x98\x06\x07")  # a welcome with a field 99
+    assert newer.WhichOneof("step") == "welcome"
+    assert here.receive(newer.SerializeToString()) is None
+    assert (here.done, here.statistics) == (True, None)
 
 
 def test_the_secret_is_never_sent() -> None:

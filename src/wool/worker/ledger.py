@@ -1,0 +1,108 @@
+"""What has become of the tasks of one worker: counted for whoever asks, and said in the log.
+
+Why it exists: a worker is asked how it is (`wool ps`), an operator reads what it did, and who drains it wants to
+know whether all came to an end. One place counts, so that the three agree.
+
+What it owns: four numbers and the lines of `wool.worker.tasks`. It lives on the I/O loop. It must never look into a
+task: what is said of it is its id, its caller's and how it ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from wool.protocol.frames import ResultKind
+from wool.protocol.handshake import Statistics
+
+_log = logging.getLogger("wool.worker.tasks")
+
+EVENT_FIELDS = "wool_fields"
+"""The attribute of a log record that holds the fields of an event; the message is then the event's name."""
+
+DONE, FAILED, CANCELLED, INTERRUPTED, ABANDONED = "done", "failed", "cancelled", "interrupted", "abandoned"
+
+_OUTCOMES: dict[ResultKind, str] = {
+    ResultKind.RETURN: DONE,
+    ResultKind.RAISE: FAILED,
+    ResultKind.UNLOADABLE: FAILED,
+    ResultKind.UNSENDABLE: FAILED,
+    ResultKind.CANCELLED: CANCELLED,
+    ResultKind.INTERRUPTED: INTERRUPTED,
+}
+
+
+class TaskLike(Protocol):
+    """What the ledger has to know of a task; it writes down when the body began."""
+
+    task: bytes
+    caller: str
+    began: float
+
+
+class Ledger:
+    """Counts started tasks. ``clock`` is in seconds, and never goes back."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._up = clock()
+        self.started: int = 0
+        """Tasks started here, ever."""
+        self.interrupted: int = 0
+        """Of those that ended: cut short by an operator, with their caller told so."""
+        self._done = 0
+        self._failed = 0
+        self._cancelled = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks that were started, and whose end was neither said nor made pointless by their caller's end."""
+        return self.started - self._done - self._failed - self._cancelled
+
+    def begin(self, task: TaskLike) -> None:
+        """Note a task that is started now."""
+        self.started += 1
+        task.began = self._clock()
+        if _log.isEnabledFor(logging.INFO):
+            self._say("task-started", task)
+
+    def end(self, task: TaskLike, kind: ResultKind, *, echo: bool, cancels: int) -> None:
+        """Note how a task ended.
+
+        What it raised since its consumer threw it in (``echo``) is no failure, nor what it raised after it was
+        cancelled.
+        """
+        outcome = _OUTCOMES[kind]
+        if kind is ResultKind.RAISE:
+            outcome = DONE if echo else CANCELLED if cancels else FAILED
+        self._count(task, outcome)
+
+    def abandon(self, task: TaskLike) -> None:
+        """Note a task whose caller has gone: it is told to end, and nobody will hear how."""
+        self._count(task, ABANDONED)
+
+    def _count(self, task: TaskLike, outcome: str) -> None:
+        if outcome == DONE:
+            self._done += 1
+        elif outcome == FAILED:
+            self._failed += 1
+        else:
+            self._cancelled += 1
+            self.interrupted += outcome == INTERRUPTED
+        if _log.isEnabledFor(logging.INFO):
+            self._say("task-ended", task, outcome=outcome, seconds=round(self._clock() - task.began, 6))
+
+    def _say(self, event: str, task: TaskLike, **more: object) -> None:
+        _log.info(event, extra={EVENT_FIELDS: {"task": task.task.hex(), "caller": task.caller, **more}})
+
+    def statistics(self, *, draining: bool) -> Statistics:
+        """Return the counts as they are now."""
+        return Statistics(
+            in_flight=self.in_flight,
+            done=self._done,
+            failed=self._failed,
+            cancelled=self._cancelled,
+            up_milliseconds=int((self._clock() - self._up) * 1000),
+            draining=draining,
+        )
