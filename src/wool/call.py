@@ -127,6 +127,26 @@ class PlacedCall:
         self.step: tuple[StepKind, Payload | None] | None = None
         """The step at hand, for the machine to say."""
 
+    def note_tried(self, worker: str, why: RpcError) -> None:
+        """Note why the worker does not take the task: it is not tried again."""
+        if self.tried is None:
+            self.tried = {}
+        self.tried[worker] = why
+
+    def leave_behind(self, worker: str) -> None:
+        """Note that the worker was given up for want of an answer."""
+        if self.left_behind is None:
+            self.left_behind = {}
+        self.left_behind[worker] = self.left_behind.get(worker, 0) + 1
+
+    def patiences(self, worker: str) -> int:
+        """Return for how many patiences to wait for the worker: twice as long as the last time.
+
+        Else a call would go round for ever among workers that all take longer than one patience to answer.
+        """
+        assert self.left_behind is not None
+        return int(2 ** self.left_behind.get(worker, 0))
+
     def respond(self, answer: Answer) -> None:
         """Send ``answer`` to the user's side."""
         if self.deliver is not None:

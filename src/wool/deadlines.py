@@ -80,3 +80,44 @@ class Deadlines(Generic[_Key]):
             self._looking = False
             if self._due:
                 self._timer = self._loop.call_at(next(iter(self._due.values())), self._look)
+
+
+class Timeouts(Generic[_Key]):
+    """Deadlines of whatever lengths: those of one length are behind one timer.
+
+    ``keep`` is the length that most have. Of the others there may be as many as there are calls, so one that
+    nobody counts on is forgotten.
+    """
+
+    __slots__ = ("_fire", "_keep", "_limits", "_loop", "lengths")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limits: Limits, fire: Callable[[_Key], None], *, keep: float
+    ) -> None:
+        self._loop = loop
+        self._limits = limits
+        self._fire = fire
+        self._keep = keep
+        self.lengths: dict[float, Deadlines[_Key]] = {}
+        """By their seconds."""
+
+    def add(self, key: _Key, seconds: float) -> Deadlines[_Key]:
+        """Start to count for ``key``; return where."""
+        deadlines = self.lengths.get(seconds)
+        if deadlines is None:
+            deadlines = self.lengths[seconds] = Deadlines(self._loop, seconds, self._limits, self._fire)
+        deadlines.add(key)
+        return deadlines
+
+    def remove(self, key: _Key, deadlines: Deadlines[_Key]) -> None:
+        """Stop counting for ``key``, which was added to ``deadlines``."""
+        deadlines.remove(key)
+        if not deadlines and deadlines.seconds != self._keep and self.lengths.get(deadlines.seconds) is deadlines:
+            deadlines.close()
+            del self.lengths[deadlines.seconds]
+
+    def close(self) -> None:
+        """Forget everything."""
+        for deadlines in self.lengths.values():
+            deadlines.close()
+        self.lengths.clear()

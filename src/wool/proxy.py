@@ -11,28 +11,20 @@ for room in the window, unless the worker proves slow or unreachable: then it is
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
+from wool import endings
 from wool.balancer import LoadBalancerLike, WorkerStatus
 from wool.call import Answer, PlacedCall
 from wool.connection import Connection
-from wool.deadlines import Deadlines
-from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
-from wool.errors import (
-    DispatchTimeout,
-    NoWorkersAvailable,
-    RpcError,
-    SerializationError,
-    TaskInterrupted,
-    TransientRpcError,
-    UnexpectedResponse,
-    WorkerLost,
-)
+from wool.deadlines import Deadlines, Timeouts
+from wool.discovery.base import DiscoveryEvent, WorkerMetadata
+from wool.errors import NoWorkersAvailable, RpcError, TransientRpcError, UnexpectedResponse
 from wool.limits import Limits
-from wool.link import Link, LinkState
+from wool.link import Link
+from wool.links import Links
 from wool.observer import Observer
 from wool.protocol import caller, frames
 from wool.protocol.caller import Event, Instructions, Outcome, State
@@ -46,8 +38,6 @@ _SENT = Payload((b"",))
 """What remains of arguments that have arrived: nothing keeps them alive here."""
 _UPLOADED = -1
 """For the progress of an upload that is over."""
-_MOST_DEPARTED = 64
-"""Workers that are gone, remembered to say why nobody is left."""
 
 
 class Proxy:
@@ -76,12 +66,9 @@ class Proxy:
         self._limits = limits
         self._random_bytes = random_bytes
         self._what = what
-        self._links: dict[str, Link] = {}
+        self._view = Links(owner=self, connect=self._connect, limits=limits, observer=observer)
+        self._links: Mapping[str, Link] = self._view.links
         self._by_connection: dict[Connection, Link] = {}
-        self._addresses: dict[str, Link] = {}
-        """Links to workers that discovery knows by their address alone; they are among the others too."""
-        self._usable: list[WorkerStatus] | None = None
-        self._departed: dict[str, RpcError] = {}
         self._unplaced: dict[PlacedCall, None] = {}
         self._active = 0
         self._idle: asyncio.Event = asyncio.Event()
@@ -89,168 +76,31 @@ class Proxy:
         self._closing: str | None = None
         self.closed: bool = False
         """It was closed, all its calls have heard so, and no session is left."""
-        self._discovery_error: BaseException | None = None
         self._closers: set[asyncio.Task[None]] = set()
         self._patience = Deadlines[PlacedCall](self._loop, limits.patience_seconds, limits, self._impatient)
         self._grace = Deadlines[PlacedCall](self._loop, limits.cancel_grace_seconds, limits, self._grace_over)
-        self._dispatch: dict[float, Deadlines[PlacedCall]] = {}
+        self._dispatch = Timeouts[PlacedCall](self._loop, limits, self._expired, keep=limits.dispatch_timeout_seconds)
 
-    # ---- the view ----
+    # ---- who is there: see `wool.links` ----
 
     def discovered(self, event: DiscoveryEvent) -> None:
         """Take an event of discovery. Repeated and reordered events do no harm."""
-        metadata = event.metadata
-        if not metadata.uid:
-            self._discovered_address(event)
-            return
-        link = self._links.get(metadata.uid)
-        if event.type == "worker-dropped":
-            if link is not None:
-                self._drop(link, TransientRpcError(f"worker {metadata.uid[:8]} was withdrawn from discovery"))
-            return
-        if link is not None and not link.dropped and link.state is not LinkState.REFUSED:
-            if link.status.metadata.address == metadata.address:
-                if self._observer is not None and link.status.metadata != metadata:
-                    self._observer.viewed("worker-updated", metadata)
-                link.status.metadata = metadata
-                return
-            moved = link
-        else:
-            moved = None
-        if self._closing is None:
-            if self._observer is not None:
-                if moved is not None:
-                    self._observer.viewed("worker-dropped", moved.status.metadata)
-                known = link is not None and moved is None
-                self._observer.viewed("worker-updated" if known else "worker-added", metadata)
-            self._links[metadata.uid] = Link(
-                metadata=metadata, owner=self, connect=self._connect, loop=self._loop, limits=self._limits
-            )
-        if moved is not None:
-            # After the new one is in view: what waits moves with the worker.
-            self._drop(moved, TransientRpcError(f"worker {metadata.uid[:8]} has moved to {metadata.address}"))
-        self._departed.pop(metadata.uid, None)
-        self._view_changed()
-
-    def _discovered_address(self, event: DiscoveryEvent) -> None:
-        address = event.metadata.address
-        link = self._addresses.get(address)
-        if event.type == "worker-dropped":
-            if link is not None:
-                del self._addresses[address]
-                self._drop(link, TransientRpcError(f"{address} was withdrawn from discovery"))
-        elif link is None and self._closing is None:
-            self._look_at(event.metadata, event.wanted)
-            self._view_changed()
-
-    def _look_at(self, place: WorkerMetadata, wanted: WorkerFilter | None) -> None:
-        """Take a worker into view of which only the address is known."""
-        link = Link(
-            metadata=place, owner=self, connect=self._connect, loop=self._loop, limits=self._limits, wanted=wanted
-        )
-        self._links[link.uid] = self._addresses[place.address] = link
-        self._departed.pop(link.uid, None)
-        if self._observer is not None:
-            self._observer.viewed("worker-added", place)
-
-    def introduced(self, link: Link, metadata: WorkerMetadata) -> RpcError | None:
-        """A worker that was known by its address has said who it is. Returned is why it is not used."""
-        place, uid = link.place, metadata.uid
-        assert place is not None
-        if self._addresses.get(place.address) is not link:
-            return TransientRpcError(f"{place.address} was withdrawn from discovery")
-        try:
-            if link.wanted is not None and not link.wanted(metadata):
-                why: RpcError | None = RpcError(f"worker {uid[:8]} at {place.address} is not one that the filter wants")
-            else:
-                why = self._same_elsewhere(link, metadata)
-        except BaseException as error:  # the user's code, as a balancer is
-            why = RpcError(f"the filter failed on worker {uid[:8]} at {place.address}: {error!r}")
-            why.__cause__ = error
-        if why is None:
-            self._rename(link, dataclasses.replace(metadata, address=place.address))
-        elif link.uid != place.key:
-            self._rename(link, place)
-        return why
-
-    def _same_elsewhere(self, link: Link, metadata: WorkerMetadata) -> RpcError | None:
-        other = self._links.get(metadata.uid)
-        if other is None or other is link:
-            return None
-        if other.connection is None and other.place is not None:
-            # This way to the worker is open, and that one is not: when it is, it will find it in use.
-            self._rename(other, other.place)
-            return None
-        link.same_as = metadata.uid
-        return RpcError(f"worker {metadata.uid[:8]} is in use already, at {other.status.metadata.address}")
-
-    def _rename(self, link: Link, metadata: WorkerMetadata) -> None:
-        """Let ``link`` be that of another worker, or of the address alone."""
-        before = link.status.metadata
-        if before == metadata:
-            return
-        link.status.metadata = metadata
-        if before.key == metadata.key:
-            if self._observer is not None:
-                self._observer.viewed("worker-updated", metadata)
-            return
-        del self._links[link.uid]
-        link.uid = metadata.key
-        self._links[link.uid] = link
-        self._usable = None
-        self._departed.pop(link.uid, None)
-        if before.uid:
-            where = f"{metadata.key[:8]} answers at {metadata.address}" if metadata.uid else "it answers elsewhere"
-            self._remember_departed(before.uid, TransientRpcError(f"worker {before.uid[:8]} is gone: {where}"))
-        if self._observer is not None:
-            self._observer.viewed("worker-dropped", before)
-            self._observer.viewed("worker-added", metadata)
-
-    def _ask_others(self, uid: str) -> None:
-        """The way to a worker is lost: look whether another address that it answered at still leads there."""
-        for link in self._addresses.values():
-            if link.same_as == uid:
-                link.ask_again()
+        self._view.discovered(event)
 
     def discovery_ended(self, error: BaseException | None) -> None:
         """Discovery will say no more; what is known stays in use, and nobody waits for it."""
-        self._discovery_error = error if error is not None else EOFError("discovery has ended")
-        self._view_changed()
+        self._view.discovery_ended(error)
 
     def departed(self, uid: str, reason: RpcError) -> None:
         """Somebody who knows says that the worker has ended, and why."""
-        link = self._links.get(uid)
-        if link is not None:
-            self._drop(link, reason)
-        self._remember_departed(uid, reason)
+        self._view.departed(uid, reason)
 
-    def _remember_departed(self, uid: str, reason: RpcError) -> None:
-        self._departed[uid] = reason
-        while len(self._departed) > _MOST_DEPARTED:
-            del self._departed[next(iter(self._departed))]
+    def introduced(self, link: Link, metadata: WorkerMetadata) -> RpcError | None:
+        """A worker that was known by its address has said who it is. Returned is why it is not used."""
+        return self._view.introduced(link, metadata)
 
-    def _drop(self, link: Link, reason: RpcError) -> None:
-        if self._links.get(link.uid) is link:
-            del self._links[link.uid]
-            if self._observer is not None:
-                self._observer.viewed("worker-dropped", link.status.metadata)
-        link.dropped = True
-        link.reason = reason
-        if link.place is not None and self._addresses.get(link.place.address) is link and self._closing is None:
-            self._look_at(link.place, link.wanted)  # the address is still announced
-        self._ask_others(link.uid)
-        self._remember_departed(link.uid, reason)
-        self._view_changed()
-        self._rebind_waiting(link)
-        self._close_if_unused(link)
-
-    def _close_if_unused(self, link: Link) -> None:
-        # A worker that discovery has withdrawn keeps its session as long as a task of ours is on it.
-        if link.dropped and (link.connection is None or not link.connection.calls()):
-            self._spawn(link.close("no longer used"), f"wool closing link to worker {link.uid[:8]}")
-
-    def _view_changed(self) -> None:
-        self._usable = None
+    def view_changed(self) -> None:
+        """Calls that wait may have a candidate now."""
         if self._unplaced:
             unplaced, self._unplaced = self._unplaced, {}
             for call in unplaced:
@@ -259,6 +109,16 @@ class Proxy:
         for link in list(self._links.values()):
             if link.status.suspect and link.waiting:
                 self._rebind_waiting(link)
+
+    def left(self, link: Link) -> None:
+        """The worker is in view no more: what waits for it goes elsewhere, what was started goes on."""
+        self._rebind_waiting(link)
+        self._close_if_unused(link)
+
+    def _close_if_unused(self, link: Link) -> None:
+        # A worker that discovery has withdrawn keeps its session as long as a task of ours is on it.
+        if link.dropped and (link.connection is None or not link.connection.calls()):
+            self._spawn(link.close("no longer used"), f"wool closing link to worker {link.uid[:8]}")
 
     async def _connect(self, metadata: WorkerMetadata) -> Connection:
         return await Connection.open(
@@ -279,14 +139,8 @@ class Proxy:
         """Take a new call."""
         self._active += 1
         self._idle.clear()
-        timeout = call.dispatch_timeout
-        if timeout is not None:
-            deadlines = self._dispatch.get(timeout)
-            if deadlines is None:
-                deadlines = Deadlines(self._loop, timeout, self._limits, self._expired)
-                self._dispatch[timeout] = deadlines
-            deadlines.add(call)
-            call.clock = deadlines
+        if (timeout := call.dispatch_timeout) is not None:
+            call.clock = self._dispatch.add(call, timeout)
         self._bind(call)
 
     def cancel(self, call: PlacedCall, message: str | None) -> None:
@@ -307,7 +161,7 @@ class Proxy:
         limit = self._payload_limit(call)
         if payload is not None and payload.size > limit:
             size = payload.size
-            call.respond(Answer(None, error=self._too_large(call, "the value sent in", size, limit, "yes")))
+            call.respond(Answer(None, error=endings.too_large(call, "the value sent in", size, limit, "yes")))
             return
         call.step = (kind, payload)
         self._perform(call, call.machine.step(cancelled=cancelled))
@@ -316,23 +170,18 @@ class Proxy:
 
     # ---- binding: which worker ----
 
-    def _candidates(self) -> list[WorkerStatus]:
-        if self._usable is None:
-            self._usable = [link.status for link in self._links.values() if link.usable]
-        return self._usable
-
     def _bind(self, call: PlacedCall) -> None:
         """Bind ``call`` to the best candidate that it has not tried, or end it."""
         if self._closing is not None:
             self._exhausted(call)
             return
-        candidates = self._candidates()
+        candidates = self._view.candidates()
         try:
             link = self._choose(call, self._balancer.order(call.task, candidates)) if candidates else None
         except BaseException as error:
             # The balancer is the user's code: its fault is told to the caller, and nothing has begun. Also a
             # SystemExit: this loop is not its own to end.
-            words = f"the load balancer failed to order {call.task}: {_in_words(error)}"
+            words = f"the load balancer failed to order {call.task}: {endings.in_words(error)}"
             self._end_unplaced(call, NoWorkersAvailable(words), error)
             return
         if link is not None:
@@ -340,7 +189,7 @@ class Proxy:
                 names = [status.metadata.key for status in candidates]
                 self._observer.bound(call.task.key, link.uid, names, link.status.suspect)
             self._bind_to(call, link)
-        elif not (self._links or self._departed or call.tried or self._discovery_error):
+        elif not (self._links or self._view.gone or call.tried or self._view.ended_with):
             # Discovery has not named anybody yet; the dispatch timeout bounds the wait.
             self._unplaced[call] = None
         else:
@@ -387,33 +236,12 @@ class Proxy:
             self._bind(call)
 
     def _exhausted(self, call: PlacedCall) -> None:
-        if self._closing is not None:
-            error = NoWorkersAvailable(f"{call.task} was not placed: {self._closing}", self._reasons(call))
-        else:
-            reasons = self._reasons(call)
-            said = [] if reasons else ["none is known"]
-            broken = self._discovery_error
-            if broken is not None:
-                said.append(str(broken) if type(broken) is EOFError else f"discovery failed: {_in_words(broken)}")
-            words = "; ".join(said)
-            error = NoWorkersAvailable(f"no worker of {self._what} took {call.task}:{words and ' ' + words}", reasons)
-        self._end_unplaced(call, error, self._discovery_error)
+        error = endings.not_placed(call, self._view, self._what, self._closing)
+        self._end_unplaced(call, error, error.__cause__)
 
     def _end_unplaced(self, call: PlacedCall, error: NoWorkersAvailable, cause: BaseException | None = None) -> None:
         error.__cause__ = cause
         self._finish(call, call.machine.exhausted(), Answer(None, error=error))
-
-    def _reasons(self, call: PlacedCall) -> dict[str, RpcError]:
-        reasons: dict[str, RpcError] = dict(self._departed)
-        for link in self._links.values():
-            if link.draining:
-                reasons[link.uid] = TransientRpcError("the worker is draining")
-            elif link.reason is not None:
-                reasons[link.uid] = link.reason
-            elif self._closing is None:
-                reasons[link.uid] = TransientRpcError(_standing(call, link))
-        reasons.update(call.tried or {})
-        return reasons
 
     # ---- offering ----
 
@@ -423,10 +251,10 @@ class Proxy:
         if size > limit:
             self._unbind(call)
             if size > self._limits.payload_bytes:
-                error = self._too_large(call, "the arguments", size, limit, "no")
+                error = endings.too_large(call, "the arguments", size, limit, "no")
                 self._finish(call, call.machine.exhausted(), Answer(None, error=error))
             else:
-                self._note_tried(call, link.uid, RpcError(f"takes at most {limit} bytes, {call.task} has {size}"))
+                call.note_tried(link.uid, RpcError(f"takes at most {limit} bytes, {call.task} has {size}"))
                 self._bind(call)
             return
         number = connection.next_number()
@@ -434,23 +262,9 @@ class Proxy:
         call.number = number
         self._perform(call, call.machine.offer(connection, number))
 
-    @staticmethod
-    def _note_tried(call: PlacedCall, uid: str, reason: RpcError) -> None:
-        if call.tried is None:
-            call.tried = {}
-        call.tried[uid] = reason
-
     def _payload_limit(self, call: PlacedCall) -> int:
         limit = self._limits.payload_bytes
         return limit if call.connection is None else min(limit, call.connection.peer.payload_bytes)
-
-    @staticmethod
-    def _too_large(call: PlacedCall, what: str, size: int, limit: int, executed: str) -> SerializationError:
-        return SerializationError(
-            f"{what} of {call.task} take {size} bytes pickled, the limit is {limit} (payload_bytes): "
-            "pass a reference to the data, or send it in pieces with a generator",
-            executed="yes" if executed == "yes" else "no",
-        )
 
     # ---- doing what a machine says ----
 
@@ -465,7 +279,7 @@ class Proxy:
                 large = call.size > self._limits.inline_bytes
                 call.uploaded = call.connection.session.outbox.progress if large else _UPLOADED
                 if call.left_behind is not None:
-                    call.waits = self._waits(call)
+                    call.waits = call.patiences(call.connection.metadata.uid) - 1
                 self._patience.add(call)
             elif kind is caller.Step:
                 assert call.connection is not None and call.step is not None
@@ -506,15 +320,7 @@ class Proxy:
         clock = call.clock
         if clock is not None:
             call.clock = None
-            clock.remove(call)
-            if not clock:
-                self._retire(clock)
-
-    def _retire(self, clock: Deadlines[PlacedCall]) -> None:
-        # Timeouts may be as many as there are calls: one that nobody counts on goes, the default stays.
-        if clock.seconds != self._limits.dispatch_timeout_seconds and self._dispatch.get(clock.seconds) is clock:
-            clock.close()
-            del self._dispatch[clock.seconds]
+            self._dispatch.remove(call, clock)
 
     def _finish(self, call: PlacedCall, instructions: Instructions, answer: Answer) -> None:
         """The call has its one outcome."""
@@ -542,24 +348,12 @@ class Proxy:
 
     def _local_answer(self, call: PlacedCall, outcome: Outcome) -> Answer:
         if outcome is Outcome.TIMEOUT:
-            seconds = call.dispatch_timeout
-            return Answer(
-                None,
-                error=DispatchTimeout(
-                    f"no worker of {self._what} accepted {call.task} within {seconds} s (dispatch_timeout)",
-                    self._reasons(call),
-                ),
-            )
+            return Answer(None, error=endings.timed_out(call, self._view, self._what, self._closing))
         if outcome is Outcome.CANCELLED:
             return Answer(None, error=asyncio.CancelledError())
         if outcome is Outcome.INTERRUPTED:
-            why = " by its worker's operator" if self._closing is None else f": {self._closing}"
-            return Answer(None, error=TaskInterrupted(f"{call.task} was interrupted{why}"))
-        link = call.link
-        uid = link.uid[:8] if isinstance(link, Link) else "?"
-        error = WorkerLost(f"worker {uid} was lost after {call.task} was started: it may have run")
-        error.__cause__ = link.reason if isinstance(link, Link) else None
-        return Answer(None, error=error)
+            return Answer(None, error=endings.interrupted(call, self._closing))
+        return Answer(None, error=endings.lost(call))
 
     # ---- timers ----
 
@@ -585,25 +379,14 @@ class Proxy:
             self._patience.add(call)
         else:
             uid = connection.metadata.uid
-            if call.left_behind is None:
-                call.left_behind = {}
-            call.left_behind[uid] = call.left_behind.get(uid, 0) + 1
+            call.leave_behind(uid)
             self._perform(call, call.machine.impatient(connection, call.number))
-
-    @staticmethod
-    def _waits(call: PlacedCall) -> int:
-        """Return the patiences to wait beyond the first: twice as long as the last time that it was offered there.
-
-        Else a call would go round for ever among workers that all take longer than one patience to answer.
-        """
-        assert call.left_behind is not None and call.connection is not None
-        return int(2 ** call.left_behind.get(call.connection.metadata.uid, 0)) - 1
 
     def _has_other(self, call: PlacedCall) -> bool:
         tried = call.tried or {}
         return any(
             status is not getattr(call.link, "status", None) and not status.suspect and status.metadata.key not in tried
-            for status in self._candidates()
+            for status in self._view.candidates()
         )
 
     def _suspect(self, connection: Connection) -> None:
@@ -621,14 +404,14 @@ class Proxy:
             return
         self._by_connection[link.connection] = link
         self._drain_waiting(link)
-        self._view_changed()
+        self._view.changed()
 
     def unreachable(self, link: Link, reason: RpcError) -> None:
         """The session could not be opened."""
         _log.info("worker %s: %s", link.uid[:8], reason)
-        self._usable = None
+        self._view.recount()
         for call in link.waiting:
-            self._note_tried(call, link.uid, reason)
+            call.note_tried(link.uid, reason)
         self._rebind_waiting(link)
 
     def slow_to_connect(self, link: Link) -> None:
@@ -667,7 +450,7 @@ class Proxy:
         self._patience.remove(call)
         link = self._by_connection.get(connection)
         if link is not None and code is not RejectCode.UNKNOWN_DEFINITION:
-            self._note_tried(call, link.uid, TransientRpcError(f"rejected ({code.name.lower()}): {reason}"))
+            call.note_tried(link.uid, TransientRpcError(f"rejected ({code.name.lower()}): {reason}"))
             if code is RejectCode.DRAINING:
                 self.draining(connection)
         said = call.machine.reject(connection, number)
@@ -703,7 +486,7 @@ class Proxy:
         link = self._by_connection.get(connection)
         if link is not None and not link.draining:
             link.draining = True
-            self._usable = None
+            self._view.recount()
             self._rebind_waiting(link)
 
     def lost(self, connection: Connection, reason: RpcError) -> None:
@@ -712,15 +495,15 @@ class Proxy:
         if link is None:
             return
         link.lost(reason)
-        self._usable = None
+        self._view.recount()
         calls: list[PlacedCall] = connection.calls()
         if not link.dropped:
             link.probe_later()
-            self._ask_others(link.uid)
+            self._view.ask_others(link.uid)
         for call in calls:
             if call.machine.state is State.OFFERED:
                 self._patience.remove(call)
-                self._note_tried(call, link.uid, reason)
+                call.note_tried(link.uid, reason)
             self._perform(call, call.machine.lost(connection))
         self._rebind_waiting(link)
 
@@ -729,7 +512,7 @@ class Proxy:
     def stop_placing(self, why: str) -> None:
         """Take no more calls; end those that no worker has started."""
         self._closing = why
-        self._usable = None
+        self._view.close()
         waiting = list(self._unplaced)
         for link in self._links.values():
             waiting.extend(link.waiting)
@@ -751,12 +534,11 @@ class Proxy:
         """End all sessions, bounded. Tasks still started end as `WorkerLost`; idempotent."""
         self.stop_placing(why)
         links = [*self._links.values(), *(link for link in self._by_connection.values())]
-        self._links.clear()
+        self._view.clear()
         unique = {id(link): link for link in links}
         await asyncio.gather(*(link.close(why) for link in unique.values()), *self._closers)
-        for deadlines in (self._patience, self._grace, *self._dispatch.values()):
+        for deadlines in (self._patience, self._grace, self._dispatch):
             deadlines.close()
-        self._dispatch.clear()
         await self._transport.close()
         self.closed = True
 
@@ -779,6 +561,7 @@ class Proxy:
     def loop_died(self, why: str) -> None:
         """See `wool.bridge.Mourner`: all calls end with what is known of them."""
         self._closing = why
+        self._view.close()
         self.closed = True
         calls = dict.fromkeys(self._unplaced)
         for link in (*self._links.values(), *self._by_connection.values()):
@@ -811,16 +594,3 @@ class Proxy:
     def workers(self) -> list[WorkerStatus]:
         """Return the workers in view, in the order in which discovery named them."""
         return [link.status for link in self._links.values()]
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _standing(call: PlacedCall, link: Link) -> str:
-    """Say why a worker that has refused nothing does not have the task."""
-    if call.link is not link:
-        return "the task was not offered to it: the load balancer did not name it"
-    if call.machine.state is State.OFFERED:
-        return "it has not answered the offer"
-    return "there was no room in its window" if link.connection is not None else "its session was not open yet"

@@ -342,7 +342,8 @@ def all_sizes(owners: Sequence[object]) -> dict[str, int]:
 def holders(made: Cluster) -> list[object]:
     """Everything of a cluster that keeps books."""
     proxy = made.proxy
-    found: list[object] = [made.io, made.user, proxy, proxy._patience, proxy._grace, *proxy._dispatch.values()]
+    found: list[object] = [made.io, made.user, proxy, proxy._view, proxy._patience, proxy._grace, proxy._dispatch]
+    found += proxy._dispatch.lengths.values()
     sessions: list[Session] = []
     for link in proxy._links.values():
         found.append(link)

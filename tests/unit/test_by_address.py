@@ -52,7 +52,7 @@ def keys(made: Cluster) -> list[str]:
     for key, link in proxy._links.items():
         assert key == link.uid == link.status.metadata.key
         assert not link.dropped
-    for address, link in proxy._addresses.items():
+    for address, link in proxy._view.addresses.items():
         assert link.place == WorkerMetadata.at(address)
         assert proxy._links[link.uid] is link
     return sorted(proxy._links)
@@ -160,7 +160,7 @@ async def test_another_uid_at_the_same_address_is_another_worker() -> None:
         assert await made.call(bodies.echo, 2) == 2
         assert keys(made) == ["b"]
         assert (first.service.started, second.service.started) == (1, 1)
-        assert "b answers at unix:/here" in str(made.proxy._departed["a"])
+        assert "b answers at unix:/here" in str(made.proxy._view.gone["a"])
 
 
 async def test_a_task_that_was_started_never_goes_to_who_took_the_address_over() -> None:
@@ -191,7 +191,7 @@ async def test_of_two_addresses_of_one_worker_one_is_used() -> None:
         assert len(keys(made)) == 2
         (refused,) = [link for link in made.proxy._links.values() if link.state is LinkState.REFUSED]
         assert "worker a is in use already, at unix:/o" in str(refused.reason)
-        assert len(made.proxy._candidates()) == 1
+        assert len(made.proxy._view.candidates()) == 1
         assert set(bodies.begun.values()) == {1}
 
 

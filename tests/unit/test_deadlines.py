@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.one_loop import until
-from wool.deadlines import Deadlines
+from wool.deadlines import Deadlines, Timeouts
 from wool.limits import Limits
 
 LIMITS = Limits(stall_seconds=0.05, stall_settle_seconds=0.02)
@@ -217,3 +217,17 @@ def test_whatever_is_added_and_removed_each_fires_exactly_when_it_is_due(
             assert all(when > clock.now for when in due.values()), "nothing fires late"
         assert len(deadlines) == len(due)
         assert len([timer for timer in clock.timers if not timer.off]) <= 1
+
+
+async def test_timeouts_of_one_length_share_a_timer_and_a_length_that_nobody_counts_on_is_forgotten() -> None:
+    loop, fired = asyncio.get_running_loop(), list[str]()
+    timeouts = Timeouts[str](loop, LIMITS, fired.append, keep=60.0)
+    usual, other = timeouts.add("usual", 60.0), timeouts.add("other", 0.02)
+    assert timeouts.add("again", 0.02) is other
+    assert set(timeouts.lengths) == {60.0, 0.02}
+    await until(lambda: fired == ["other", "again"])
+    timeouts.remove("usual", usual)
+    timeouts.remove("other", other)
+    assert set(timeouts.lengths) == {60.0}
+    timeouts.close()
+    assert not timeouts.lengths

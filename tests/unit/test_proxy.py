@@ -781,7 +781,7 @@ async def test_who_departed_is_remembered_in_bounds() -> None:
     async with cluster() as made:
         for number in range(500):
             made.proxy.departed(f"worker-{number}", TransientRpcError("it ended"))
-        assert len(made.proxy._departed) <= 64
+        assert len(made.proxy._view.gone) <= 64
 
 
 async def test_the_reason_why_a_worker_ended_is_in_the_error() -> None:

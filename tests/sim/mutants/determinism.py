@@ -11,9 +11,9 @@ MUTANTS = (
         caught_by=DETERMINISM,
         edits=(
             Edit(
-                module="wool.proxy",
-                old="[link.status for link in self._links.values() if link.usable]",
-                new="[self._links[uid].status for uid in set(self._links) if self._links[uid].usable]",
+                module="wool.links",
+                old="[link.status for link in self.links.values() if link.usable]",
+                new="[self.links[uid].status for uid in set(self.links) if self.links[uid].usable]",
             ),
         ),
     ),
@@ -47,13 +47,18 @@ MUTANTS = (
     ),
     Mutant(
         name="order-of-addresses",
-        broken="Candidates come in the order of their addresses in memory.",
+        broken="Candidates come in an order that follows from their addresses in memory.",
         caught_by=DETERMINISM,
         edits=(
             Edit(
-                module="wool.proxy",
-                old="[link.status for link in self._links.values() if link.usable]",
-                new="[link.status for link in sorted(self._links.values(), key=id) if link.usable]",
+                module="wool.links",
+                old="[link.status for link in self.links.values() if link.usable]",
+                # Scrambled, as by a hash table: fresh objects often lie in memory in the order in which they were made.
+                new="[\n"
+                "                link.status\n"
+                "                for link in sorted(self.links.values(), key=lambda link: id(link) * 40503 % 2**16)\n"
+                "                if link.usable\n"
+                "            ]",
             ),
         ),
     ),

@@ -99,9 +99,9 @@ MUTANTS = (
             Edit(
                 module=PROXY,
                 old="            link.probe_later()\n"
-                "            self._ask_others(link.uid)\n"
+                "            self._view.ask_others(link.uid)\n"
                 "        for call in calls:\n",
-                new="            self._ask_others(link.uid)\n        for call in calls:\n",
+                new="            self._view.ask_others(link.uid)\n        for call in calls:\n",
             ),
         ),
     ),

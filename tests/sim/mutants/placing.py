@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sim.mutants.mutant import Edit, Mutant
 
-PROXY, LINK, SERVICE, CONNECTION = "wool.proxy", "wool.link", "wool.worker.service", "wool.connection"
+PROXY, LINKS, LINK = "wool.proxy", "wool.links", "wool.link"
+SERVICE, CONNECTION = "wool.worker.service", "wool.connection"
 
 MUTANTS = (
     # ---- who is tried ----
@@ -14,9 +15,9 @@ MUTANTS = (
         caught_by="candidates_are_in_view",
         edits=(
             Edit(
-                module=PROXY,
-                old="        self._remember_departed(link.uid, reason)\n        self._view_changed()\n",
-                new="        self._remember_departed(link.uid, reason)\n",
+                module=LINKS,
+                old="        self._remember(link.uid, reason)\n        self.changed()\n",
+                new="        self._remember(link.uid, reason)\n",
             ),
         ),
     ),
@@ -32,8 +33,8 @@ MUTANTS = (
             ),
             Edit(
                 module=PROXY,
-                old="        return int(2 ** call.left_behind.get(call.connection.metadata.uid, 0)) - 1\n",
-                new="        return 0\n",
+                old="                    call.waits = call.patiences(call.connection.metadata.uid) - 1\n",
+                new="                    call.waits = 0\n",
             ),
         ),
     ),
@@ -66,15 +67,15 @@ MUTANTS = (
             ),
             Edit(
                 module=PROXY,
-                old="        self._drain_waiting(link)\n        self._view_changed()\n",
+                old="        self._drain_waiting(link)\n        self._view.changed()\n",
                 new="        for other in list(self._links.values()):\n"
                 "            self._drain_waiting(other)\n"
-                "        self._view_changed()\n",
+                "        self._view.changed()\n",
             ),
             Edit(
                 module=PROXY,
-                old="            self._note_tried(call, link.uid, reason)\n        self._rebind_waiting(link)\n",
-                new="            self._note_tried(call, link.uid, reason)\n"
+                old="            call.note_tried(link.uid, reason)\n        self._rebind_waiting(link)\n",
+                new="            call.note_tried(link.uid, reason)\n"
                 "        self._rebind_waiting(link)\n"
                 "        for other in list(self._links.values()):\n"
                 "            self._drain_waiting(other)\n",
@@ -141,12 +142,12 @@ MUTANTS = (
         caught_by="view_becomes_truth",
         edits=(
             Edit(
-                module=PROXY,
+                module=LINKS,
                 old='        if event.type == "worker-dropped":\n'
                 "            if link is not None:\n"
                 "                self._drop(link, ",
                 new='        if event.type == "worker-dropped":\n'
-                "            if link is not None and self.closed:\n"
+                "            if link is not None and self._closed:\n"
                 "                self._drop(link, ",
             ),
         ),
@@ -178,14 +179,14 @@ MUTANTS = (
         caught_by="nothing_is_offered_to_the_dropped",
         edits=(
             Edit(
-                module=PROXY,
-                old="        if self._links.get(link.uid) is link:\n            del self._links[link.uid]\n",
-                new="        if self._links.get(link.uid) is link:\n"
+                module=LINKS,
+                old="        if self.links.get(link.uid) is link:\n            del self.links[link.uid]\n",
+                new="        if self.links.get(link.uid) is link:\n"
                 "            if link.connection is None:\n"
-                "                del self._links[link.uid]\n",
+                "                del self.links[link.uid]\n",
             ),
             Edit(
-                module=PROXY,
+                module=LINKS,
                 old="        link.dropped = True\n        link.reason = reason\n",
                 new="        link.dropped = link.connection is None\n        link.reason = reason\n",
             ),
@@ -197,9 +198,9 @@ MUTANTS = (
         caught_by="events_follow_the_grammar",
         edits=(
             Edit(
-                module=PROXY,
-                old="        if self._links.get(link.uid) is link:\n            del self._links[link.uid]\n",
-                new="        if self._links.get(link.uid) is link:\n",
+                module=LINKS,
+                old="        if self.links.get(link.uid) is link:\n            del self.links[link.uid]\n",
+                new="        if self.links.get(link.uid) is link:\n",
             ),
         ),
     ),

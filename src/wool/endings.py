@@ -1,0 +1,96 @@
+"""What a call is told that ends on the caller's own side: the exception, in words that name what was tried.
+
+It makes exceptions of what the proxy knows, and must never change anything of that, nor decide whether a call ends.
+"""
+
+from __future__ import annotations
+
+from wool.call import PlacedCall
+from wool.errors import (
+    DispatchTimeout,
+    NoWorkersAvailable,
+    RpcError,
+    SerializationError,
+    TaskInterrupted,
+    TransientRpcError,
+    WorkerLost,
+)
+from wool.link import Link
+from wool.links import Links
+from wool.protocol.caller import State
+
+
+def not_placed(call: PlacedCall, view: Links, what: str, closing: str | None) -> NoWorkersAvailable:
+    """Nobody is left to try."""
+    reasons = reasons_of(call, view, closing)
+    if closing is not None:
+        error = NoWorkersAvailable(f"{call.task} was not placed: {closing}", reasons)
+    else:
+        said = [] if reasons else ["none is known"]
+        broken = view.ended_with
+        if broken is not None:
+            said.append(str(broken) if type(broken) is EOFError else f"discovery failed: {in_words(broken)}")
+        words = "; ".join(said)
+        error = NoWorkersAvailable(f"no worker of {what} took {call.task}:{words and ' ' + words}", reasons)
+    error.__cause__ = view.ended_with
+    return error
+
+
+def timed_out(call: PlacedCall, view: Links, what: str, closing: str | None) -> DispatchTimeout:
+    """Nobody has accepted in time."""
+    return DispatchTimeout(
+        f"no worker of {what} accepted {call.task} within {call.dispatch_timeout} s (dispatch_timeout)",
+        reasons_of(call, view, closing),
+    )
+
+
+def interrupted(call: PlacedCall, closing: str | None) -> TaskInterrupted:
+    """The pool was closed, or the worker's drain time was over."""
+    why = " by its worker's operator" if closing is None else f": {closing}"
+    return TaskInterrupted(f"{call.task} was interrupted{why}")
+
+
+def lost(call: PlacedCall) -> WorkerLost:
+    """The session ended after the start."""
+    link = call.link
+    uid = link.uid[:8] if isinstance(link, Link) else "?"
+    error = WorkerLost(f"worker {uid} was lost after {call.task} was started: it may have run")
+    error.__cause__ = link.reason if isinstance(link, Link) else None
+    return error
+
+
+def too_large(call: PlacedCall, what: str, size: int, limit: int, executed: str) -> SerializationError:
+    """What would have to travel is over the limit."""
+    return SerializationError(
+        f"{what} of {call.task} take {size} bytes pickled, the limit is {limit} (payload_bytes): "
+        "pass a reference to the data, or send it in pieces with a generator",
+        executed="yes" if executed == "yes" else "no",
+    )
+
+
+def reasons_of(call: PlacedCall, view: Links, closing: str | None) -> dict[str, RpcError]:
+    """Return why each worker, by uid or address, does not have the task."""
+    reasons: dict[str, RpcError] = dict(view.gone)
+    for link in view.links.values():
+        if link.draining:
+            reasons[link.uid] = TransientRpcError("the worker is draining")
+        elif link.reason is not None:
+            reasons[link.uid] = link.reason
+        elif closing is None:
+            reasons[link.uid] = TransientRpcError(_standing(call, link))
+    reasons.update(call.tried or {})
+    return reasons
+
+
+def _standing(call: PlacedCall, link: Link) -> str:
+    """Say why a worker that has refused nothing does not have the task."""
+    if call.link is not link:
+        return "the task was not offered to it: the load balancer did not name it"
+    if call.machine.state is State.OFFERED:
+        return "it has not answered the offer"
+    return "there was no room in its window" if link.connection is not None else "its session was not open yet"
+
+
+def in_words(error: BaseException) -> str:
+    """Name the class too: the text alone is often none."""
+    return f"{type(error).__name__}: {error}"
