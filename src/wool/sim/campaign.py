@@ -38,8 +38,9 @@ Mode: TypeAlias = Literal["hypothesis", "volume"]
 
 TWICE_EVERY = 40
 """Of the plans that pass, every so-manieth runs twice."""
-COLLECT_EVERY = 25
-"""Garbage is collected between plans only, after so many."""
+COLLECT_ALL_EVERY = 200
+"""Garbage is collected between plans only: before each what the last one has left, while the processor still has it in
+its cache; and after so many plans also what has survived that."""
 CHUNK = 100
 """Plans of one Hypothesis run; the next gets another seed."""
 TELL_SECONDS = 0.5
@@ -63,7 +64,7 @@ class Tally:
     plans: Counter[str] = field(default_factory=Counter[str])
     """By mode."""
     scenarios: int = 0
-    """Plans that count: three workers, 20 calls of all sorts, a fault."""
+    """Plans that count: see `counts`."""
     simulated: float = 0.0
     busy: Counter[str] = field(default_factory=Counter[str])
     """Milliseconds of processor time, by mode."""
@@ -118,8 +119,11 @@ def run_and_judge(plan: Plan) -> Verdict:
 
 
 def counts(plan: Plan) -> bool:
-    """Whether a plan is large enough to count as a scenario."""
-    if plan.topology.workers < 3 or len(plan.calls) < 20 or not plan.faults:
+    """Whether a plan is large enough to count as a scenario: three workers, 20 calls of all sorts, a fault.
+
+    A nested call is a call: it is offered, accepted, started and answered as any other.
+    """
+    if plan.topology.workers < 3 or not plan.faults or len(plan.tasks()) < 20:
         return False
     generators = any(call.body.generator for call in plan.calls)
     coroutines = any(not call.body.generator for call in plan.calls)
@@ -161,6 +165,7 @@ class Worker:
     def try_plan(self, plan: Plan, how: str) -> Found | None:
         """Run a plan, count it, and return what is wrong with it."""
         self._number += 1
+        gc.collect(2 if self._number % COLLECT_ALL_EVERY == 0 else 0)
         verdict = run_and_judge(plan)
         tally = self._tally
         tally.plans[self._mode] += 1
@@ -178,8 +183,6 @@ class Worker:
             difference = first_difference(verdict.history, execute(plan).history)
             if difference is not None:
                 found = Found(plan=plan, violation=diverged(str(difference)), how=how)
-        if self._number % COLLECT_EVERY == 0:
-            gc.collect()
         if time.perf_counter() - self._told > TELL_SECONDS:
             self.flush()
         return found

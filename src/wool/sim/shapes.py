@@ -16,10 +16,13 @@ from dataclasses import replace
 from typing import Any
 
 from wool.limits import KIB
-from wool.sim.plan import FAULTS, Ask, Body, Call, Fault, Knobs, Noise, Plan, Stall, Step, Topology
+from wool.sim.plan import FAULTS, Ask, Body, Call, Fault, Knobs, Noise, Plan, Stall, Step, Topology, labelled
 
 CALLS = 20
-"""Slots for calls; the usual plan fills nearly all."""
+"""Slots for calls."""
+TASKS = 20
+"""A plan that has so many, nested ones too, is a scenario, and leaves its other slots empty: what more tasks would show
+another plan shows, in the time that they would take."""
 FAULT_SLOTS = 5
 STALL_SLOTS = 3
 ITEM_BYTES = 6
@@ -266,7 +269,7 @@ def decode(
     return Plan(
         topology=Topology(mode=mode, callers=callers, workers=workers),
         knobs=knobs,
-        calls=tuple(_call(slot, number, callers) for slot, number in enumerate(calls) if number),
+        calls=tuple(_calls(calls, callers)),
         faults=tuple(fault for number in faults if number for fault in _faults(number, mode, kinds, callers, workers)),
         stalls=tuple(_stall(number, callers, workers) for number in stalls if number),
         noise=Noise(amplitude=amplitude),
@@ -280,6 +283,26 @@ def _enabled(swarm: int, kinds: tuple[str, ...]) -> tuple[str, ...]:
     enabled = tuple(digits.of(kinds) for _ in range(count))
     # What comes up again must have gone down.
     return (*enabled, "crash") if "restart" in enabled and "crash" not in enabled else enabled
+
+
+def _calls(numbers: Sequence[int], callers: int) -> Iterator[Call]:
+    room = TASKS
+    for slot, number in enumerate(numbers):
+        if room <= 0:
+            return
+        if number:
+            call = _call(slot, number, callers)
+            room -= _tasks_of(call.body)
+            yield call
+        else:
+            # One that is left out is as large as a simple one: no other comes in its place.
+            room -= 1
+
+
+@functools.lru_cache(maxsize=8192)
+def _tasks_of(made: Body) -> int:
+    """Return how many tasks a call of this body may make, itself among them."""
+    return sum(1 for _ in labelled("", made))
 
 
 def _call(slot: int, number: int, callers: int) -> Call:

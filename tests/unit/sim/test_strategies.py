@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from wool.sim.campaign import counts
 from wool.sim.plan import FAULTS, Plan
-from wool.sim.shapes import CALLS, SHAPES, SLOW_DRAW_SECONDS, body, decode
+from wool.sim.shapes import CALLS, SHAPES, SLOW_DRAW_SECONDS, TASKS, body, decode
 from wool.sim.strategies import plans, random_plan
 
 
@@ -20,6 +21,33 @@ def test_a_seed_is_a_plan() -> None:
 
 def test_nearly_all_plans_of_the_volume_mode_are_scenarios() -> None:
     assert sum(counts(random_plan(seed)) for seed in range(100)) > 80
+
+
+def test_nearly_all_plans_of_hypothesis_are_scenarios() -> None:
+    drawn: list[bool] = []
+
+    @settings(max_examples=100, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(plans())
+    def draw(plan: Plan) -> None:
+        drawn.append(counts(plan))
+
+    draw()
+    # It begins with the simplest ones, and comes back to them.
+    assert sum(drawn) > 75
+
+
+def test_a_plan_has_no_more_calls_than_make_a_scenario() -> None:
+    for seed in range(100):
+        plan = random_plan(seed)
+        assert len(plan.tasks()) >= TASKS
+        assert len(replace(plan, calls=plan.calls[:-1]).tasks()) < TASKS
+
+
+def test_a_simple_call_that_is_left_out_lets_no_other_in() -> None:
+    simple = [1] * (CALLS + 1)
+    whole = decode(0, 0, 0, simple, [], []).calls
+    assert [call.ordinal for call in whole] == list(range(TASKS))
+    assert decode(0, 0, 0, [1, 0, *simple[2:]], [], []).calls == (whole[0], *whole[2:])
 
 
 def test_every_kind_of_fault_and_every_shape_of_body_is_drawn() -> None:
