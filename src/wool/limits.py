@@ -90,6 +90,9 @@ class Limits:
     """After drain and interruption, until SIGKILL."""
     output_tail_bytes: int = 16 * KIB
     """Of a worker's output, kept to explain a failed start."""
+    log_lines: int = 10_000
+    """Lines of the log that wait to be written, in a process that writes them for a program; more are dropped, and
+    their number said. At 200 bytes each some megabytes."""
     output_line_bytes: int = 16 * KIB
     """A longer line of a worker's output is forwarded in pieces: nobody's memory pays for a missing newline."""
     control_message_bytes: int = 4 * MIB

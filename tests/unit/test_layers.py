@@ -88,6 +88,7 @@ LAYERS = (
     (
         "engine: place tasks, run tasks",
         {
+            "admission",
             "call",
             "dispatch",
             "endings",
@@ -101,6 +102,7 @@ LAYERS = (
             "worker.launch",
             "worker.lifeline",
             "worker.local",
+            "worker.logs",
             "worker.nested",
             "worker.output",
             "worker.process",
@@ -108,7 +110,20 @@ LAYERS = (
             "worker.serve",
         },
     ),
-    ("what the user touches", {"routine", "pool", "cli"}),
+    (
+        "what the user touches",
+        {
+            "cli",
+            "cli.main",
+            "cli.ps",
+            "cli.settings",
+            "cli.supervisor",
+            "cli.ways",
+            "cli.worker",
+            "pool",
+            "routine",
+        },
+    ),
     (
         "sim: a whole cluster in one process",
         {
@@ -154,7 +169,7 @@ LAYERS = (
             "sim.workload",
         },
     ),
-    ("doors", {"", "worker.__main__"}),
+    ("doors", {"", "__main__", "worker.__main__"}),
 )
 LEVEL = {module: level for level, (_, modules) in enumerate(LAYERS) for module in modules}
 

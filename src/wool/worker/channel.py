@@ -38,7 +38,8 @@ class Configure:
 
     ``sys_path`` and ``python_path`` (the variable PYTHONPATH, `None` if it was not set) are the owner's.
     ``address`` is where to listen: ``unix:/path`` or ``host:port``. ``secret`` is shared by all who may
-    dispatch; `None` if certificates alone decide. ``uid`` is `None` if the worker is to mint one.
+    dispatch; `None` if certificates alone decide. ``uid`` is `None` if the worker is to mint one. ``log_style`` says
+    how log lines look (`wool.worker.logs`), from ``log_level`` on; without one they are prose, from warnings on.
     """
 
     sys_path: tuple[str, ...]
@@ -49,6 +50,8 @@ class Configure:
     tags: frozenset[str] = frozenset()
     extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     limits: Limits = DEFAULT_LIMITS
+    log_style: str = ""
+    log_level: str = "warning"
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -57,6 +60,10 @@ class Configure:
             raise ValueError("Configure.secret must not be empty")
         if self.uid is not None and not 0 < len(self.uid) <= 64:
             raise ValueError("Configure.uid must have 1 to 64 characters")
+        if self.log_style not in ("", "text", "json"):
+            raise ValueError(f"Configure.log_style must be 'text', 'json' or empty, not {self.log_style!r:.100}")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise ValueError(f"Configure.log_level must be that of a log line, not {self.log_level!r:.100}")
         object.__setattr__(self, "tags", check_tags(self.tags))
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
 
@@ -94,9 +101,18 @@ class Draining:
     """Worker to owner: it takes no more tasks, asked to or not."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """Worker to owner: all tasks have ended and the sessions are closed. It exits next."""
+    """Worker to owner: all tasks have ended and the sessions are closed. It exits next.
+
+    ``interrupted`` is how many tasks did not come to an end of their own.
+    """
+
+    interrupted: int = 0
+
+    def __post_init__(self) -> None:
+        if self.interrupted < 0:
+            raise ValueError(f"interrupted must be a number of tasks, not {self.interrupted!r}")
 
 
 OwnerMessage: TypeAlias = Configure | Stop
@@ -116,6 +132,12 @@ def _seconds(value: object) -> float:
     if type(value) not in (int, float):
         raise TypeError("not a number")
     return float(cast(float, value))
+
+
+def _count(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError("not a whole number")
+    return value
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -162,6 +184,8 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "tags": (sorted, lambda value: frozenset(_texts(value))),
         "extra": (dict, lambda value: {name: _text(text) for name, text in _mapping(value).items()}),
         "limits": (dataclasses.asdict, _limits),
+        "log_style": _TEXT,
+        "log_level": _TEXT,
     },
     Stop: {"drain_seconds": (_seconds, _seconds)},
     # As a discovery record, which has its own limit and its own strict parser.
@@ -173,7 +197,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
     },
     Failed: {"text": _TEXT},
     Draining: {},
-    Stopped: {},
+    Stopped: {"interrupted": (_count, _count)},
 }
 _OWNER_SAYS: dict[str, type[OwnerMessage]] = {"configure": Configure, "stop": Stop}
 _WORKER_SAYS: dict[str, type[WorkerMessage]] = {

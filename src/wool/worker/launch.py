@@ -42,7 +42,7 @@ from wool.worker.channel import (
     encode,
 )
 from wool.worker.child import Child, WorkerStartError
-from wool.worker.output import Output
+from wool.worker.output import Forward, Output
 
 _READ_BYTES: Final = 64 * 1024
 """Asked of a descriptor at once: what a pipe holds on Linux, so that one worker cannot keep the loop busy."""
@@ -61,6 +61,8 @@ class WorkerSpec:
     tags: frozenset[str] = frozenset()
     extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     limits: Limits = DEFAULT_LIMITS
+    log_style: str = ""
+    log_level: str = "warning"
 
 
 class WorkerHandle(Protocol):
@@ -118,13 +120,15 @@ class Launcher(Protocol):
 class ProcessLauncher:
     """Starts workers as processes of this machine.
 
-    ``module`` is what ``python -m`` runs in them; it hands its arguments to `wool.worker.process.main`.
+    ``module`` is what ``python -m`` runs in them; it hands its arguments to `wool.worker.process.main`. ``forward``
+    takes the lines that they print, on the loop that launches; by default they go to the standard error.
     """
 
-    def __init__(self, *, module: str = "wool.worker") -> None:
+    def __init__(self, *, module: str = "wool.worker", forward: Forward | None = None) -> None:
         self._module = module
+        self._forward = forward
 
-    async def launch(self, spec: WorkerSpec) -> WorkerHandle:
+    async def launch(self, spec: WorkerSpec) -> WorkerProcess:
         """See `Launcher`. The loop stands still for the moment (1 to 3 ms) that creating a process takes.
 
         Raises `ChannelError`, a `ValueError`, if ``spec`` is wrong or too large to be sent.
@@ -135,7 +139,7 @@ class ProcessLauncher:
         except OSError as error:
             raise WorkerStartError(f"no worker process could be created: {error}") from error
         try:
-            worker = WorkerProcess(child, spec)
+            worker = WorkerProcess(child, spec, self._forward)
         except BaseException:
             child.process.kill()
             child.process.wait()
@@ -162,6 +166,8 @@ def _configure(spec: WorkerSpec) -> Configure:
             tags=spec.tags,
             extra=spec.extra,
             limits=spec.limits,
+            log_style=spec.log_style,
+            log_level=spec.log_level,
         )
     except ValueError as error:
         raise ChannelError(f"no worker can be configured so: {error}") from error
@@ -173,11 +179,11 @@ class WorkerProcess:
     Bookkeeping happens in callbacks of the loop and never waits, so no task is needed to notice the end.
     """
 
-    def __init__(self, child: Child, spec: WorkerSpec) -> None:
+    def __init__(self, child: Child, spec: WorkerSpec, forward: Forward | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._child = child
         self._spec = spec
-        self._output = Output(child.process.pid, spec.limits)
+        self._output = Output(child.process.pid, spec.limits, forward)
         self._output.uid = spec.uid
         self._forget_path = note_workers_path(sys.path)
         self._lines = Lines()
@@ -186,6 +192,7 @@ class WorkerProcess:
         self._failure: str | None = None
         self._killed_because: str | None = None
         self._exit_reason: str | None = None
+        self._stopped: Stopped | None = None
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._draining: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -220,6 +227,11 @@ class WorkerProcess:
     def exit_reason(self) -> str | None:
         """How it ended, in words; `None` while it lives."""
         return self._exit_reason
+
+    @property
+    def interrupted(self) -> int | None:
+        """How many tasks did not come to an end of their own when it stopped; `None` if it did not say so."""
+        return None if self._stopped is None else self._stopped.interrupted
 
     @property
     def is_draining(self) -> bool:
@@ -445,6 +457,7 @@ class WorkerProcess:
             case Draining():
                 self._settle(self._draining)
             case Stopped():
+                self._stopped = message
                 self._settle(self._draining)
                 self._kill_later("it stopped but did not exit")
 

@@ -99,7 +99,7 @@ class LocalWorker:
         self.tags: frozenset[str] = check_tags(tags)
         self._runtime: Runtime = current_runtime()
         self._extra = dict(extra or {})
-        self._bind = _loopback_address(host, port)
+        self._bind = loopback_address(host, port)
         self._home: Home | None = None
         self._fleet: Fleet | None = None
         self._metadata: WorkerMetadata | None = None
@@ -208,8 +208,11 @@ class LocalWorker:
         return f"<LocalWorker {'' if self._metadata is None else self._metadata.uid[:8] + ' '}{state}>"
 
 
-def _loopback_address(host: str | None, port: int) -> str | None:
-    """Return the address to bind, None for a Unix socket. Raises `ValueError` naming what is wrong."""
+def loopback_address(host: str | None, port: int, *, who: str = "LocalWorker") -> str | None:
+    """Return the address to bind, None for a Unix socket. Raises `ValueError` naming what is wrong.
+
+    ``who`` is what the user has said it to.
+    """
     import ipaddress
 
     if type(port) is not int or not 0 <= port <= 65535:
@@ -225,6 +228,6 @@ def _loopback_address(host: str | None, port: int) -> str | None:
     if not ip.is_loopback:
         raise ValueError(
             f"host {host} is not loopback: a worker that others can reach needs mutual TLS, "
-            "which LocalWorker does not offer; use '127.0.0.1'"
+            f"which {who} does not offer; use '127.0.0.1'"
         )
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"

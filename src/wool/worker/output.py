@@ -1,18 +1,26 @@
-"""What workers print, on its way to the owner's standard error: whole lines, each with its worker's name."""
+"""What workers print, on its way to the owner's standard error: whole lines, each with its worker's name.
+
+An owner that has another use for the lines gives `Output` another `Forward`.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+from collections.abc import Callable, Sequence
+from typing import TextIO, TypeAlias
 
 from wool.limits import Limits
+
+Forward: TypeAlias = Callable[[str | None, int, Sequence[bytes]], None]
+"""Takes whole lines, without their ends: the worker's uid, once it is known, its process id, and what it printed."""
 
 
 class Output:
     """Forwards a worker's output by whole lines, and remembers the end of it."""
 
-    def __init__(self, pid: int, limits: Limits) -> None:
+    def __init__(self, pid: int, limits: Limits, forward: Forward | None = None) -> None:
         self.uid: str | None = None
+        self._to: Forward = forward or _to_standard_error
         self._pid = pid
         self._line_bytes = limits.output_line_bytes
         self._tail_bytes = limits.output_tail_bytes
@@ -50,18 +58,21 @@ class Output:
         return [*pieces, line]
 
     def _forward(self, lines: list[bytes]) -> None:
-        if not lines:
-            return
-        who = f"worker {self.uid[:8]}" if self.uid else "worker"
-        text = "".join(f"[{who} pid {self._pid}] {line.decode(errors='replace')}\n" for line in lines)
-        # Whatever it is now: tests and notebooks replace it, and in a process without a terminal it may be None.
-        stream: TextIO | None = getattr(sys, "stderr", None)
-        if stream is None:
-            return
-        try:
-            stream.write(text)
-            stream.flush()
-        except (OSError, ValueError):
-            # Closed, or nobody reads it, or it cannot encode this: no reason to lose the worker, and the place
-            # to complain at is the one that is broken.
-            return
+        if lines:
+            self._to(self.uid, self._pid, lines)
+
+
+def _to_standard_error(uid: str | None, pid: int, lines: Sequence[bytes]) -> None:
+    who = f"worker {uid[:8]}" if uid else "worker"
+    text = "".join(f"[{who} pid {pid}] {line.decode(errors='replace')}\n" for line in lines)
+    # Whatever it is now: tests and notebooks replace it, and in a process without a terminal it may be None.
+    stream: TextIO | None = getattr(sys, "stderr", None)
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError):
+        # Closed, or nobody reads it, or it cannot encode this: no reason to lose the worker, and the place
+        # to complain at is the one that is broken.
+        return

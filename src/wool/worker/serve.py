@@ -25,6 +25,7 @@ from wool.runtime import Runtime, real_runtime, set_runtime
 from wool.whereabouts import note_workers_path
 from wool.worker import forks
 from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
+from wool.worker.logs import MARK, write_events
 from wool.worker.nested import Nested
 from wool.worker.runner import PostedRunner, Runner
 from wool.worker.service import WorkerService
@@ -64,6 +65,8 @@ class WorkerNode:
         self._service: WorkerService | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._drain_until = 0.0
+        self.interrupted: int = 0
+        """Tasks that did not come to an end of their own when the worker was stopped."""
 
     def _crowd(self) -> int:
         return self._runner.crowd()
@@ -115,7 +118,7 @@ class WorkerNode:
     async def _stop(self, drain_seconds: float, draining: Callable[[], None], stopped: Callable[[], None]) -> None:
         assert self._service is not None
         draining()
-        await self._service.drain(drain_seconds)
+        self.interrupted = await self._service.drain(drain_seconds)
         await self._service.close()
         stopped()
 
@@ -127,7 +130,18 @@ class WorkerNode:
 def serve(configure: Configure, channel: ChildChannel) -> int:
     """Run the worker until it has stopped; return the exit status."""
     note_workers_path(sys.path)  # The siblings' is the same, whatever bodies do to this one.
-    _set_up_logging()
+    close_log = _set_up_logging(configure)
+    try:
+        _serve(configure, channel)
+    finally:
+        close_log()
+    # Bodies that ignored their cancellation are left where they stand, in daemon threads too.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _serve(configure: Configure, channel: ChildChannel) -> None:
     faulthandler.enable()
     io = IoThread(on_death=_io_loop_died)
     runtime = real_runtime(limits=configure.limits, io=io)
@@ -149,17 +163,28 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
                 raise
             _log.exception("a routine's background task tried to end the worker")
     main.result()
-    # Bodies that ignored their cancellation are left where they stand, in daemon threads too.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
-def _set_up_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    handler.setLevel(logging.WARNING)
-    logging.getLogger("wool").addHandler(handler)
+def _set_up_logging(configure: Configure) -> Callable[[], None]:
+    """Return what writes the rest of the log."""
+    logger = logging.getLogger("wool")
+    if not configure.log_style:
+        handler: logging.Handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        handler.setLevel(logging.WARNING)
+        logger.addHandler(handler)
+        return lambda: None
+    writer, handler = write_events(
+        sys.stderr.fileno(),
+        style=configure.log_style,
+        common={"worker": configure.uid, "pid": os.getpid()},
+        most=configure.limits.log_lines,
+        mark=MARK,
+    )
+    logger.addHandler(handler)
+    logger.setLevel(configure.log_level.upper())
+    logger.propagate = False  # or a routine that sets up logging of its own would have each line twice
+    return lambda: writer.close(configure.limits.close_seconds)
 
 
 def _io_loop_died(error: BaseException | None) -> None:
@@ -205,7 +230,7 @@ class _Process:
         await self._node.close()
         if life is not None:
             life.close()
-        self._channel.send(Stopped())
+        self._channel.send(Stopped(interrupted=self._node.interrupted))
 
     async def _wait_stopped(self, node: WorkerNode) -> None:
         while not self._stopped.done():
