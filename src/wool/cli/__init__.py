@@ -1,0 +1,1 @@
+"""What is done from the shell: start workers, and look at them."""

@@ -1,0 +1,265 @@
+"""``wool ps``: who is there, and how they are.
+
+It follows a discovery for a while, and asks each worker that comes into view how it is, by a session that ends with
+its handshake. It places no task, and costs a worker no more than a handshake.
+
+Whatever a worker or a discovery says is shown and never believed: what could mean something to a terminal is escaped,
+and who does not answer in time is shown as such.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from wool.cli.settings import Option, Settings, seconds, switch
+from wool.cli.ways import CALLER_FORMS, Way, caller_way
+from wool.connection import Connection
+from wool.discovery.base import DiscoverySubscriberLike, WorkerMetadata
+from wool.errors import RpcError
+from wool.limits import Limits
+from wool.protocol.handshake import Statistics
+from wool.runtime import current_runtime
+from wool.transport.base import Transport
+
+OPTIONS: Sequence[Option] = (
+    Option(name="discovery", convert=caller_way, metavar="HOW", help=f"how workers are found: {CALLER_FORMS}"),
+    Option(name="wait", convert=seconds(), metavar="SECONDS", help="how long to look for workers (default: 0.5 for "
+           "local and static, 3 for lan and dns)"),
+    Option(name="timeout", convert=seconds(least=0.001), default=2.0, metavar="SECONDS", help="how long each worker "
+           "has to answer (default: 2)"),
+    Option(name="json", convert=switch, default=False, switch=True, help="print JSON, a list; with --watch, one a "
+           "line"),
+    Option(name="watch", convert=switch, default=False, switch=True, help="go on, until Ctrl-C"),
+    Option(name="interval", convert=seconds(least=0.1), default=2.0, metavar="SECONDS", help="how often to ask, with "
+           "--watch (default: 2)"),
+)  # fmt: skip
+
+AT_ONCE = 64
+"""Workers that are asked at the same time."""
+
+WAIT_SECONDS = {"local": 0.5, "static": 0.5, "lan": 3.0, "dns": 3.0}
+
+FAILED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One worker, and what it said, or why it did not."""
+
+    metadata: WorkerMetadata
+    statistics: Statistics | None = None
+    asked_at: float = 0.0
+    """When it answered, in seconds since the epoch."""
+    why: str = ""
+    """Why it is not known how it is; empty if it answered."""
+
+    @property
+    def status(self) -> str:
+        """``up``, ``draining`` or ``unreachable``."""
+        if self.why:
+            return "unreachable"
+        return "draining" if self.statistics is not None and self.statistics.draining else "up"
+
+    @property
+    def up_since(self) -> str | None:
+        """When it was started, by this host's clock, in UTC; None if it does not say."""
+        if self.statistics is None:
+            return None
+        # Years beyond what a calendar holds are what a worker can claim, too.
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            since = datetime.fromtimestamp(self.asked_at - self.statistics.up_milliseconds / 1000, UTC)
+            return since.isoformat(timespec="seconds")
+        return None
+
+    def to_json(self) -> dict[str, object]:
+        """Return all that is known."""
+        known, said = self.metadata, self.statistics
+        return {
+            "uid": known.uid or None,
+            "address": known.address,
+            "pid": known.pid or None,
+            "version": known.version or None,
+            "tags": sorted(known.tags),
+            "extra": dict(known.extra),
+            "secure": known.secure,
+            "status": self.status,
+            "why": self.why or None,
+            "in_flight": None if said is None else said.in_flight,
+            "done": None if said is None else said.done,
+            "failed": None if said is None else said.failed,
+            "cancelled": None if said is None else said.cancelled,
+            "up_since": self.up_since,
+        }
+
+    def cells(self) -> list[str]:
+        """Return what stands in the table."""
+        known, said = self.metadata, self.statistics
+        counts = ["-"] * 3 if said is None else [str(said.in_flight), str(said.done), str(said.failed)]
+        return [
+            known.uid[:8] or "-",
+            known.address,
+            ",".join(sorted(known.tags)) or "-",
+            known.version or "-",
+            self.status,
+            *counts,
+            self.up_since or "-",
+        ]
+
+
+HEADINGS = ("UID", "ADDRESS", "TAGS", "VERSION", "STATUS", "IN-FLIGHT", "DONE", "FAILED", "UP SINCE")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as a table, and below it why who did not answer did not."""
+    lines = [list(HEADINGS), *([_harmless(cell) for cell in row.cells()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text += [f"{_harmless(row.metadata.key[:8] or '-')}: {_harmless(row.why)}" for row in rows if row.why]
+    return "\n".join(text) + "\n"
+
+
+def _harmless(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def run(settings: Settings) -> int:
+    """Run the command; return its exit status. Raises `SettingError`."""
+    way: Way | None = settings["discovery"]
+    if way is None:
+        raise settings.error("discovery", f"must be said: {CALLER_FORMS}")
+    try:
+        subscriber = way.open().subscriber
+    except (ValueError, ModuleNotFoundError) as error:
+        raise settings.error("discovery", error) from None
+    wait = settings["wait"]
+    look = Look(
+        subscriber,
+        wait_seconds=WAIT_SECONDS[way.kind] if wait is None else wait,
+        timeout_seconds=settings["timeout"],
+    )
+    show = _show_json if settings["json"] else _show_table
+    if settings["watch"]:
+        show = _each_line if settings["json"] else _show_screen
+    try:
+        asyncio.run(look.run(show, settings["interval"] if settings["watch"] else None))
+    except BrokenPipeError:
+        raise
+    except (OSError, RuntimeError, ExceptionGroup) as error:
+        sys.stderr.write(f"wool ps: error: {_harmless(str(error))}\n")
+        return FAILED
+    return 0
+
+
+def _show_table(rows: Sequence[Row]) -> None:
+    sys.stdout.write(table(rows))
+    sys.stdout.flush()
+
+
+def _show_screen(rows: Sequence[Row]) -> None:
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[2J")
+        lines = table(rows).splitlines()[: max(1, shutil.get_terminal_size().lines - 1)]
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+    else:
+        _show_table(rows)
+
+
+def _show_json(rows: Sequence[Row]) -> None:
+    sys.stdout.write(json.dumps([row.to_json() for row in rows], indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def _each_line(rows: Sequence[Row]) -> None:
+    sys.stdout.write(json.dumps([row.to_json() for row in rows]) + "\n")
+    sys.stdout.flush()
+
+
+class Look:
+    """Follows a discovery, and asks who is in view."""
+
+    def __init__(self, subscriber: DiscoverySubscriberLike, *, wait_seconds: float, timeout_seconds: float) -> None:
+        self._subscriber = subscriber
+        self._wait_seconds = wait_seconds
+        self._runtime = current_runtime()
+        self._limits: Limits = dataclasses.replace(self._runtime.limits, handshake_seconds=timeout_seconds)
+        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._known: dict[str, WorkerMetadata] = {}
+
+    async def run(self, show: Callable[[Sequence[Row]], None], interval_seconds: float | None) -> None:
+        """Show who is there, once or for ever. Raises what the discovery raises."""
+        transport = self._runtime.transport(self._limits)
+        following = asyncio.create_task(self._follow(), name="wool following a discovery")
+        try:
+            await self._pause(following, self._wait_seconds)
+            while True:
+                show(await self._ask_all(transport))
+                if interval_seconds is None:
+                    return
+                await self._pause(following, interval_seconds)
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+            await transport.close()
+
+    @staticmethod
+    async def _pause(following: asyncio.Task[None], duration_seconds: float) -> None:
+        done, _ = await asyncio.wait([following], timeout=duration_seconds)
+        if done:
+            following.result()
+
+    async def _follow(self) -> None:
+        events = self._subscriber.__aiter__()
+        try:
+            async for event in events:
+                if event.type == "worker-dropped":
+                    self._known.pop(event.metadata.key, None)
+                else:
+                    self._known[event.metadata.key] = event.metadata
+        finally:
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _ask_all(self, transport: Transport) -> list[Row]:
+        rows = await asyncio.gather(*(self._ask(transport, metadata) for metadata in list(self._known.values())))
+        return sorted(_once_each(rows), key=lambda row: (row.metadata.address, row.metadata.uid))
+
+    async def _ask(self, transport: Transport, metadata: WorkerMetadata) -> Row:
+        runtime = self._runtime
+        async with self._turn:
+            try:
+                connection = await Connection.open(
+                    transport=transport,
+                    address=metadata.address,
+                    expects=metadata.uid,
+                    secret=runtime.user_key(),
+                    caller=runtime.uid,
+                    pool=b"",
+                    limits=self._limits,
+                    random_bytes=runtime.random_bytes,
+                )
+            except RpcError as error:
+                return Row(metadata=metadata, why=str(error))
+            asked_at = time.time()
+            await connection.decline("it was only asked how it is")
+        if not metadata.uid:
+            metadata = dataclasses.replace(connection.metadata, address=metadata.address)
+        return Row(metadata=metadata, statistics=connection.statistics, asked_at=asked_at)
+
+
+def _once_each(rows: Iterable[Row]) -> list[Row]:
+    """A worker that was found at two of its addresses is one worker."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row.metadata.key, row)
+    return list(found.values())

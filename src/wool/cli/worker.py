@@ -1,0 +1,286 @@
+"""``wool worker``: workers on this host, announced where callers look, until it is told to stop.
+
+It owns what a worker command is made of: what it was told, checked as a whole before anything is started (`Plan`); the
+processes, their output and the log; the signals. How workers are kept alive and ended is `wool.cli.supervisor`'s.
+
+It must never bind an address that others can reach without credentials. They will be options of `OPTIONS` like the
+others, and `Plan.address` is the one place where an address is let pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from wool.cli.settings import Option, Settings, one_of, seconds, text, texts, whole
+from wool.cli.supervisor import GaveUp, Intensity, Publish, Status, Supervisor, headline
+from wool.cli.ways import WORKER_FORMS, Way, worker_way
+from wool.discovery.base import DiscoveryEventType, WorkerMetadata
+from wool.limits import DEFAULT_LIMITS, Limits
+from wool.runtime import Home, Runtime, current_runtime
+from wool.worker.child import WorkerStartError
+from wool.worker.launch import ProcessLauncher, WorkerProcess, WorkerSpec
+from wool.worker.local import loopback_address
+from wool.worker.logs import LEVELS, MARK, STYLES, EventHandler, LineWriter, fields, format_event, time_of, write_events
+
+_log = logging.getLogger("wool.cli")
+
+LAST_LINES = 50
+LAST_LINE_BYTES = 2048
+"""Of what a worker printed last, kept to explain its end."""
+
+MOST_WORKERS = 1024
+
+OPTIONS: Sequence[Option] = (
+    Option(name="discovery", convert=worker_way, metavar="HOW", help=f"how callers find the workers: {WORKER_FORMS}"),
+    Option(name="host", convert=text, metavar="ADDRESS", help="IP address to listen on (default: 127.0.0.1, or with "
+           "local: a Unix socket)"),
+    Option(name="port", convert=whole(0, 65535, "a number from 0 to 65535"), metavar="PORT", help="port to listen on, "
+           "0 for any free one; each further worker takes the next (default: 0, or that of dns:NAME:PORT)"),
+    Option(name="tag", convert=texts, repeated=True, default=(), metavar="TAG", help="tag of the workers, to filter "
+           "by; may be said again"),
+    Option(name="size", convert=whole(1, MOST_WORKERS, f"a number from 1 to {MOST_WORKERS}"), metavar="N", help="how "
+           "many workers (default: one per CPU, or one where a port is given)"),
+    Option(name="drain-timeout", convert=seconds(), default=DEFAULT_LIMITS.drain_seconds, metavar="SECONDS",
+           help="how long tasks may go on when it is told to stop, before they are cancelled (default: 30)"),
+    Option(name="restarts", convert=whole(0, 1_000_000, "a number, 0 or more"), default=5, metavar="N", help="how "
+           "often crashed workers are restarted within --restart-seconds, before it gives up (default: 5)"),
+    Option(name="restart-seconds", convert=seconds(least=0.001), default=60.0, metavar="SECONDS", help="see "
+           "--restarts (default: 60)"),
+    Option(name="log-format", convert=one_of(*STYLES), default="text", metavar="FORMAT", help="of log lines, which go "
+           "to standard error: text (key=value) or json (default: text)"),
+    Option(name="log-level", convert=one_of(*LEVELS), default="info", metavar="LEVEL", help="of log lines: "
+           "debug, info, warning or error (default: info; tasks are told of at info)"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be done; it makes sense as a whole."""
+
+    way: Way
+    host: str | None
+    port: int
+    size: int
+    tags: frozenset[str]
+    drain_seconds: float
+    restarts: int
+    restart_seconds: float
+    log_style: str
+    log_level: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Plan:
+        """Check the settings against each other. Raises `SettingError`."""
+        way: Way | None = settings["discovery"]
+        if way is None:
+            raise settings.error("discovery", f"must be said: {WORKER_FORMS}")
+        host, port = _host_and_port(settings, way)
+        size = _size(settings, way, port)
+        return cls(
+            way=way,
+            host=host,
+            port=port,
+            size=size,
+            tags=frozenset(settings["tag"]),
+            drain_seconds=settings["drain-timeout"],
+            restarts=settings["restarts"],
+            restart_seconds=settings["restart-seconds"],
+            log_style=settings["log-format"],
+            log_level=settings["log-level"],
+        )
+
+    def address(self, place: int) -> str | None:
+        """Return where the worker of a place is to listen; None for a Unix socket."""
+        return loopback_address(self.host, self.port + place if self.port else 0, who="`wool worker`")
+
+    def limits(self, limits: Limits) -> Limits:
+        """Return ``limits`` with what the plan says; a worker that is told to stop by others drains as long."""
+        return dataclasses.replace(limits, drain_seconds=max(self.drain_seconds, 0.001))
+
+
+def _host_and_port(settings: Settings, way: Way) -> tuple[str | None, int]:
+    host: str | None = settings["host"]
+    port: int | None = settings["port"]
+    if way.port is not None:
+        if port not in (None, way.port):
+            raise settings.error("port", f"{port} is not the port at which callers look, {way.port}: leave it out")
+        port = way.port
+    if not way.announces and not port:
+        raise settings.error("port", f"with {way.kind} callers look at a port that is known: say which")
+    if host is None and (port is not None or way.kind != "local"):
+        host = "127.0.0.1"
+    try:
+        loopback_address(host, port or 0, who="`wool worker`")
+    except ValueError as error:
+        raise settings.error("host", error) from None
+    return host, port or 0
+
+
+def _size(settings: Settings, way: Way, port: int) -> int:
+    size: int | None = settings["size"]
+    if size is None:
+        return 1 if port else _cpus()
+    if size > 1 and way.port is not None:
+        raise settings.error("size", f"{size} workers cannot share port {port}: callers look at one port per address")
+    if port and port + size - 1 > 65535:
+        raise settings.error("size", f"{size} workers from port {port} on: there is no port {port + size - 1}")
+    return size
+
+
+def _cpus() -> int:
+    # Those that this process may use, where the system tells, as for a pool.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(settings: Settings) -> int:
+    """Run the command; return its exit status. Raises `SettingError` before anything is started."""
+    plan = Plan.of(settings)
+    _see_working_directory()
+    writer, handler = write_events(sys.stderr.fileno(), style=plan.log_style, common={}, most=DEFAULT_LIMITS.log_lines)
+    _set_up_logging(handler, plan.log_level)
+    try:
+        status = asyncio.run(_Command(plan, writer).run())
+    finally:
+        writer.close(DEFAULT_LIMITS.close_seconds)
+    return status
+
+
+def _see_working_directory() -> None:
+    """Import from here, as ``python -m wool`` does, and unless Python was told not to."""
+    here = os.getcwd()
+    if not sys.flags.safe_path and here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _set_up_logging(handler: EventHandler, level: str) -> None:
+    # The process is ours: what other packages warn of goes the same way.
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("wool").setLevel(level.upper())
+
+
+class _Output:
+    """What workers print, as log lines of the command, and the end of it."""
+
+    def __init__(self, writer: LineWriter, style: str) -> None:
+        self._writer = writer
+        self._style = style
+        self._last: dict[int, deque[bytes]] = {}
+
+    def forward(self, uid: str | None, pid: int, lines: Sequence[bytes]) -> None:
+        """Pass on the lines of one worker. Those that are events are as they should be already."""
+        for line in lines:
+            printed, *events = line.split(MARK)
+            if printed or not events:
+                self._last.setdefault(pid, deque(maxlen=LAST_LINES)).append(printed[:LAST_LINE_BYTES])
+                said = {
+                    "time": time_of(time.time()),
+                    "level": "info",
+                    "event": "output",
+                    "worker": uid,
+                    "pid": pid,
+                    "line": printed.decode(errors="replace"),
+                }
+                self._writer.put(format_event(self._style, said).encode(errors="backslashreplace"))
+            for event in events:
+                self._writer.put(event)
+
+    def last(self, pid: int) -> str:
+        """Return what a worker printed last; asked once, when it has ended."""
+        return b"\n".join(self._last.pop(pid, ())).decode(errors="replace")
+
+
+class _Command:
+    """One run of the command, on the one loop of this process."""
+
+    def __init__(self, plan: Plan, writer: LineWriter) -> None:
+        self._plan = plan
+        self._runtime: Runtime = current_runtime()
+        self._output = _Output(writer, plan.log_style)
+        self._launcher = ProcessLauncher(forward=self._output.forward)
+        self._home: Home | None = None
+
+    async def run(self) -> int:
+        """Serve until told to stop, or until it fails."""
+        try:
+            status = await self._serve()
+        except GaveUp as error:
+            status = self._failed(Status.GAVE_UP, "gave-up", str(error), error.output)
+        except WorkerStartError as error:
+            status = self._failed(Status.FAILED, "failed", headline(error), str(error))
+        except (OSError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
+            status = self._failed(Status.FAILED, "failed", str(error) or type(error).__name__)
+        _log.info("stopped", extra=fields(status=int(status)))
+        return status
+
+    def _failed(self, status: Status, event: str, why: str, output: str = "") -> Status:
+        _log.error(event, extra=fields(why=why, status=int(status), output=output or None))
+        return status
+
+    async def _serve(self) -> Status:
+        plan, loop = self._plan, asyncio.get_running_loop()
+        if plan.address(0) is None:
+            self._home = self._runtime.home()
+        try:
+            async with self._publisher() as publish:
+                supervisor = Supervisor(
+                    size=plan.size,
+                    start=self._start,
+                    publish=publish,
+                    intensity=Intensity(restarts=plan.restarts, seconds=plan.restart_seconds),
+                    drain_seconds=plan.drain_seconds,
+                    clock=loop.time,
+                    last_output=self._output.last,
+                )
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, supervisor.signal, number.name)
+                return await supervisor.run()
+        finally:
+            if self._home is not None:
+                self._home.close()
+
+    @contextlib.asynccontextmanager
+    async def _publisher(self) -> AsyncGenerator[Publish, None]:
+        """Open the discovery, if workers are announced in it; give what announces them."""
+        if not self._plan.way.announces:
+            yield _publish_nothing
+            return
+        discovery = self._plan.way.open()
+        async with contextlib.AsyncExitStack() as stack:
+            if isinstance(discovery, contextlib.AbstractAsyncContextManager):
+                await stack.enter_async_context(discovery)
+            elif isinstance(discovery, contextlib.AbstractContextManager):
+                stack.enter_context(discovery)
+            yield discovery.publisher.publish
+
+    async def _start(self, place: int) -> WorkerProcess:
+        plan, runtime = self._plan, self._runtime
+        uid = runtime.new_uid()
+        address = plan.address(place)
+        if address is None:
+            assert self._home is not None
+            address = self._home.address(uid)
+        return await self._launcher.launch(
+            WorkerSpec(
+                address=address,
+                secret=runtime.user_key(),
+                uid=uid,
+                tags=plan.tags,
+                limits=plan.limits(runtime.limits),
+                log_style=plan.log_style,
+                log_level=plan.log_level,
+            )
+        )
+
+
+async def _publish_nothing(type: DiscoveryEventType, metadata: WorkerMetadata, /) -> None:
+    """Do nothing: callers know the address already."""
