@@ -38,10 +38,9 @@ def not_placed(call: PlacedCall, view: Links, what: str, closing: str | None) ->
 
 def timed_out(call: PlacedCall, view: Links, what: str, closing: str | None) -> DispatchTimeout:
     """Nobody has accepted in time."""
-    return DispatchTimeout(
-        f"no worker of {what} accepted {call.task} within {call.dispatch_timeout} s (dispatch_timeout)",
-        reasons_of(call, view, closing),
-    )
+    reasons = reasons_of(call, view, closing)
+    words = f"no worker of {what} accepted {call.task} within {call.dispatch_timeout} s (dispatch_timeout)"
+    return DispatchTimeout(words if reasons else f"{words}: none was found", reasons)
 
 
 def interrupted(call: PlacedCall, closing: str | None) -> TaskInterrupted:
@@ -70,7 +69,7 @@ def too_large(call: PlacedCall, what: str, size: int, limit: int, executed: str)
 
 def reasons_of(call: PlacedCall, view: Links, closing: str | None) -> dict[str, RpcError]:
     """Return why each worker, by uid or address, does not have the task."""
-    reasons: dict[str, RpcError] = dict(view.gone)
+    reasons: dict[str, RpcError] = {**view.gone, **dict(view.outside.reasons())}
     for link in view.links.values():
         if link.draining:
             reasons[link.uid] = TransientRpcError("the worker is draining")

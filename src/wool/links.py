@@ -1,8 +1,8 @@
 """Who is there, as a proxy knows it: a link per worker that discovery has named.
 
 Why it exists: what discovery says is repeated, late and out of order, may know a uid or an address alone, and is
-a hint in any case. Here it becomes one link per worker, and each link is that of the worker that the handshake
-has shown.
+a hint in any case. Here it becomes one link per worker that the pool takes (see `wool.admission`), and each link is
+that of the worker that the handshake has shown.
 
 What it owns: the links, by the worker's uid (or its address, as long as no uid is known); whom a link is taken
 for; and what is remembered of workers that are gone. It never awaits. It must never decide where a call goes:
@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from wool.admission import Outside, Terms
 from wool.balancer import WorkerStatus
 from wool.connection import Connection
 from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
@@ -49,11 +50,13 @@ class Links:
         owner: LinksOwner,
         connect: Callable[[WorkerMetadata], Awaitable[Connection]],
         limits: Limits,
+        terms: Terms,
         observer: Observer | None = None,
     ) -> None:
         self._owner = owner
         self._connect = connect
         self._limits = limits
+        self._terms = terms
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._candidates: list[WorkerStatus] | None = None
@@ -62,6 +65,8 @@ class Links:
         """By `WorkerMetadata.key`, in the order in which discovery named them."""
         self.addresses: dict[str, Link] = {}
         """Links to workers that discovery knows by their address alone; they are among the others too."""
+        self.outside: Outside = Outside(terms)
+        """The workers that discovery names and that are not in view."""
         self.gone: dict[str, RpcError] = {}
         """Why workers are in view no more, the last of them last."""
 
@@ -102,8 +107,14 @@ class Links:
             return
         link = self.links.get(metadata.uid)
         if event.type == "worker-dropped":
+            self.outside.forget(metadata.uid)
             if link is not None:
                 self._drop(link, TransientRpcError(f"worker {metadata.uid[:8]} was withdrawn from discovery"))
+            return
+        if (unwanted := self._terms.refusal(metadata)) is not None:
+            self.outside.refuse(metadata.uid, unwanted)
+            if link is not None:
+                self._drop(link, unwanted)
             return
         if link is not None and not link.dropped and link.state is not LinkState.REFUSED:
             if link.status.metadata.address == metadata.address:
@@ -112,6 +123,9 @@ class Links:
                 link.status.metadata = metadata
                 return
             moved = link
+        elif self._takes_a_place(metadata.uid):
+            self._queue(metadata, link)
+            return
         else:
             moved = None
         if not self._closed:
@@ -124,6 +138,7 @@ class Links:
         if moved is not None:
             # After the new one is in view: what waits moves with the worker.
             self._drop(moved, TransientRpcError(f"worker {metadata.uid[:8]} has moved to {metadata.address}"))
+        self.outside.forget(metadata.uid)
         self.gone.pop(metadata.uid, None)
         self.changed()
 
@@ -131,12 +146,17 @@ class Links:
         address = event.metadata.address
         link = self.addresses.get(address)
         if event.type == "worker-dropped":
+            self.outside.forget(address)
             if link is not None:
                 del self.addresses[address]
                 self._drop(link, TransientRpcError(f"{address} was withdrawn from discovery"))
         elif link is None and not self._closed:
-            self._look_at(event.metadata, event.wanted)
-            self.changed()
+            if self._takes_a_place(address):
+                self.outside.wait(event.metadata, event.wanted)
+                self.make_way()
+            else:
+                self._look_at(event.metadata, event.wanted)
+                self.changed()
 
     def _look_at(self, place: WorkerMetadata, wanted: WorkerFilter | None) -> None:
         """Take a worker into view of which only the address is known."""
@@ -158,6 +178,7 @@ class Links:
 
     def departed(self, uid: str, reason: RpcError) -> None:
         """Somebody who knows says that the worker has ended, and why."""
+        self.outside.forget(uid)
         link = self.links.get(uid)
         if link is not None:
             self._drop(link, reason)
@@ -173,14 +194,85 @@ class Links:
         if link.place is not None and self.addresses.get(link.place.address) is link and not self._closed:
             self._look_at(link.place, link.wanted)  # the address is still announced
         self.ask_others(link.uid)
+        made_way = self._fill()
         self._remember(link.uid, reason)
         self.changed()
-        self._owner.left(link)
+        for each in (link, *made_way):
+            self._owner.left(each)
 
     def _remember(self, uid: str, reason: RpcError) -> None:
         self.gone[uid] = reason
         while len(self.gone) > _MOST_GONE:
             del self.gone[next(iter(self.gone))]
+
+    # ---- a lease ----
+
+    def make_way(self) -> None:
+        """A worker may have lost its place, or another may want one: see who has it now."""
+        self._candidates = None
+        waiting = len(self.outside)
+        made_way = self._fill()
+        if made_way or len(self.outside) != waiting:
+            self.changed()
+            for link in made_way:
+                self._owner.left(link)
+
+    def _takes_a_place(self, key: str) -> bool:
+        return self._terms.lease is not None and key not in self._terms.own
+
+    def _queue(self, metadata: WorkerMetadata, refused: Link | None) -> None:
+        """Let a worker wait for its place, which it may get at once. It is out of view if it had refused for good."""
+        if self._closed:
+            return
+        self.outside.wait(metadata)
+        if refused is None:
+            self.make_way()
+        else:
+            assert refused.reason is not None
+            self._drop(refused, refused.reason)
+            self.gone.pop(metadata.uid, None)
+
+    def _holders(self) -> list[Link]:
+        """Return the links that have a place: not those of the pool's own workers, nor of who has refused for good."""
+        own = self._terms.own
+        return [link for link in self.links.values() if link.uid not in own and link.state is not LinkState.REFUSED]
+
+    def _fill(self) -> list[Link]:
+        """Give places to those who wait as long as there are any; return the links that have lost theirs by it."""
+        lease, outside, made_way = self._terms.lease, self.outside, list[Link]()
+        while lease is not None and outside and not self._closed:
+            holders = self._holders()
+            if len(holders) >= lease:
+                yielding = next(filter(self._yields, holders), None) if outside.fresh else None
+                if yielding is None:
+                    break
+                self._send_outside(yielding)
+                made_way.append(yielding)
+            candidate = outside.next()
+            self.gone.pop(candidate.metadata.key, None)
+            if not candidate.metadata.uid:
+                self._look_at(candidate.metadata, candidate.wanted)
+                continue
+            self.links[candidate.metadata.uid] = self._new_link(candidate.metadata)
+            if self._observer is not None:
+                self._observer.viewed("worker-added", candidate.metadata)
+        return made_way
+
+    def _yields(self, link: Link) -> bool:
+        """Whether the worker makes way for one that waits: it drains, or its probe has become as slow as it gets."""
+        unreachable = link.status.suspect and link.connection is None
+        return link.draining or (unreachable and link.backoff >= self._limits.reconnect_most_seconds)
+
+    def _send_outside(self, link: Link) -> None:
+        del self.links[link.uid]
+        if self._observer is not None:
+            self._observer.viewed("worker-dropped", link.status.metadata)
+        link.dropped = True
+        if link.place is not None:
+            del self.addresses[link.place.address]
+        why = TransientRpcError("the worker is draining") if link.draining else link.reason
+        self.outside.wait(link.place or link.status.metadata, link.wanted, why)
+        self.ask_others(link.uid)
 
     def discovery_ended(self, error: BaseException | None) -> None:
         """Discovery will say no more; what is known stays in use."""
@@ -199,7 +291,8 @@ class Links:
             if link.wanted is not None and not link.wanted(metadata):
                 why: RpcError | None = RpcError(f"worker {uid[:8]} at {place.address} is not one that the filter wants")
             else:
-                why = self._same_elsewhere(link, metadata)
+                why = self._terms.refusal(metadata) or self._no_place_for(link, uid)
+                why = why or self._same_elsewhere(link, metadata)
         except BaseException as error:  # the user's code, as a balancer is
             why = RpcError(f"the filter failed on worker {uid[:8]} at {place.address}: {error!r}")
             why.__cause__ = error
@@ -208,6 +301,13 @@ class Links:
         elif link.uid != place.key:
             self._rename(link, place)
         return why
+
+    def _no_place_for(self, link: Link, uid: str) -> RpcError | None:
+        """Whether others have all places: they were given away while it was refused, which it is no more."""
+        lease = self._terms.lease
+        if lease is None or uid in self._terms.own or len([one for one in self._holders() if one is not link]) < lease:
+            return None
+        return RpcError(f"worker {uid[:8]} comes too late: others have the {lease} places of the lease")
 
     def _same_elsewhere(self, link: Link, metadata: WorkerMetadata) -> RpcError | None:
         other = self.links.get(metadata.uid)

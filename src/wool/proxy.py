@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from wool import endings
+from wool.admission import EVERYBODY, Terms
 from wool.balancer import LoadBalancerLike, WorkerStatus
 from wool.call import Answer, PlacedCall
 from wool.connection import Connection
@@ -54,6 +55,7 @@ class Proxy:
         limits: Limits,
         random_bytes: Callable[[int], bytes],
         what: str,
+        terms: Terms = EVERYBODY,
         observer: Observer | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -66,7 +68,7 @@ class Proxy:
         self._limits = limits
         self._random_bytes = random_bytes
         self._what = what
-        self._view = Links(owner=self, connect=self._connect, limits=limits, observer=observer)
+        self._view = Links(owner=self, connect=self._connect, limits=limits, terms=terms, observer=observer)
         self._links: Mapping[str, Link] = self._view.links
         self._by_connection: dict[Connection, Link] = {}
         self._unplaced: dict[PlacedCall, None] = {}
@@ -409,9 +411,9 @@ class Proxy:
     def unreachable(self, link: Link, reason: RpcError) -> None:
         """The session could not be opened."""
         _log.info("worker %s: %s", link.uid[:8], reason)
-        self._view.recount()
         for call in link.waiting:
             call.note_tried(link.uid, reason)
+        self._view.make_way()
         self._rebind_waiting(link)
 
     def slow_to_connect(self, link: Link) -> None:
@@ -486,7 +488,7 @@ class Proxy:
         link = self._by_connection.get(connection)
         if link is not None and not link.draining:
             link.draining = True
-            self._view.recount()
+            self._view.make_way()
             self._rebind_waiting(link)
 
     def lost(self, connection: Connection, reason: RpcError) -> None:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from types import FunctionType
 from typing import Any
 
+from wool.admission import EVERYBODY, Terms
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
 from wool.call import Answer, Call
 from wool.connection import Connection
@@ -142,8 +143,8 @@ class Worker:
         return list(self.service._sessions)
 
 
-def metadata_of(uid: str, address: str) -> WorkerMetadata:
-    return WorkerMetadata(uid=uid, address=address, pid=1, version="1", tags=frozenset(), extra={})
+def metadata_of(uid: str, address: str, *tags: str) -> WorkerMetadata:
+    return WorkerMetadata(uid=uid, address=address, pid=1, version="1", tags=frozenset(tags), extra={})
 
 
 class Cluster:
@@ -168,6 +169,7 @@ class Cluster:
         limits: Limits | None = None,
         secret: bytes = SECRET,
         transport: Any = None,
+        terms: Terms = EVERYBODY,
     ) -> Proxy:
         limits = limits or self.limits
         proxy = Proxy(
@@ -179,6 +181,7 @@ class Cluster:
             limits=limits,
             random_bytes=self._random.randbytes,
             what="the cluster",
+            terms=terms,
         )
         self.proxies.append(proxy)
         return proxy
@@ -288,11 +291,11 @@ def value_of(answer: Answer) -> Any:
 
 @asynccontextmanager
 async def cluster(
-    *uids: str, limits: Limits = QUICK, balancer: LoadBalancerLike | None = None
+    *uids: str, limits: Limits = QUICK, balancer: LoadBalancerLike | None = None, terms: Terms = EVERYBODY
 ) -> AsyncIterator[Cluster]:
     """A cluster of announced workers; closed, and found empty, at the end."""
     made = Cluster(limits)
-    made.proxy = made.open_proxy(balancer=balancer)
+    made.proxy = made.open_proxy(balancer=balancer, terms=terms)
     try:
         for uid in uids:
             await made.add(uid)

@@ -74,8 +74,8 @@ MUTANTS = (
             ),
             Edit(
                 module=PROXY,
-                old="            call.note_tried(link.uid, reason)\n        self._rebind_waiting(link)\n",
-                new="            call.note_tried(link.uid, reason)\n"
+                old="        self._view.make_way()\n        self._rebind_waiting(link)\n",
+                new="        self._view.make_way()\n"
                 "        self._rebind_waiting(link)\n"
                 "        for other in list(self._links.values()):\n"
                 "            self._drain_waiting(other)\n",
@@ -143,10 +143,10 @@ MUTANTS = (
         edits=(
             Edit(
                 module=LINKS,
-                old='        if event.type == "worker-dropped":\n'
+                old="            self.outside.forget(metadata.uid)\n"
                 "            if link is not None:\n"
                 "                self._drop(link, ",
-                new='        if event.type == "worker-dropped":\n'
+                new="            self.outside.forget(metadata.uid)\n"
                 "            if link is not None and self._closed:\n"
                 "                self._drop(link, ",
             ),
