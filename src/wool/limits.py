@@ -76,10 +76,12 @@ class Limits:
     # gRPC keepalive: section 4 of the design. The receiving side must tolerate the sending side.
     unix_keepalive_seconds: float = 2.0
     unix_ping_timeout_seconds: float = 3.0
+    unix_silence_seconds: float = 0.5
+    """After the pulse of a stream has stopped: nothing arrived for so long, and the peer is gone."""
     tcp_keepalive_seconds: float = 10.0
     tcp_ping_timeout_seconds: float = 20.0
     unix_lookahead_bytes: int = 192 * KIB
-    """HTTP/2 window on a Unix socket: at 256 KiB a ping is never written while bulk data waits."""
+    """HTTP/2 window on a Unix socket: mostly leaves room for a ping; where it does not, the pulse tells."""
 
     # Processes.
     worker_start_seconds: float = 60.0

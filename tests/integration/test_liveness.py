@@ -8,19 +8,22 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import wool
-from support import bystander
+from support import bystander, sink
 from support.faults import Journal, frozen, is_suspect, until, workers
 from support.relay import Relay
 from support.traced import download, hold_the_gil, run, run_until, upload
 from wool.discovery.base import WorkerMetadata
+from wool.transport.base import Stream, StreamLost
+from wool.transport.grpc import GrpcTransport
 
 HOSTS = {"unix": None, "tcp": "127.0.0.1"}
 LOST_SECONDS = {"unix": 6.0, "tcp": 31.0}
@@ -125,6 +128,57 @@ async def test_a_frozen_worker_is_lost_in_time(transport: str, journal: Journal)
             download=lost_in_mid_download(down, journal),
         )
         assert_in_time(seconds, transport)
+
+
+@contextlib.contextmanager
+def peer(role: str, address: str) -> Iterator[int]:
+    """Run a process that reads from a stream, which it accepts or opens."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "support.sink", role, address],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+async def seconds_to_lose(stream: Stream, pid: int) -> float:
+    """Freeze a process and write to it until it is lost."""
+
+    async def write_for_ever() -> None:
+        while True:
+            await stream.write(bytes(64 * 1024))
+
+    reading, writing = asyncio.create_task(stream.read()), asyncio.create_task(write_for_ever())
+    with frozen(pid):
+        began = time.monotonic()
+        for task in (writing, reading):
+            with pytest.raises(StreamLost):
+                await task
+        seconds = time.monotonic() - began
+    await stream.close()
+    return seconds
+
+
+@pytest.mark.parametrize("role", ["accepts", "connects"])
+async def test_a_peer_that_freezes_behind_a_full_unix_socket_is_lost_in_time(role: str) -> None:
+    transport = GrpcTransport(sink.LIMITS)
+    with tempfile.TemporaryDirectory() as directory, peer(role, address := f"unix:{directory}/s") as pid:
+        if role == "accepts":
+            await until(Path(directory, "s").exists, 30, "the peer to listen")
+            assert_in_time({role: await seconds_to_lose(await transport.connect(address), pid)}, "unix")
+        else:
+            measured: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+            async def serve(stream: Stream) -> None:
+                measured.set_result(await seconds_to_lose(stream, pid))
+
+            listener = await transport.listen(address, serve)
+            assert_in_time({role: await measured}, "unix")
+            await listener.close()
+    await transport.close()
 
 
 # ---- a frozen caller, seen from its worker -----------------------------------------------------------

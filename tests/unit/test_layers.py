@@ -64,6 +64,8 @@ LAYERS = (
             "transport.grpc",
             "transport.grpc_environment",
             "transport.grpc_options",
+            "transport.grpc_pulse",
+            "transport.grpc_streams",
             "transport.memory",
             "transport.serving",
         },
@@ -175,7 +177,7 @@ LEVEL = {module: level for level, (_, modules) in enumerate(LAYERS) for module i
 
 EXTRAS = {"dns": "discovery.dns", "ifaddr": "discovery.mdns", "zeroconf": "discovery.mdns"}
 """What comes with an extra, and the only module that may know it."""
-GRPC = {"transport.grpc", "transport.grpc_options"}
+GRPC = {"transport.grpc", "transport.grpc_options", "transport.grpc_pulse", "transport.grpc_streams"}
 """The only modules that may know gRPC."""
 PURE = {module for module in LEVEL if module.startswith("protocol.")} | {
     "discovery.lookups",

@@ -137,7 +137,7 @@ def _both_ends(kind: Literal["unix", "tcp"], limits: Limits) -> Options:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _milliseconds(keepalive / 2)),
     ]
     if kind == "unix":
-        # With a larger window the keepalive ping is never written while bulk data waits.
+        # A larger window leaves no room for the keepalive ping while bulk data waits; see grpc_pulse.
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", limits.unix_lookahead_bytes)]
     return options
 

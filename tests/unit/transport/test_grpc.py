@@ -155,6 +155,8 @@ async def serve_grpc(path: Path, session: Callable[[grpc.aio.ServicerContext], A
         async def Session(self, _: object, context: grpc.aio.ServicerContext) -> None:
             await session(context)
 
+        Pulse = Session
+
     server = grpc.aio.server()
     add_servicer_to_server(Servicer(), server)  # type: ignore[arg-type]
     server.add_insecure_port(f"unix:{path}")

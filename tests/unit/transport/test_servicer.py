@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -74,7 +75,7 @@ async def handler() -> Handler:
 
 @pytest.fixture
 def grpc_servicer(handler: Handler) -> SessionServicer:
-    return SessionServicer(handler, Limits(close_seconds=0.3))
+    return SessionServicer(handler, Limits(close_seconds=0.3, handshake_seconds=0.2, unix_silence_seconds=0.2))
 
 
 @pytest.fixture
@@ -83,10 +84,16 @@ async def channel(grpc_aio_channel: ChannelFactory) -> AsyncIterator[grpc.aio.Ch
         yield channel
 
 
-def session(channel: grpc.aio.Channel) -> Call:
+def session(channel: grpc.aio.Channel, name: str | None = None) -> Call:
     method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
     method = channel.stream_stream("/wool.protocol.Worker/Session")
-    return method()
+    return method(metadata=None if name is None else (("wool-stream", name),))
+
+
+def pulse(channel: grpc.aio.Channel, name: str) -> Call:
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+    method = channel.stream_stream("/wool.protocol.Worker/Pulse")
+    return method(metadata=(("wool-stream", name),))
 
 
 async def test_an_accepted_call_is_told_so_before_a_message_is_written(channel: grpc.aio.Channel) -> None:
@@ -193,6 +200,61 @@ async def test_closing_ends_every_call_and_refuses_new_ones(
         assert (await call.code(), await call.details()) == (grpc.StatusCode.ABORTED, "enough")
     late = session(channel)
     assert await late.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_pulse_ends_with_its_stream(channel: grpc.aio.Channel) -> None:
+    beat = pulse(channel, "a")
+    assert (await beat.initial_metadata()).get("wool-session") == "open"
+    call = session(channel, "a")
+    await call.write(b"return")
+    assert await call.code() == grpc.StatusCode.OK
+    assert await beat.code() == grpc.StatusCode.OK
+
+
+async def test_a_stream_whose_pulse_breaks_is_lost_if_nothing_arrives(
+    channel: grpc.aio.Channel, handler: Handler
+) -> None:
+    beat = pulse(channel, "a")
+    await beat.initial_metadata()
+    call = session(channel, "a")
+    await call.write(b"hello")
+    assert await call.read() == b"hello"
+    beat.cancel()
+    await handler.ended.wait()
+    assert handler.ends == ["the other end gives no sign of life"]
+    assert await call.code() == grpc.StatusCode.ABORTED
+
+
+async def test_a_stream_whose_pulse_breaks_is_read_as_long_as_something_arrives(channel: grpc.aio.Channel) -> None:
+    beat = pulse(channel, "a")
+    await beat.initial_metadata()
+    call = session(channel, "a")
+    await call.write(b"hello")
+    assert await call.read() == b"hello"
+    beat.cancel()
+    until = time.monotonic() + 0.6  # three times the silence that would end it
+    while time.monotonic() < until:
+        await call.write(b"still here")
+        assert await call.read() == b"still here"
+        await asyncio.sleep(0.01)
+    await call.write(b"return")
+    assert await call.code() == grpc.StatusCode.OK
+
+
+async def test_a_pulse_without_a_stream_is_ended_in_time(channel: grpc.aio.Channel) -> None:
+    assert await pulse(channel, "a").code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["nameless", "taken"])
+async def test_a_pulse_needs_a_name_of_its_own(channel: grpc.aio.Channel, taken: bool) -> None:
+    first = pulse(channel, "a")
+    await first.initial_metadata()
+    assert await pulse(channel, "a" if taken else "").code() == grpc.StatusCode.INVALID_ARGUMENT
+    call = session(channel, "a")
+    await call.write(b"unharmed")
+    assert await call.read() == b"unharmed"
+    await call.done_writing()
+    assert await first.code() == grpc.StatusCode.OK
 
 
 async def test_another_method_is_not_implemented(channel: grpc.aio.Channel) -> None:
