@@ -45,7 +45,12 @@ PLAIN = Configure(sys_path=(), python_path=None, address="127.0.0.1:0", secret=N
 METADATA = WorkerMetadata(uid="u", address="unix:/x", pid=1, version="1", tags=frozenset({"t"}), extra={"k": "v"})
 
 OWNER_SAYS = [CONFIGURE, PLAIN, Stop(drain_seconds=0.0), Stop(drain_seconds=30)]
-WORKER_SAYS = [Ready(metadata=METADATA), Failed(text="Traceback\n  ...\nboom \u26a0"), Draining(), Stopped()]
+WORKER_SAYS = [
+    Ready(metadata=METADATA),
+    Failed(text="Traceback\n  ...\nboom \u26a0"),
+    Draining(),
+    Stopped(interrupted=3),
+]
 
 
 @pytest.mark.parametrize("message", OWNER_SAYS, ids=repr)
@@ -115,6 +120,12 @@ def change(message: Any, **fields: object) -> bytes:
         b'{"type":"st\xc3\xb6p"}',
         b"[" * 200_000,
         b'{"a":' * 50_000,
+        b'{"type":"stopped"}',
+        b'{"type":"stopped","interrupted":-1}',
+        b'{"type":"stopped","interrupted":true}',
+        b'{"type":"stopped","interrupted":1.0}',
+        change(CONFIGURE, log_style="xml"),
+        change(CONFIGURE, log_level="loud"),
         change(CONFIGURE, sys_path=[1]),
         change(CONFIGURE, sys_path="x"),
         change(CONFIGURE, python_path=3),
