@@ -30,13 +30,12 @@ class Facts:
 
     def _collect(self) -> None:
         words, story = self.words, self.story
-        for event in story.history:
-            words.add((event[2], ""))
-            detail = event[5]
+        for kind, detail in {(event[2], event[5]) for event in story.history.events}:
+            words.add((kind, ""))
             if detail:
-                words.add((event[2], str(detail[0][1])))
-                if len(detail) > 1 and event[2] in ("wire.said", "wire.heard"):
-                    words.add((f"{event[2]} {detail[0][1]}", str(detail[1][1])))
+                words.add((kind, str(detail[0][1])))
+                if len(detail) > 1 and kind in ("wire.said", "wire.heard"):
+                    words.add((f"{kind} {detail[0][1]}", str(detail[1][1])))
         for task in story.tasks.values():
             if task.ended:
                 form = str(value_of(task.made[0], "form")) if task.made else ""
@@ -68,11 +67,8 @@ def _before(earlier: Iterable[At], later: Iterable[At]) -> bool:
 def _lost_after(story: Story, task: TaskStory, frame: str, *, unless: str) -> bool:
     """The session of an attempt was lost after ``frame`` was heard, and before ``unless`` was."""
     for item in task.frames(frame, heard=True):
-        attempt, session = item.event.attempt, item.event.session
-        lost = min(
-            (at.index for (_, name), at in story.sessions_lost.items() if name == session and at.at < story.ends),
-            default=None,
-        )
+        attempt = item.event.attempt
+        lost = story.lost_early.get(item.event.session)
         answers = (other for other in task.frames(unless, heard=True) if other.event.attempt == attempt)
         if lost is not None and lost > item.index and not any(other.index < lost for other in answers):
             return True

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from wool.limits import KIB
-from wool.sim.invariants.story import At, Story, TaskStory, Violation, value_of, worker_of
+from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of
 
 SAME_INSTANT_SECONDS = 0.0005
 """Steps of a loop take a microsecond each; an offer follows its binding in the same step."""
@@ -15,29 +15,18 @@ ANNOUNCED_SECONDS = 0.1
 """A large offer is announced, and refused or not, before its last chunk comes."""
 
 
-def view_before(story: Story, node: str, index: int) -> set[str]:
-    """Return the workers that a node knew of before the event at ``index``."""
-    view: set[str] = set()
-    for item in story.views.get(node, []):
-        if item.index >= index:
-            break
-        worker = str(value_of(item, "worker"))
-        if item.event.kind == "view.dropped":
-            view.discard(worker)
-        else:
-            view.add(worker)
-    return view
-
-
 def candidates_are_in_view(story: Story) -> Iterator[Violation]:
     """B: bind(τ, w, C) at n ⇒ w ∈ C, and every one of C is in n's view then."""
     for label, task in story.tasks.items():
         for bound in task.bound:
             worker, candidates = value_of(bound, "worker"), value_of(bound, "candidates", ())
-            strangers = [name for name in candidates if name not in view_before(story, bound.node, bound.index)]
+            view = story.view_before(bound.node, bound.index)
+            strangers = [name for name in candidates if name not in view]
             # A definition that the worker has forgotten is sent again, without a choice.
-            again = any(item.index < bound.index for item in task.frames("reject", heard=True))
-            if strangers or (worker not in candidates and not again):
+            if strangers or (
+                worker not in candidates
+                and not any(item.index < bound.index for item in task.frames("reject", heard=True))
+            ):
                 yield Violation(
                     invariant="B",
                     task=label,
@@ -154,34 +143,34 @@ class _Unstarted:
     def __init__(self, story: Story) -> None:
         self._story = story
         self._changes: dict[str, list[tuple[int, int]]] = {}
+        self._added: dict[tuple[str, str], list[int]] = {}
+        for item in story.of("view.added"):
+            self._added.setdefault((item.node, str(value_of(item, "worker"))), []).append(item.index)
         for task in story.tasks.values():
             settled: set[str] = set()
-            for item in sorted((*task.said, *task.heard), key=lambda item: item.index):
-                attempt, frame = item.event.attempt, value_of(item, "frame")
-                if item.node != attempt.partition(">")[0]:
+            frames = [
+                (item.index, frame, item.event)
+                for frame in ("offer", "start", "withdraw", "reject")
+                for item in (*task.frames(frame), *task.frames(frame, heard=True))
+            ]
+            for index, frame, event in sorted(frames):
+                attempt = event.attempt
+                if event.node != caller_of(attempt):
                     continue
                 if frame == "offer":
-                    self._changes.setdefault(item.event.session, []).append((item.index, 1))
-                elif frame in ("start", "withdraw", "reject") and attempt not in settled:
+                    self._changes.setdefault(event.session, []).append((index, 1))
+                elif attempt not in settled:
                     settled.add(attempt)
-                    self._changes.setdefault(item.event.session, []).append((item.index, -1))
+                    self._changes.setdefault(event.session, []).append((index, -1))
 
     def session(self, bound: At, worker: str) -> str | None:
         """Return the session of ``bound``'s node with a worker that was open then, if there was one.
 
         One that is older than the worker's place in the view belongs to a place that it had before.
         """
-        added = max(
-            (
-                item.index
-                for item in self._story.views.get(bound.node, [])
-                if item.event.kind == "view.added" and item.index < bound.index and value_of(item, "worker") == worker
-            ),
-            default=0,
-        )
-        for (node, session), opened in self._story.sessions_opened.items():
-            if node != bound.node or not session.startswith(f"{node}>") or worker_of(session) != worker:
-                continue
+        node = bound.node
+        added = max((index for index in self._added.get((node, worker), ()) if index < bound.index), default=0)
+        for session, opened in self._story.sessions_between.get((node, worker), ()):
             lost = self._story.sessions_lost.get((node, session))
             if added < opened.index < bound.index and (lost is None or lost.at > bound.at + SAME_INSTANT_SECONDS):
                 return session
@@ -219,8 +208,8 @@ def nobody_is_evicted_for_good(story: Story) -> Iterator[Violation]:
             probes.setdefault(task.bound[0].node, []).append(task.bound[0])
     for node, items in probes.items():
         first, last = min(item.index for item in items), max(item.index for item in items)
-        known = sorted(name for name in view_before(story, node, first) if not story.died(name, last))
-        if len(items) < len(known) or view_before(story, node, last) != view_before(story, node, first):
+        known = sorted(name for name in story.view_before(node, first) if not story.died(name, last))
+        if len(items) < len(known) or story.view_before(node, last) != story.view_before(node, first):
             continue
         bound = {value_of(item, "worker") for item in items}
         for worker in known:
@@ -245,14 +234,16 @@ def draining_takes_nothing(story: Story) -> Iterator[Violation]:
     for label, task in story.tasks.items():
         for accept in task.frames("accept"):
             since = draining.get((accept.node, accept.event.session))
+            if since is None:
+                continue
             heard = next(
                 (item for item in task.frames("offer", heard=True) if item.event.attempt == accept.event.attempt), None
             )
             # What it had begun to receive before is taken: only whole offers are written down as heard.
-            call = story.plan.call(label)
+            call = story.top(label)
             whole = story.plan.knobs.inline_bytes >= KIB and not (call is not None and call.size)
             margin = 0.0 if whole else ANNOUNCED_SECONDS
-            if since is not None and heard is not None and heard.at > since.at + margin:
+            if heard is not None and heard.at > since.at + margin:
                 yield Violation(
                     invariant="B",
                     task=label,

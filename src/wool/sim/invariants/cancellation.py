@@ -106,7 +106,7 @@ def orphans_are_ended(story: Story) -> Iterator[Violation]:
             if start is None or caller_of(start.event.attempt) == began.node:
                 continue
             lost = story.sessions_lost.get((began.node, start.event.session))
-            if lost is None:
+            if lost is None or any(item.node == began.node and item.index < lost.index for item in task.body_ended):
                 continue
             levels = 1 + max(other.label.count(".") for other in story.family(label)) - label.count(".")
             until = max(lost.at, began.at) + SLACK_SECONDS + (levels - 1) * (grace + SLACK_SECONDS)
@@ -115,8 +115,6 @@ def orphans_are_ended(story: Story) -> Iterator[Violation]:
                 continue
             marks = (*task.body_cancelled, *task.body_ended, *task.resumed)
             if any(item.node == began.node and lost.index < item.index and item.at <= until for item in marks):
-                continue
-            if any(item.node == began.node and item.index < lost.index for item in task.body_ended):
                 continue
             if any(item.index < lost.index for item in task.body_cancelled):
                 # It has swallowed one already, and may swallow this.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wool.sim.invariants.balancing import view_before
 from wool.sim.invariants.story import At, Story, Violation, value_of, worker_of
 
 DISTORTING = ("view-duplicate", "view-reorder", "view-lose", "ghost", "flap", "premature-drop", "split-view")
@@ -49,7 +48,7 @@ def view_becomes_truth(story: Story) -> Iterator[Violation]:
         quiet = closing.at - max(since, story.healed.at, opened) - story.disturbance(node)
         if quiet < wait or story.died(node, closing.index):
             continue
-        view = view_before(story, node, closing.index)
+        view = set(story.view_before(node, closing.index))
         if view != truth:
             missing, wrong = sorted(truth - view), sorted(view - truth)
             words = [f"does not know of {', '.join(missing)}"] if missing else []

@@ -90,12 +90,10 @@ def _undisturbed(story: Story, task: TaskStory) -> int:
     # A cancellation that the body has not made itself: drain, a lost session, a caller that has gone.
     for item in task.body_cancelled:
         until = min(until, item.index)
-    prefix = task.label + "."
-    for other, member in story.tasks.items():
-        if other.startswith(prefix) and other.count(".") == prefix.count("."):
-            for item in member.ended:
-                if value_of(item, "outcome") not in PLAIN:
-                    until = min(until, item.index)
+    for member in story.children(task.label):
+        for item in member.ended:
+            if value_of(item, "outcome") not in PLAIN:
+                until = min(until, item.index)
     # A worker that stops closes what stands at a yield.
     for began in task.began:
         node = story.nodes.get(began.node)

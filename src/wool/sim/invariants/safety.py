@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wool.sim.invariants.story import At, Story, Violation, caller_of, value_of, worker_of
+from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of, worker_of
 
 TASK_FRAMES = frozenset({"offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result"})
 HANDSHAKE_MESSAGES = 2
@@ -230,9 +230,7 @@ def nothing_before_the_handshake(story: Story) -> Iterator[Violation]:
                 events=(item.index,),
             )
     for label, task in story.tasks.items():
-        for item in (*task.said, *task.heard):
-            if value_of(item, "frame") not in TASK_FRAMES:
-                continue
+        for item in _firsts(task):
             at = opened.get((item.node, item.event.session))
             if at is None or at.index > item.index:
                 yield Violation(
@@ -243,6 +241,18 @@ def nothing_before_the_handshake(story: Story) -> Iterator[Violation]:
                     events=(item.index,),
                 )
                 break
+
+
+def _firsts(task: TaskStory) -> Iterator[At]:
+    """Yield what each end of each attempt said first, and heard first: what comes later is later."""
+    for items in (task.said, task.heard):
+        seen: set[tuple[str, str]] = set()
+        for item in items:
+            event = item.event
+            key = (event.node, event.attempt)
+            if key not in seen and value_of(item, "frame") in TASK_FRAMES:
+                seen.add(key)
+                yield item
 
 
 def nobody_breaks_the_protocol(story: Story) -> Iterator[Violation]:
@@ -263,10 +273,9 @@ def attempts_are_their_callers(story: Story) -> Iterator[Violation]:
     for label, task in story.tasks.items():
         if not task.made:
             continue
-        for item in task.said:
-            if value_of(item, "frame") in ("offer", "start") and (
-                item.node != task.caller or caller_of(item.event.attempt) != task.caller
-            ):
+        caller = task.caller
+        for item in sorted((*task.frames("offer"), *task.frames("start")), key=_place):
+            if item.node != caller or caller_of(item.event.attempt) != caller:
                 yield Violation(
                     invariant="S3",
                     task=label,

@@ -7,13 +7,14 @@ an invariant about time asks it, so that a stall of the plan's own is never take
 from __future__ import annotations
 
 import functools
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from wool.sim.history import Event, History
 from wool.sim.oracle import Expected, expected
-from wool.sim.plan import Ask, Body, Fault, Plan, Step, labelled, walk
+from wool.sim.plan import Ask, Body, Call, Fault, Plan, Step, labelled, top_of, walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,7 @@ class NodeStory:
 
 
 _NONE: list[At] = []
+_NO_VIEWS: tuple[list[int], list[frozenset[str]]] = ([], [frozenset()])
 
 _TASK_LISTS = {
     "call.made": "made",
@@ -160,27 +162,32 @@ class Story:
         self._collect()
 
     def _collect(self) -> None:
-        tasks, kinds = self.tasks, self.kinds
+        tasks, kinds, lists = self.tasks, self.kinds, _TASK_LISTS
         owners: dict[str, str] = {}
         for index, event in enumerate(self.history.events):
-            _, node, kind, label, attempt, _ = event
+            _, node, kind, label, attempt, detail = event
             if not label and attempt:
                 # Most frames carry a number; only the offer names the task.
                 label = owners.get(attempt, "")
-            name = _TASK_LISTS.get(kind)
-            if name is not None and label:
+            item = At(index, event)
+            if label and (name := lists.get(kind)) is not None:
                 task = tasks.get(label)
                 if task is None:
                     task = tasks[label] = TaskStory(label)
-                item = At(index, event)
                 getattr(task, name).append(item)
-                if kind == "wire.said":
-                    owners.setdefault(attempt, label)
-                    task.frames_said.setdefault(event.get("frame"), []).append(item)
-                elif kind == "wire.heard":
-                    task.frames_heard.setdefault(event.get("frame"), []).append(item)
+                if name == "said" or name == "heard":
+                    # What a frame is comes first: see `wool.sim.watch`.
+                    frame = detail[0][1] if detail and detail[0][0] == "frame" else event.get("frame")
+                    frames = task.frames_heard
+                    if name == "said":
+                        owners.setdefault(attempt, label)
+                        frames = task.frames_said
+                    known = frames.get(frame)
+                    if known is None:
+                        frames[frame] = [item]
+                    else:
+                        known.append(item)
                 continue
-            item = At(index, event)
             kinds.setdefault(kind, []).append(item)
             if kind.startswith("node."):
                 self._of_node(node, kind, item)
@@ -308,6 +315,23 @@ class Story:
             views.setdefault(item.node, []).append(item)
         return views
 
+    def view_before(self, node: str, index: int) -> frozenset[str]:
+        """Return the workers that a node knew of before the event at ``index``."""
+        places, views = self._views_by_place.get(node, _NO_VIEWS)
+        return views[bisect_left(places, index)]
+
+    @functools.cached_property
+    def _views_by_place(self) -> dict[str, tuple[list[int], list[frozenset[str]]]]:
+        """For each node the places where its view changed, and what it was before, between and after them."""
+        found: dict[str, tuple[list[int], list[frozenset[str]]]] = {}
+        for node, items in self.views.items():
+            views = [frozenset[str]()]
+            for item in items:
+                worker = {str(value_of(item, "worker"))}
+                views.append(views[-1] - worker if item.event.kind == "view.dropped" else views[-1] | worker)
+            found[node] = ([item.index for item in items], views)
+        return found
+
     @functools.cached_property
     def truths(self) -> list[At]:
         """What is really so of workers, in order."""
@@ -324,9 +348,27 @@ class Story:
         return {(item.node, item.event.session): item for item in reversed(self.of("wire.lost"))}
 
     @functools.cached_property
+    def lost_early(self) -> dict[str, int]:
+        """Where the first end of each session has heard that it is over, if that was before the pools closed."""
+        found: dict[str, int] = {}
+        for (_, session), item in self.sessions_lost.items():
+            if item.at < self.ends:
+                found[session] = min(item.index, found.get(session, item.index))
+        return found
+
+    @functools.cached_property
     def sessions_opened(self) -> dict[tuple[str, str], At]:
         """Where each end of each session came out of the handshake."""
         return {(item.node, item.event.session): item for item in reversed(self.of("wire.opened"))}
+
+    @functools.cached_property
+    def sessions_between(self) -> dict[tuple[str, str], list[tuple[str, At]]]:
+        """The sessions that came out of the handshake at the calling end, by caller and worker."""
+        found: dict[tuple[str, str], list[tuple[str, At]]] = {}
+        for (node, session), opened in self.sessions_opened.items():
+            if caller_of(session) == node:
+                found.setdefault((node, worker_of(session)), []).append((session, opened))
+        return found
 
     # ---- tasks ----
 
@@ -341,14 +383,40 @@ class Story:
 
     def too_large(self, label: str) -> bool:
         """Whether the arguments of a call may be over the limit, with what is pickled around them."""
-        call = self.plan.call(label)
-        return call is not None and call.label == label and call.size + 1024 > self.plan.knobs.payload_bytes
+        call = self.calls.get(label)
+        return call is not None and call.size + 1024 > self.plan.knobs.payload_bytes
+
+    @functools.cached_property
+    def calls(self) -> dict[str, Call]:
+        """The calls from the top, by label."""
+        return {call.label: call for call in self.plan.calls}
+
+    def top(self, label: str) -> Call | None:
+        """Return the call from the top that the task of this label is, or descends from."""
+        return self.calls.get(top_of(label))
+
+    @functools.cached_property
+    def _descendants(self) -> dict[str, list[TaskStory]]:
+        found: dict[str, list[TaskStory]] = {}
+        for label, task in self.tasks.items():
+            above = label.rpartition(".")[0]
+            while "." in above:
+                found.setdefault(above, []).append(task)
+                above = above.rpartition(".")[0]
+        return found
 
     def family(self, label: str) -> Iterator[TaskStory]:
         """Yield the task and its descendants, as far as something happened to them."""
-        prefix = label + "."
-        for other, task in self.tasks.items():
-            if other == label or other.startswith(prefix):
+        task = self.tasks.get(label)
+        if task is not None:
+            yield task
+        yield from self._descendants.get(label, ())
+
+    def children(self, label: str) -> Iterator[TaskStory]:
+        """Yield what the task has called itself."""
+        depth = label.count(".") + 1
+        for task in self._descendants.get(label, ()):
+            if task.label.count(".") == depth:
                 yield task
 
     def lineage(self, label: str) -> Iterator[TaskStory]:
@@ -383,4 +451,7 @@ def caller_of(attempt: str) -> str:
 
 def value_of(item: At, name: str, default: Any = None) -> Any:
     """Return one value of an event's detail."""
-    return item.event.get(name, default)
+    for key, value in item.event[5]:
+        if key == name:
+            return value
+    return default
