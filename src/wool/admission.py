@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from wool.discovery.base import WorkerFilter, WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
@@ -34,6 +35,10 @@ class Terms:
     own: frozenset[str] = frozenset()
     """The uids of workers that the pool has started itself: they take no place."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In an order of its own: a description is the same bytes in every process.
+        return (_terms, (tuple(sorted(self.tags)), self.lease, tuple(sorted(self.own))))
+
     def refusal(self, metadata: WorkerMetadata) -> RpcError | None:
         """Return why the worker is not wanted, if it is not."""
         missing = sorted(self.tags - metadata.tags)
@@ -41,6 +46,10 @@ class Terms:
             return None
         has = ", ".join(sorted(metadata.tags)) or "none"
         return RpcError(f"worker {metadata.uid[:8]} has not the tags {', '.join(missing)}; its tags: {has}")
+
+
+def _terms(tags: tuple[str, ...], lease: int | None, own: tuple[str, ...]) -> Terms:
+    return Terms(tags=frozenset(tags), lease=lease, own=frozenset(own))
 
 
 EVERYBODY = Terms()

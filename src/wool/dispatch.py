@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from inspect import iscoroutine
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wool.admission import EVERYBODY, Terms
 from wool.balancer import LoadBalancerLike
 from wool.bridge import IoLoopDied, MailboxLike, forget_mourner, mourn, run_on
 from wool.call import Call
@@ -26,6 +27,7 @@ from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerM
 from wool.errors import RpcError
 from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
+from wool.supplied import DiscoveryArgument, LoadBalancerArgument
 from wool.task import RoutineKind, Task, current_task
 
 if TYPE_CHECKING:
@@ -41,28 +43,32 @@ class ProxySpec:
     It holds no secret: a worker uses its own.
     """
 
-    balancer: Callable[[], LoadBalancerLike] | LoadBalancerLike
+    balancer: LoadBalancerArgument
+    """As it was given: who opens a proxy makes and enters one."""
     subscriber: DiscoverySubscriberLike | None = None
+    discovery: DiscoveryArgument | None = None
+    """As it was given: travels instead of a subscriber that cannot be pickled, and is opened where it arrives."""
     workers: tuple[WorkerMetadata, ...] = ()
+    terms: Terms = EVERYBODY
     what: str = "this pool"
-
-    def make_balancer(self) -> LoadBalancerLike:
-        """Return the load balancer, made anew if what makes one was given. Raises `TypeError` if it is none."""
-        given: Any = self.balancer
-        made = given() if isinstance(given, type) or (callable(given) and not hasattr(given, "order")) else given
-        if not isinstance(made, LoadBalancerLike):
-            if iscoroutine(made):
-                made.close()
-            whose = repr(made) if made is given else f"what {given!r} makes, {made!r},"
-            raise TypeError(f"a load balancer needs order(task, workers), {whose} has none: see wool.LoadBalancerLike")
-        return made
 
     def describe(self) -> bytes:
         """Return what a worker needs to know; the reason why not, if this cannot be pickled."""
-        try:
-            return _one_part(dumps(self))
-        except Exception as error:
-            return _one_part(dumps(f"the pool cannot be described to workers: {type(error).__name__}: {error}"))
+        forms = [dataclasses.replace(self, discovery=None)]
+        if self.discovery is not None:
+            forms.append(dataclasses.replace(self, subscriber=None))
+        errors: list[str] = []
+        for form in forms:
+            try:
+                return _one_part(dumps(form))
+            except Exception as error:
+                errors.append(f"{type(error).__name__}: {error}")
+        return _one_part(
+            dumps(
+                f"the pool cannot be described to workers: {'; '.join(dict.fromkeys(errors))} "
+                "(a function that makes the load balancer or the discovery can travel where they cannot)"
+            )
+        )
 
 
 def _one_part(payload: Payload) -> bytes:
@@ -96,17 +102,13 @@ class Dispatcher:
         self._closed = False
 
     @classmethod
-    async def open(
-        cls, spec: ProxySpec, *, runtime: Runtime, secret: bytes, balancer: LoadBalancerLike | None = None
-    ) -> Dispatcher:
+    async def open(cls, spec: ProxySpec, *, runtime: Runtime, secret: bytes, balancer: LoadBalancerLike) -> Dispatcher:
         """Open a proxy for ``spec``; run on the user's loop. Pair with `close`.
 
-        ``balancer`` is what the spec's `make_balancer` has made, if it was called before. A built-in discovery is
-        followed on the I/O loop, one of the user's own on this loop. Cancelling leaves nothing open.
+        ``balancer`` is what has become of the spec's. A built-in discovery is followed on the I/O loop, one of the
+        user's own on this loop. Cancelling leaves nothing open.
         """
         runtime.check_process()
-        if balancer is None:
-            balancer = spec.make_balancer()
         description = spec.describe()
         if len(description) > runtime.limits.pool_description_bytes:
             raise ValueError(
@@ -131,6 +133,7 @@ class Dispatcher:
                     limits=runtime.limits,
                     random_bytes=runtime.random_bytes,
                     what=spec.what,
+                    terms=spec.terms,
                     observer=runtime.observer,
                 )
 

@@ -112,6 +112,8 @@ class Limits:
     """How often a LocalDiscovery subscriber looks at the shared table's generation."""
     discovery_lease_seconds: float = 0.5
     """How often it looks for publishers that died without a word."""
+    publish_seconds: float = 5.0
+    """One announcement by a pool through a discovery that was given to it, before the pool goes on without."""
     addresses: int = 1024
     """Addresses that are taken from one answer of a name server."""
     lookup_seconds: float = 5.0

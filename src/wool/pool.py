@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from wool.admission import Terms
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
-from wool.bridge import IoLoopDied, MailboxLike, run_on
-from wool.discovery.base import DiscoverySubscriberLike, WorkerMetadata, check_tags
+from wool.bridge import MailboxLike
+from wool.crew import Crew
+from wool.discovery.base import DiscoveryLike, WorkerMetadata, check_tags, lives_on_io_loop
 from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, innermost_open, leave_source
-from wool.errors import TransientRpcError
+from wool.errors import RpcError
 from wool.runtime import Home, Runtime, current_runtime
+from wool.supplied import (
+    DISCOVERY,
+    LOAD_BALANCER,
+    SUBSCRIBER,
+    DiscoveryArgument,
+    LoadBalancerArgument,
+    SubscriberArgument,
+)
 from wool.worker.launch import WorkerSpec
-from wool.worker.local import Fleet
-
-LoadBalancerArgument = LoadBalancerLike | Callable[[], LoadBalancerLike]
+from wool.worker.local import loopback_address
 
 SECRET_BYTES = 32
 
@@ -63,35 +72,49 @@ class WorkerProxy(_Entered):
     """Calls routines on workers that somebody else started.
 
     ``discovery`` is a subscriber that tells of workers; or ``workers`` names them. Exactly one of the two.
-    ``loadbalancer`` is a `LoadBalancerLike`, or a class or function that makes one.
+    ``loadbalancer`` is a `LoadBalancerLike`. Each may also be given as a function or class that makes it, or as a
+    context manager, plain or async, that is entered and left with the proxy.
 
     Use it as an async context manager. Leaving it ends the sessions: calls under way in other tasks end as
-    `WorkerLost`, so gather them first. Raises `ValueError` or `TypeError` for arguments that do not fit.
+    `WorkerLost`, so gather them first. Raises `ValueError` or `TypeError` for arguments that do not fit, the latter
+    when it is entered, if what they make does not.
     """
 
     def __init__(
         self,
         *,
-        discovery: DiscoverySubscriberLike | None = None,
+        discovery: SubscriberArgument | None = None,
         workers: Sequence[WorkerMetadata] | None = None,
         loadbalancer: LoadBalancerArgument = RoundRobinLoadBalancer,
     ) -> None:
         super().__init__()
         if (discovery is None) == (workers is None):
             raise ValueError("WorkerProxy takes either discovery= or workers=, and exactly one of them")
-        _check_subscriber(discovery)
-        known = _checked_workers(workers)
-        self._spec = ProxySpec(
-            balancer=loadbalancer,
-            subscriber=discovery,
-            workers=known,
-            what="the given workers" if discovery is None else "the discovery",
-        )
+        if discovery is not None:
+            SUBSCRIBER.check(discovery)
+        self._discovery = discovery
+        self._balancer = loadbalancer
+        self._workers = _checked_workers(workers)
+        self._stack = AsyncExitStack()
         self._runtime = current_runtime()
 
     async def __aenter__(self) -> Self:
         self._begin()
-        self.open_dispatcher = await Dispatcher.open(self._spec, runtime=self._runtime, secret=self._runtime.user_key())
+        stack, given = self._stack, self._discovery
+        try:
+            balancer = await LOAD_BALANCER.entered(LOAD_BALANCER.made(self._balancer), stack)
+            subscriber = None if given is None else await SUBSCRIBER.entered(SUBSCRIBER.made(given), stack)
+            spec = ProxySpec(
+                balancer=self._balancer,
+                subscriber=subscriber,
+                workers=self._workers,
+                what="the given workers" if subscriber is None else "the discovery",
+            )
+            secret = self._runtime.user_key()
+            self.open_dispatcher = await Dispatcher.open(spec, runtime=self._runtime, secret=secret, balancer=balancer)
+        except BaseException:
+            await stack.aclose()
+            raise
         self._enter()
         return self
 
@@ -101,119 +124,155 @@ class WorkerProxy(_Entered):
         self._leave()
         dispatcher, self.open_dispatcher = self.open_dispatcher, None
         if dispatcher is not None:
-            await dispatcher.close("the proxy was closed")
+            try:
+                await dispatcher.close("the proxy was closed")
+            finally:
+                if not self._runtime.forked:  # then it is the parent's
+                    await self._stack.aclose()
 
     def __repr__(self) -> str:
         return f"<WorkerProxy {'open' if self.open_dispatcher is not None else 'closed'}>"
 
 
 class WorkerPool(_Entered):
-    """Starts worker processes on this machine and runs routines on them.
+    """Runs routines on worker processes: on those that it starts, on those that a discovery finds, or on both.
 
-    ``tags`` mark the workers. ``size`` is their number, by default one per CPU that this process may use.
-    ``loadbalancer`` is a `LoadBalancerLike`, or a class or function that makes one.
+    ===================================  ==================================================================
+    ``WorkerPool()``                     starts a worker per CPU that this process may use
+    ``WorkerPool(size=n)``               starts n
+    ``WorkerPool(discovery=d)``          starts none, and uses those that ``d`` finds
+    ``WorkerPool(size=n, discovery=d)``  starts n, publishes them through ``d``, and uses all that ``d`` finds
+    ===================================  ==================================================================
 
-    Use it as an async context manager: entering returns when every worker is ready, leaving when every one
-    is gone. A pool is opened once, belongs to the process that opened it, and is current for the tasks that
-    are started inside its block. Calls still under way in other tasks when the block is left end as
-    `TaskInterrupted`.
+    ``tags`` mark the workers that it starts; of those that are found, it uses those that have all of them.
+    ``size`` is how many it starts, and never caps the total. ``lease`` caps how many of the workers that others
+    started are used at a time: those that discovery named first, each until it is withdrawn, drains, refuses for good
+    or stays unreachable; then the next one has its place. ``discovery`` is a `DiscoveryLike`, ``loadbalancer`` a
+    `LoadBalancerLike`. Each may also be given as a function or class that makes it, or as a context manager, plain or
+    async, that is entered and left with the pool; so one that is entered already must bear to be entered again.
+    ``host`` is where workers that are published listen: by default on Unix sockets, which reach as far as this
+    machine; with ``"127.0.0.1"`` on free ports of loopback TCP.
 
-    Raises `ValueError` or `TypeError` for arguments that do not fit. Entering raises `WorkerStartError`,
-    with the worker's own output, if one fails to start or takes longer than ``worker_start_seconds``; then
-    none is left. Cancelling the entry leaves nothing; cancelling the exit kills what is left.
+    Use it as an async context manager: entering returns when every worker that it starts is ready, leaving when every
+    one is gone. Those that others find too are withdrawn first; what they run is interrupted, whoever called it. A
+    pool is opened once, belongs to the process that opened it, and is current for the tasks that are started inside
+    its block, and for the bodies of routines, on whatever worker. Calls still under way in other tasks when the block
+    is left end as `TaskInterrupted` on the workers that it started, and as `WorkerLost` on others.
+
+    Where nobody is found yet, a call waits for the first worker, as long as ``dispatch_timeout`` lets it. Then
+    `DispatchTimeout` says what was waited for, and who was seen and not used.
+
+    Raises `ValueError` or `TypeError` for arguments that do not fit. Entering raises `TypeError`, if what they make
+    does not; `WorkerStartError`, with the worker's own output, if one fails to start or takes longer than
+    ``worker_start_seconds``; what the discovery raises, if one cannot be published, or `TimeoutError` if that takes
+    longer than ``publish_seconds``. Then none is left. Cancelling the entry leaves nothing; cancelling the exit
+    kills what is left.
     """
 
     def __init__(
         self,
         *tags: str,
         size: int | None = None,
+        discovery: DiscoveryArgument | None = None,
         loadbalancer: LoadBalancerArgument = RoundRobinLoadBalancer,
+        lease: int | None = None,
+        host: str | None = None,
     ) -> None:
         super().__init__()
         self.tags: frozenset[str] = check_tags(tags)
-        self.size: int = _checked_size(size)
+        self.size: int = 0 if discovery is not None and size is None else _checked_size(size)
+        self.lease: int | None = _checked_lease(lease)
+        if discovery is None and lease is not None:
+            raise ValueError(f"lease={lease} caps the workers that a discovery finds: give discovery= too")
+        if host is not None and (discovery is None or not self.size):
+            raise ValueError(f"host={host!r} is for workers that are published: give size= and discovery= too")
+        if discovery is not None:
+            DISCOVERY.check(discovery)
+        self._bind = loopback_address(host, 0, who="WorkerPool")
+        self._given = discovery
         self._balancer = loadbalancer
         self._runtime: Runtime = current_runtime()
+        self._stack = AsyncExitStack()
         self._io: MailboxLike | None = None
         self._home: Home | None = None
-        self._fleet: Fleet | None = None
-        self._workers: dict[str, WorkerMetadata] = {}
+        self._crew: Crew | None = None
 
     @property
     def workers(self) -> tuple[WorkerMetadata, ...]:
         """The workers that this pool started and that have not ended."""
-        return tuple(self._workers.values())
+        return () if self._crew is None else tuple(self._crew.workers.values())
 
     async def __aenter__(self) -> Self:
         self._begin()
         runtime = self._runtime
         runtime.check_process()
-        balancer = ProxySpec(balancer=self._balancer).make_balancer()  # it may fail: before anything is started
-        self._io = runtime.mailbox(runtime.io.acquire())
         try:
-            secret = runtime.random_bytes(SECRET_BYTES)
-            home = self._home = runtime.home()
-            await self._start_workers(home, secret)
-            spec = ProxySpec(
-                balancer=self._balancer,
-                subscriber=home.discovery.subscriber,
-                what=f"this pool of {self.size}",
-            )
-            dispatcher = await Dispatcher.open(spec, runtime=runtime, secret=secret, balancer=balancer)
-            self.open_dispatcher = dispatcher
-            for metadata in self._workers.values():
-                dispatcher.announce(metadata)
+            # It may fail: before anything is started.
+            balancer = await LOAD_BALANCER.entered(LOAD_BALANCER.made(self._balancer), self._stack)
+            await self._open(balancer)
         except BaseException:
             await self._close("the pool was not opened")
             raise
         self._enter()
         return self
 
-    async def _start_workers(self, home: Home, secret: bytes) -> None:
-        runtime = self._runtime
+    async def _open(self, balancer: LoadBalancerLike) -> None:
+        runtime, given = self._runtime, self._given
+        discovery = None if given is None else await DISCOVERY.entered(DISCOVERY.made(given), self._stack)
+        self._io = runtime.mailbox(runtime.io.acquire())
+        secret = runtime.random_bytes(SECRET_BYTES) if discovery is None else runtime.user_key()
+        if discovery is None or self.size:
+            self._home = runtime.home()
+        if discovery is None:
+            assert self._home is not None
+            found, what, terms = self._home.discovery, f"this pool of {self.size}", Terms()
+        else:
+            found, what = discovery, _in_words(discovery, self.tags)
+            terms = Terms(tags=self.tags, lease=self.lease)
+        specs = self._specs(secret)
+        if discovery is not None:
+            terms = Terms(tags=self.tags, lease=self.lease, own=frozenset(spec.uid or "" for spec in specs))
+        subscriber = found.subscriber
+        if specs:
+            await self._start(specs, found, on_io=lives_on_io_loop(subscriber), shared=discovery is not None)
+        spec = ProxySpec(balancer=self._balancer, subscriber=subscriber, discovery=given, terms=terms, what=what)
+        dispatcher = await Dispatcher.open(spec, runtime=runtime, secret=secret, balancer=balancer)
+        self.open_dispatcher = dispatcher
+        for metadata in self.workers:
+            dispatcher.announce(metadata)
+
+    def _specs(self, secret: bytes) -> list[WorkerSpec]:
         specs: list[WorkerSpec] = []
         for _ in range(self.size):
-            uid = runtime.new_uid()
-            specs.append(
-                WorkerSpec(address=home.address(uid), secret=secret, uid=uid, tags=self.tags, limits=runtime.limits)
-            )
-        publisher = home.discovery.publisher
+            uid, limits = self._runtime.new_uid(), self._runtime.limits
+            assert self._home is not None
+            address = self._bind or self._home.address(uid)
+            specs.append(WorkerSpec(address=address, secret=secret, uid=uid, tags=self.tags, limits=limits))
+        return specs
 
-        def withdraw(metadata: WorkerMetadata) -> None:
-            self._workers.pop(metadata.uid, None)
-            if metadata.uid not in drops:
-                drop = publisher.publish("worker-dropped", metadata)
-                drops[metadata.uid] = asyncio.get_running_loop().create_task(drop)
-
-        def gone(metadata: WorkerMetadata, how: str) -> None:
-            reason = TransientRpcError(f"worker {metadata.uid[:8]} (pid {metadata.pid}) ended: {how}")
-            if self.open_dispatcher is not None:
-                self.open_dispatcher.departed(metadata.uid, reason)
-            withdraw(metadata)
-
-        drops: dict[str, asyncio.Task[None]] = {}
-        fleet = self._fleet = Fleet(launcher=runtime.launcher(), gone=gone, draining=withdraw)
-
-        async def start() -> list[WorkerMetadata]:
-            ready = await fleet.start(specs)
-            for metadata in ready:
-                await publisher.publish("worker-added", metadata)
-            return ready
-
-        starting = asyncio.create_task(self._run(start, "wool starting a pool's workers"), name="wool starting a pool")
+    async def _start(self, specs: list[WorkerSpec], found: DiscoveryLike, *, on_io: bool, shared: bool) -> None:
+        assert self._io is not None
+        crew = self._crew = Crew(
+            runtime=self._runtime,
+            io=self._io,
+            publisher=found.publisher,
+            on_io=on_io,
+            shared=shared,
+            departed=self._departed,
+        )
+        starting = asyncio.create_task(crew.start(specs), name="wool starting a pool")
         try:
             await asyncio.sleep(0)  # The start is under way on the I/O loop;
-            runtime.prepare()  # meanwhile this thread imports what the first connection needs.
+            self._runtime.prepare()  # meanwhile this thread imports what the first connection needs.
         except BaseException:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             raise
-        ready = await starting
-        self._workers = {metadata.uid: metadata for metadata in ready}
+        await starting
 
-    async def _run(self, work: Callable[[], Any], name: str) -> Any:
-        assert self._io is not None
-        return await run_on(self._io, self._runtime.mailbox(asyncio.get_running_loop()), work, name)
+    def _departed(self, uid: str, reason: RpcError) -> None:
+        if self.open_dispatcher is not None:
+            self.open_dispatcher.departed(uid, reason)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -222,43 +281,49 @@ class WorkerPool(_Entered):
         await self._close("the pool was closed")
 
     async def _close(self, why: str) -> None:
-        """Refuse new calls, interrupt what runs, stop the workers, end the sessions, remove the home."""
-        if self._io is None:
-            return
+        """Refuse new calls, withdraw and stop the workers, end the sessions, remove the home, leave what was given."""
         if self._runtime.forked:
             self._io = self.open_dispatcher = None  # it is the parent's, all of it
             return
-        dispatcher, fleet, home = self.open_dispatcher, self._fleet, self._home
+        dispatcher, crew, home, io = self.open_dispatcher, self._crew, self._home, self._io
         self.open_dispatcher = None
         try:
             if dispatcher is not None:
                 dispatcher.stop_placing(why)
-            if fleet is not None:
-
-                async def stop() -> None:
-                    await fleet.stop(0.0)
-
-                await self._run(stop, "wool stopping a pool's workers")
-        except IoLoopDied:
-            if fleet is not None:
-                fleet.kill()
-        except BaseException:
-            if fleet is not None:
-                self._io.post(fleet.kill)
-            raise
+            if crew is not None:
+                await crew.stop()
         finally:
             try:
                 if dispatcher is not None:
                     await dispatcher.close(why)
             finally:
-                self._io = None
-                self._workers.clear()
-                if home is not None:
-                    home.close()
-                await self._runtime.io.release()
+                self._io = self._crew = self._home = None
+                try:
+                    if home is not None:
+                        home.close()
+                    if io is not None:
+                        await self._runtime.io.release()
+                finally:
+                    await self._stack.aclose()
 
     def __repr__(self) -> str:
-        return f"<WorkerPool of {self.size} {'open' if self.open_dispatcher is not None else 'closed'}>"
+        kind = f"of {self.size}" if self._given is None else f"of {self.size} and those that are found"
+        return f"<WorkerPool {kind} {'open' if self.open_dispatcher is not None else 'closed'}>"
+
+
+def _in_words(discovery: DiscoveryLike, tags: frozenset[str]) -> str:
+    wanted = f" with the tags {', '.join(sorted(tags))}" if tags else ""
+    return f"{discovery!r:.200}{wanted}"
+
+
+def _checked_lease(lease: object) -> int | None:
+    if lease is None:
+        return None
+    if not isinstance(lease, int) or isinstance(lease, bool):
+        raise TypeError(f"lease must be a number of workers, got {lease!r:.100}")
+    if lease < 1:
+        raise ValueError(f"lease must be at least 1, got {lease}: leave it out for as many as are found")
+    return lease
 
 
 def _checked_size(size: object) -> int:
@@ -270,14 +335,6 @@ def _checked_size(size: object) -> int:
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}: leave it out for one worker per CPU")
     return size
-
-
-def _check_subscriber(discovery: object) -> None:
-    if discovery is not None and not isinstance(discovery, DiscoverySubscriberLike):
-        raise TypeError(
-            f"discovery must be a subscriber (iterated with 'async for'), got {discovery!r:.100}: "
-            "give LocalDiscovery(...).subscriber"
-        )
 
 
 def _checked_workers(workers: object) -> tuple[WorkerMetadata, ...]:

@@ -6,21 +6,48 @@ One entry per pool description, shared by all sessions that brought it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from wool.bridge import MailboxLike, run_on
 from wool.discovery.base import lives_on_io_loop
 from wool.dispatch import Dispatcher, ProxySpec, enter_source, load_description
 from wool.runtime import Runtime
+from wool.supplied import DISCOVERY, LOAD_BALANCER, is_manager
 
 _log = logging.getLogger("wool.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A pool's description, and what its factories have made here."""
+
+    spec: ProxySpec
+    balancer: object
+    discovery: object | None
+    """To be entered for a subscriber, where none could travel."""
+
+    @classmethod
+    def of(cls, spec: ProxySpec) -> _Plan:
+        discovery = None if spec.discovery is None else DISCOVERY.made(spec.discovery)
+        return cls(spec, LOAD_BALANCER.made(spec.balancer), discovery)
+
+    @property
+    def is_the_users(self) -> bool:
+        """Whether code of the user's is to be run that waits, and may block."""
+        subscriber = self.spec.subscriber
+        if self.discovery is not None or is_manager(self.balancer):
+            return True
+        return subscriber is not None and not lives_on_io_loop(subscriber)
 
 
 class NestedPool:
     """A caller's pool, as the bodies on this worker see it, whatever loops they make their calls on.
 
     It is opened and closed on one loop, its home: the I/O loop, for a body may keep its own waiting; or the routine
-    loop, where a discovery of the user's own has to be followed.
+    loop, where a discovery of the user's own has to be followed, and what is a context manager has to be entered.
     """
 
     outer = None
@@ -34,22 +61,22 @@ class NestedPool:
         self._secret = secret
         self._io = io
         self._routines = routines
-        self._spec: ProxySpec | None = None
+        self._plan: _Plan | None = None
+        self._stack = AsyncExitStack()
         self._opening: asyncio.Task[Dispatcher] | None = None
         self.open_dispatcher: Dispatcher | None = None
         self.sessions = 0
 
     async def dispatcher(self) -> Dispatcher:
         """Return the dispatcher, opening it with the first nested call."""
-        if self._spec is None:
+        if self._plan is None:
             # Here, where the call is made, and not on the I/O loop: it runs code of the user's.
-            self._spec = load_description(self._description)
+            self._plan = _Plan.of(load_description(self._description))
         here = self._runtime.mailbox(asyncio.get_running_loop())
-        return await run_on(self._home(self._spec), here, self._opened, "wool waiting for a nested pool")
+        return await run_on(self._home(self._plan), here, self._opened, "wool waiting for a nested pool")
 
-    def _home(self, spec: ProxySpec) -> MailboxLike:
-        subscriber = spec.subscriber
-        return self._io if subscriber is None or lives_on_io_loop(subscriber) else self._routines
+    def _home(self, plan: _Plan) -> MailboxLike:
+        return self._routines if plan.is_the_users else self._io
 
     # ---- at home ----
 
@@ -60,23 +87,38 @@ class NestedPool:
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> Dispatcher:
-        assert self._spec is not None
-        self.open_dispatcher = await Dispatcher.open(self._spec, runtime=self._runtime, secret=self._secret)
+        assert self._plan is not None
+        spec, stack = self._plan.spec, self._stack
+        try:
+            balancer = await LOAD_BALANCER.entered(self._plan.balancer, stack)
+            if self._plan.discovery is not None:
+                discovery = await DISCOVERY.entered(self._plan.discovery, stack)
+                spec = dataclasses.replace(spec, subscriber=discovery.subscriber)
+            self.open_dispatcher = await Dispatcher.open(
+                spec, runtime=self._runtime, secret=self._secret, balancer=balancer
+            )
+        except BaseException:
+            self._plan = None  # the next one to need it makes everything anew
+            await stack.aclose()
+            raise
         return self.open_dispatcher
 
     async def _close(self) -> None:
         if self._opening is not None:
             await asyncio.wait([self._opening])
         dispatcher, self.open_dispatcher = self.open_dispatcher, None
-        if dispatcher is not None:
-            await dispatcher.close("the caller's session has ended")
+        try:
+            if dispatcher is not None:
+                await dispatcher.close("the caller's session has ended")
+        finally:
+            await self._stack.aclose()
 
     # ---- on the routine loop ----
 
     async def close(self) -> None:
         """Close it, if it was opened; idempotent."""
-        if self._spec is not None:
-            await run_on(self._home(self._spec), self._routines, self._close, "wool closing a nested pool")
+        if self._plan is not None:
+            await run_on(self._home(self._plan), self._routines, self._close, "wool closing a nested pool")
 
 
 class Nested:
