@@ -1,0 +1,100 @@
+"""What ``wool ps`` shows: whatever workers claim, it is one row each, and harmless to a terminal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wool.cli.main import main
+from wool.cli.ps import HEADINGS, Row, table
+from wool.discovery.base import WorkerMetadata
+from wool.protocol.handshake import Statistics
+
+METADATA = WorkerMetadata(uid="0123456789abcdef", address="unix:/a", pid=7, version="0.1", tags=frozenset({"b", "a"}))
+STATISTICS = Statistics(in_flight=1, done=22, failed=3, cancelled=4, up_milliseconds=61_500, draining=False)
+
+
+def row(statistics: Statistics | None = STATISTICS, why: str = "", metadata: WorkerMetadata = METADATA) -> Row:
+    return Row(metadata=metadata, statistics=statistics, asked_at=1_000_000.0, why=why)
+
+
+def test_a_row_says_all_that_is_asked_for() -> None:
+    heading, line = table([row()]).splitlines()
+    assert heading.split(maxsplit=8) == list(HEADINGS)
+    assert line.split() == ["01234567", "unix:/a", "a,b", "0.1", "up", "1", "22", "3", "1970-01-12T13:45:38+00:00"]
+
+
+def test_json_says_all_that_is_known() -> None:
+    assert json.loads(json.dumps(row().to_json())) == {
+        "uid": "0123456789abcdef",
+        "address": "unix:/a",
+        "pid": 7,
+        "version": "0.1",
+        "tags": ["a", "b"],
+        "extra": {},
+        "secure": False,
+        "status": "up",
+        "why": None,
+        "in_flight": 1,
+        "done": 22,
+        "failed": 3,
+        "cancelled": 4,
+        "up_since": "1970-01-12T13:45:38+00:00",
+    }
+
+
+def test_who_does_not_answer_is_shown_as_such_with_the_reason_below() -> None:
+    _, line, why = table([row(None, "no session within 2 s")]).splitlines()
+    assert line.split()[4:] == ["unreachable", "-", "-", "-", "-"]
+    assert why == "01234567: no session within 2 s"
+    assert row(None, "no session").to_json()["in_flight"] is None
+
+
+def test_an_older_worker_that_says_nothing_is_up_all_the_same() -> None:
+    _, line = table([row(None)]).splitlines()
+    assert line.split()[4:] == ["up", "-", "-", "-", "-"]
+
+
+def test_a_worker_of_which_only_the_address_is_known_has_its_row() -> None:
+    _, line, why = table([row(None, "refused", WorkerMetadata.at("10.0.0.1:7"))]).splitlines()
+    assert line.split() == ["-", "10.0.0.1:7", "-", "-", "unreachable", "-", "-", "-", "-"]
+    assert why == "10.0.0.1: refused" or why == "10.0.0.1:7: refused"
+
+
+@given(st.text(min_size=1, max_size=20), st.text(max_size=20), st.integers(0, 2**64 - 1))
+def test_nothing_that_a_worker_says_reaches_the_terminal_as_a_command(tag: str, why: str, up: int) -> None:
+    metadata = WorkerMetadata(uid="u\x1b[2J", address="\x1b]0;x\x07", pid=0, version=tag, tags=frozenset({tag}))
+    said = Statistics(in_flight=up, done=up, failed=up, cancelled=up, up_milliseconds=up, draining=True)
+    text = table([row(said, why, metadata)])
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert text.count("\n") == 2 + bool(why)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["worker", "--help"], ["ps", "--help"], ["--version"]])
+def test_help_is_there(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments, {})
+    assert ended.value.code == 0
+    assert "wool" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["pz"], "invalid choice: 'pz'"),
+        (["ps"], "--discovery: must be said"),
+        (["ps", "--discovery", "static"], "--discovery: got 'static': say at which addresses"),
+        (["ps", "--discovery", "local:x", "--timeout", "0"], "--timeout: must be a number of seconds, 0.001 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_misuse(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(arguments, {})
+    except SystemExit as ended:
+        status = int(str(ended.code))
+    assert status == 2
+    assert words in capsys.readouterr().err
