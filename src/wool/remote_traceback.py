@@ -67,7 +67,12 @@ class FrameRecord(NamedTuple):
 
 
 def origin(exc: BaseException) -> Origin | None:
-    """Return where ``exc`` was raised, if that was on a worker; across several hops, the innermost."""
+    """Return where ``exc`` was raised, if that was on a worker; across several hops, the innermost.
+
+    Raises `TypeError` for what is no exception.
+    """
+    if not isinstance(exc, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"wool.origin takes an exception, got {type(exc).__qualname__}: {exc!r:.100}")
     found: Origin | None = None
     tb: TracebackType | None = TRACEBACK.__get__(exc)
     while tb is not None:

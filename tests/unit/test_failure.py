@@ -496,6 +496,11 @@ def test_across_hops_the_innermost_origin_is_kept() -> None:
     assert text.index("uid-1") < text.index("uid-2")
 
 
+def test_what_is_no_exception_has_no_origin_and_is_named() -> None:
+    with pytest.raises(TypeError, match="takes an exception, got int: 3"):
+        origin(3)  # type: ignore[arg-type]
+
+
 def test_a_long_traceback_loses_its_oldest_frames_but_not_its_origin() -> None:
     def recurse(depth: int) -> None:
         if depth:
