@@ -1,4 +1,4 @@
-"""Every check of the project, each a session: ``nox`` runs all of them but ``bench`` and ``mutants``.
+"""Every check of the project, each a session: ``nox`` runs all of them but ``bench``, ``mutants`` and ``certs``.
 
 Sessions that run code, run it on every supported Python that this machine has (`find_pythons`); those
 that it does not have are no error. What a session installs is named in ``pyproject.toml``, in the
@@ -96,9 +96,9 @@ PYTHONS = find_pythons()
 if not PYTHONS:
     raise SystemExit(f"no Python {OLDEST[0]}.{OLDEST[1]} or newer was found")
 OLDEST_FOUND = PYTHONS[0]
-DISCOVERIES = ("dns", "lan")
+EXTRAS = ("certs", "dns", "lan")
 """Extras that tests and types need."""
-TESTED = f".[{','.join(DISCOVERIES)}]"
+TESTED = f".[{','.join(EXTRAS)}]"
 
 
 def group(name: str) -> list[str]:
@@ -213,6 +213,13 @@ def mutants(session: nox.Session) -> None:
         session.run("python", "-m", "sim.mutants", *session.posargs)
 
 
+@nox.session(python=OLDEST_FOUND, default=False)
+def certs(session: nox.Session) -> None:
+    """Write the certificates of the tests, to look at; ``-- DIRECTORY``. They are made afresh, and belong nowhere."""
+    session.install("-e", ".[certs]")
+    session.run("python", "certs/fixtures.py", *session.posargs)
+
+
 def lower_bound(requirement: Requirement) -> str:
     """Return ``name==version`` for the oldest version that a dependency of ours allows."""
     bounds = [bound.version for bound in requirement.specifier if bound.operator in (">=", "~=", "==")]
@@ -226,7 +233,7 @@ def lowest(session: nox.Session) -> None:
     """The oldest Python with the oldest dependencies that ``pyproject.toml`` allows."""
     constraints = Path(session.create_tmp()).resolve() / "constraints.txt"
     extras = PROJECT["project"]["optional-dependencies"]
-    needed = [*PROJECT["project"]["dependencies"], *(text for extra in DISCOVERIES for text in extras[extra])]
+    needed = [*PROJECT["project"]["dependencies"], *(text for extra in EXTRAS for text in extras[extra])]
     pins = [lower_bound(Requirement(text)) for text in needed]
     constraints.write_text("".join(f"{pin}\n" for pin in pins))
     session.install(*group("test"), "-e", TESTED, "--constraint", str(constraints))

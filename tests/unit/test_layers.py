@@ -42,6 +42,7 @@ LAYERS = (
             "discovery.static",
             "discovery.table",
             "discovery.view",
+            "authority",
             "errors",
             "failure",
             "home",
@@ -66,6 +67,7 @@ LAYERS = (
             "transport.grpc_options",
             "transport.grpc_pulse",
             "transport.grpc_streams",
+            "transport.grpc_tls",
             "transport.memory",
             "transport.serving",
         },
@@ -177,9 +179,15 @@ LAYERS = (
 )
 LEVEL = {module: level for level, (_, modules) in enumerate(LAYERS) for module in modules}
 
-EXTRAS = {"dns": "discovery.dns", "ifaddr": "discovery.mdns", "zeroconf": "discovery.mdns"}
+EXTRAS = {"cryptography": "authority", "dns": "discovery.dns", "ifaddr": "discovery.mdns", "zeroconf": "discovery.mdns"}
 """What comes with an extra, and the only module that may know it."""
-GRPC = {"transport.grpc", "transport.grpc_options", "transport.grpc_pulse", "transport.grpc_streams"}
+GRPC = {
+    "transport.grpc",
+    "transport.grpc_options",
+    "transport.grpc_pulse",
+    "transport.grpc_streams",
+    "transport.grpc_tls",
+}
 """The only modules that may know gRPC."""
 PURE = {module for module in LEVEL if module.startswith("protocol.")} | {
     "discovery.lookups",

@@ -17,12 +17,14 @@ import stat
 import warnings
 from typing import Any, cast
 
+from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.limits import Limits
 from wool.transport.base import ConnectFailed, Stream, StreamHandler
 from wool.transport.grpc_environment import environment_for_import
 from wool.transport.grpc_options import Address, channel_options, check, join, parse, server_options
 from wool.transport.grpc_pulse import STREAM_KEY, Pulse, name_of, new_name
 from wool.transport.grpc_streams import AcceptedStream, ConnectedStream
+from wool.transport.grpc_tls import channel_credentials, expecting, names_of_caller, server_credentials, why_refused
 from wool.transport.serving import Handlers
 
 with environment_for_import():
@@ -46,9 +48,17 @@ class SessionServicer:
     shutdown does not wait for handlers that were aborted (#37239).
     """
 
-    def __init__(self, handler: StreamHandler, limits: Limits, *, name: str = "session") -> None:
+    def __init__(
+        self,
+        handler: StreamHandler,
+        limits: Limits,
+        *,
+        name: str = "session",
+        credentials: CredentialsProvider | None = None,
+    ) -> None:
         self._name = name
         self._limits = limits
+        self._credentials = credentials
         self._handlers = Handlers(handler, name=name, close_seconds=limits.close_seconds)
         # Those that wait for their stream.
         self._pulses: dict[str, asyncio.Future[AcceptedStream]] = {}
@@ -69,6 +79,9 @@ class SessionServicer:
         gRPC cancels this coroutine when the other end goes. The handler runs in a task of its own, which is
         not cancelled: it learns the end from its stream, as it learns any other.
         """
+        if (stranger := self._stranger(context)) is not None:
+            _logger.warning("%s: refused a caller %s", self._name, stranger)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this worker does not take a caller {stranger}")
         if not self._handlers.closing:
             # At once, so that the connecting end knows that it has been accepted.
             await context.send_initial_metadata((_OPEN,))
@@ -87,6 +100,16 @@ class SessionServicer:
             _logger.debug("%r: the other end had gone before it could be told", stream)
         finally:
             stream.end()
+
+    def _stranger(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> str | None:
+        """Say who calls, if it is nobody whose identity is accepted."""
+        accepted = self._credentials().callers if self._credentials is not None else ()
+        if not accepted:
+            return None
+        names = names_of_caller(context)
+        if set(names) & set(accepted):
+            return None
+        return f"at {context.peer()} whose certificate is for {', '.join(names) or 'nobody'}"
 
     async def Pulse(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:  # noqa: N802
         """Be the pulse of the stream of that name, which is yet to come: one, as long as that stream is open."""
@@ -170,12 +193,16 @@ class GrpcListener:
 
 
 class GrpcTransport:
-    """Reaches workers over gRPC, on Unix sockets and TCP. Belongs to the event loop that first uses it."""
+    """Reaches workers over gRPC, on Unix sockets and TCP. Belongs to the event loop that first uses it.
 
-    def __init__(self, limits: Limits) -> None:
+    With ``credentials`` it speaks TLS, both ways, and TCP alone; each new connection uses what they are then.
+    """
+
+    def __init__(self, limits: Limits, credentials: CredentialsProvider | None = None) -> None:
         for kind in ("unix", "tcp"):
             check(channel_options(kind, limits), server_options(kind, limits))
         self._limits = limits
+        self._credentials = credentials
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -194,14 +221,37 @@ class GrpcTransport:
             where = parse(address)
         except ValueError as error:
             raise ConnectFailed(str(error)) from error
+        if self._credentials is None:
+            return await self._connect(where, None, None)
+        credentials = self._credentials()
+        if where.kind == "unix":
+            raise ConnectFailed(f"cannot connect to {where.text}: credentials are for workers on TCP")
+        failure = ConnectFailed("no identity to try")
+        for identity in credentials.workers or (None,):
+            try:
+                return await self._connect(where, credentials, identity)
+            except ConnectFailed as error:
+                failure = error
+        raise failure
+
+    async def _connect(self, where: Address, credentials: WorkerCredentials | None, identity: str | None) -> Stream:
         options = channel_options(where.kind, self._limits)
+        expected = identity or where.host
         name = new_name()
 
         async def opened(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
-            await self._opened(call, where)
+            if (reason := await self._refused(call)) is not None:
+                why = credentials and why_refused(reason, expected)
+                raise ConnectFailed(f"cannot connect to {where.text}: {f'{why} ({reason})' if why else reason}")
 
-        pulse = await Pulse.open(where.target, options, name, opened) if where.kind == "unix" else None
-        channel = grpc.aio.insecure_channel(where.target, options=options)
+        pulse: Pulse | None = None
+        if credentials is not None:
+            tls = channel_credentials(credentials)
+            channel = grpc.aio.secure_channel(where.target, tls, options=options + expecting(identity))
+        else:
+            if where.kind == "unix":
+                pulse = await Pulse.open(where.target, options, name, opened)
+            channel = grpc.aio.insecure_channel(where.target, options=options)
         try:
             method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(_METHOD)
             call = method(metadata=((STREAM_KEY, name),), wait_for_ready=False)
@@ -217,18 +267,17 @@ class GrpcTransport:
             raise
         return ConnectedStream(channel, call, f"to {where.text}", self._limits, pulse)
 
-    async def _opened(self, call: grpc.aio.StreamStreamCall[bytes, bytes], where: Address) -> None:
-        """Wait until the other end has accepted the call. Raises `ConnectFailed`."""
+    async def _refused(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> str | None:
+        """Wait until the other end has accepted the call; return why, if it has not."""
         key, value = _OPEN
         metadata = await call.initial_metadata()
         if metadata.get(key) == value:
-            return
+            return None
         try:
             async with asyncio.timeout(self._limits.close_seconds):
-                reason = f"{(await call.code()).name}: {await call.details()}"
+                return f"{(await call.code()).name}: {await call.details()}"
         except TimeoutError:
-            reason = "who listens there is no wool worker"
-        raise ConnectFailed(f"cannot connect to {where.text}: {reason}")
+            return "who listens there is no wool worker"
 
     async def listen(self, address: str, handler: StreamHandler) -> GrpcListener:
         """Serve ``address``: ``unix:/path``, or ``host:port`` with a literal host; port 0 means any.
@@ -239,11 +288,13 @@ class GrpcTransport:
         self._use()
         where = parse(address)
         if where.kind == "unix":
+            if self._credentials is not None:
+                raise ValueError(f"cannot listen at {where.text}: credentials are for workers on TCP")
             _check_unix_path_is_free(where)
         server = grpc.aio.server(options=server_options(where.kind, self._limits))
         try:
-            where = _bind(server, where)
-            servicer = SessionServicer(handler, self._limits, name=where.text)
+            where = _bind(server, where, self._credentials and server_credentials(self._credentials))
+            servicer = SessionServicer(handler, self._limits, name=where.text, credentials=self._credentials)
             add_servicer_to_server(servicer, server)
             await server.start()
             return GrpcListener(where, server, servicer, self._limits)
@@ -300,10 +351,13 @@ def _check_unix_path_is_free(where: Address) -> None:
     raise _in_use(where)
 
 
-def _bind(server: grpc.aio.Server, where: Address) -> Address:
+def _bind(server: grpc.aio.Server, where: Address, tls: grpc.ServerCredentials | None) -> Address:
     """Open the port and return the address with the number that the system chose."""
     try:
-        port = server.add_insecure_port(where.binding)
+        if tls is None:
+            port = server.add_insecure_port(where.binding)
+        else:
+            port = server.add_secure_port(where.binding, tls)
     except RuntimeError as error:
         raise _why_not_bound(where) from error
     if where.kind == "tcp":

@@ -1,4 +1,4 @@
-"""What every transport promises: one suite, over memory, over gRPC on a Unix socket and on loopback TCP.
+"""What every transport promises: one suite, over memory, over gRPC on a Unix socket, on loopback TCP, and on TLS.
 
 The engine and the simulator rely on nothing that is not in here. What only gRPC can get wrong (sockets,
 strangers at the port, many event loops) is in `test_grpc`.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures import make
 
 from wool.limits import KIB, MIB, Limits
 from wool.transport.base import ConnectFailed, Listener, Stream, StreamHandler, StreamLost, Transport
@@ -27,6 +28,9 @@ from wool.transport.memory import MemoryNetwork, MemoryTransport
 
 QUICK = Limits(close_seconds=0.3)
 """For tests in which somebody does not do his part, so that a bound is waited for."""
+
+
+CREDENTIALS = make().credentials("worker")
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Net:
         return transport
 
 
-@pytest.fixture(params=["memory", "unix", "tcp"])
+@pytest.fixture(params=["memory", "unix", "tcp", "tls"])
 async def net(request: pytest.FixtureRequest) -> AsyncIterator[Net]:
     with tempfile.TemporaryDirectory() as directory:
         if request.param == "memory":
@@ -51,6 +55,8 @@ async def net(request: pytest.FixtureRequest) -> AsyncIterator[Net]:
             net = Net(lambda limits: MemoryTransport(network, limits), "unix:/somewhere")
         elif request.param == "unix":
             net = Net(GrpcTransport, f"unix:{directory}/s")
+        elif request.param == "tls":
+            net = Net(lambda limits: GrpcTransport(limits, lambda: CREDENTIALS), "127.0.0.1:0")
         else:
             net = Net(GrpcTransport, "127.0.0.1:0")
         yield net

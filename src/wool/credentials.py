@@ -1,0 +1,148 @@
+"""Who a process is, and whom it believes: keys and certificates for workers that other hosts can reach.
+
+Owns `WorkerCredentials` and where they come from. Knows nothing of gRPC: the transport turns them into its own.
+Never writes, prints or pickles a key: a record shows what it holds by name, and refuses to travel.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn, TypeAlias, cast
+
+SECRET_BYTES = 16
+"""A shared secret that is shorter can be guessed."""
+
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+_KEY = b"PRIVATE KEY-----"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class WorkerCredentials:
+    """What a worker or a caller shows of itself, and what it wants to see of the other: PEM, as bytes.
+
+    ``ca`` holds the authorities that sign the certificates of the others; ``key`` and ``cert`` are this side's own,
+    the certificate first and what leads to an authority after it. With ``mutual``, both ends show a certificate.
+    Without, only the worker does, so the caller proves who it is with ``secret``, which both then need; a caller then
+    needs no ``key`` and ``cert``.
+
+    ``workers`` names the identities that a caller accepts in a worker's certificate, as subject alternative names;
+    without any, the certificate must be for the host in the worker's address. ``callers`` names those that a
+    worker accepts in a caller's; without any, whatever the authority has signed.
+
+    Raises `ValueError`, which names the argument and what is wrong with it.
+    """
+
+    ca: bytes
+    key: bytes | None = None
+    cert: bytes | None = None
+    mutual: bool = True
+    secret: bytes | None = None
+    workers: tuple[str, ...] = ()
+    callers: tuple[str, ...] = ()
+    source: str = field(default="bytes", compare=False)
+    """Where they are from, for messages."""
+
+    def __post_init__(self) -> None:
+        _check_pem("ca", self.ca, _CERTIFICATE)
+        if (self.key is None) != (self.cert is None):
+            missing = "key" if self.key is None else "cert"
+            raise ValueError(f"credentials lack {missing}=: a key and its certificate go together")
+        if self.key is not None and self.cert is not None:
+            _check_pem("key", self.key, _KEY)
+            _check_pem("cert", self.cert, _CERTIFICATE)
+        elif self.mutual:
+            raise ValueError("mutual credentials need key= and cert=: both ends show a certificate")
+        if self.secret is None:
+            if not self.mutual:
+                raise ValueError(
+                    "credentials with mutual=False need secret=: without it anybody who can connect may run code here"
+                )
+        elif len(self.secret) < SECRET_BYTES:
+            raise ValueError(f"secret= has {len(self.secret)} bytes, at least {SECRET_BYTES} are needed")
+        for name in ("workers", "callers"):
+            _check_names(name, getattr(self, name))
+
+    @classmethod
+    def from_files(
+        cls,
+        *,
+        ca_path: str | os.PathLike[str],
+        key_path: str | os.PathLike[str] | None = None,
+        cert_path: str | os.PathLike[str] | None = None,
+        mutual: bool = True,
+        secret_path: str | os.PathLike[str] | None = None,
+        workers: tuple[str, ...] = (),
+        callers: tuple[str, ...] = (),
+    ) -> WorkerCredentials:
+        """Read them from PEM files; the secret's file holds its bytes, without the white space around them.
+
+        Raises `OSError` for a file that cannot be read, and `ValueError` for what the files hold: among it, a key
+        that is not the certificate's.
+        """
+        credentials = cls(
+            ca=Path(ca_path).read_bytes(),
+            key=None if key_path is None else Path(key_path).read_bytes(),
+            cert=None if cert_path is None else Path(cert_path).read_bytes(),
+            mutual=mutual,
+            secret=None if secret_path is None else Path(secret_path).read_bytes().strip(),
+            workers=workers,
+            callers=callers,
+            source=str(cert_path if cert_path is not None else ca_path),
+        )
+        if key_path is not None and cert_path is not None:
+            _check_pair(key_path, cert_path)
+        return credentials
+
+    def __repr__(self) -> str:
+        shown = ["mutual" if self.mutual else "one-way", f"from {self.source}"]
+        shown += [f"{name}={names}" for name in ("workers", "callers") if (names := getattr(self, name))]
+        return f"<{type(self).__name__} {' '.join(shown)}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("credentials do not travel: no key leaves its process; give each process its own")
+
+
+CredentialsProvider: TypeAlias = Callable[[], WorkerCredentials]
+"""Called for each new connection: who returns other credentials than before has rotated them."""
+
+CredentialsArgument: TypeAlias = WorkerCredentials | CredentialsProvider
+
+
+def as_provider(credentials: CredentialsArgument | None) -> CredentialsProvider | None:
+    """Return what was given as a provider. Raises `TypeError` for what is neither."""
+    if credentials is None:
+        return None
+    if isinstance(credentials, WorkerCredentials):
+        return lambda: credentials
+    if callable(credentials):
+        return credentials
+    raise TypeError(f"credentials must be WorkerCredentials or a function that returns them, got {credentials!r:.100}")
+
+
+def _check_pem(name: str, value: object, marker: bytes) -> None:
+    if not isinstance(value, bytes) or marker not in value:
+        what = "a private key" if marker == _KEY else "a certificate"
+        raise ValueError(f"{name}= must be {what} in PEM form, as bytes")
+
+
+def _check_names(name: str, value: tuple[object, ...] | object) -> None:
+    names = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)
+    if not all(isinstance(item, str) and item for item in names):
+        raise ValueError(f"{name}= must be a tuple of names, got {value!r:.100}")
+
+
+def _check_pair(key_path: str | os.PathLike[str], cert_path: str | os.PathLike[str]) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_path, key_path, password=_no_password)
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"{os.fspath(key_path)} is not the key of the certificate in {os.fspath(cert_path)}: {error.reason}"
+        ) from error
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is encrypted: a worker has nobody to ask for the password")

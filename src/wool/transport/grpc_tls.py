@@ -1,0 +1,82 @@
+"""TLS for streams: what gRPC needs of our credentials, and what it says of the other end's.
+
+Owns the translation both ways. Certificates are judged by gRPC, which is to say by BoringSSL, against the
+authorities and names in `WorkerCredentials`; nothing here decides by itself that a certificate will do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from wool.credentials import CredentialsProvider, WorkerCredentials
+from wool.transport.grpc_environment import environment_for_import
+from wool.transport.grpc_options import Options
+
+with environment_for_import():
+    import grpc
+    import grpc.aio
+
+_NAMES = "x509_subject_alternative_name"
+
+
+def channel_credentials(credentials: WorkerCredentials) -> grpc.ChannelCredentials:
+    """Return what the connecting end shows, and whom it believes. Without mutual TLS it shows nothing."""
+    mutual = credentials.mutual
+    return grpc.ssl_channel_credentials(
+        root_certificates=credentials.ca,
+        private_key=credentials.key if mutual else None,
+        certificate_chain=credentials.cert if mutual else None,
+    )
+
+
+def expecting(identity: str | None) -> Options:
+    """Return the channel options that make ``identity`` the name to be found, and not the address."""
+    return [] if identity is None else [("grpc.ssl_target_name_override", identity)]
+
+
+def server_credentials(provider: CredentialsProvider) -> grpc.ServerCredentials:
+    """Return what the accepting end shows; asked anew for each handshake, so that rotation needs no restart.
+
+    Raises `ValueError` if the provider's first credentials are a caller's, without a certificate.
+    """
+    shown = provider()
+    first = _certificates(shown)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        now = provider()
+        if now == shown:
+            return None  # what was there stays
+        shown = now
+        return _certificates(now)
+
+    # None is for "as before", which the stubs do not know.
+    return grpc.dynamic_ssl_server_credentials(first, cast(Any, fetch), shown.mutual)
+
+
+def _certificates(credentials: WorkerCredentials) -> grpc.ServerCertificateConfiguration:
+    if credentials.key is None or credentials.cert is None:
+        raise ValueError(f"a worker needs credentials with key= and cert=, got {credentials!r}")
+    return grpc.ssl_server_certificate_configuration(
+        [(credentials.key, credentials.cert)], root_certificates=credentials.ca
+    )
+
+
+def why_refused(details: str, expected: str) -> str | None:
+    """Tell which side refused whom, and why, from what gRPC says of a failed handshake; None if it was none."""
+    if "Hostname Verification Check failed" in details:
+        return f"this side refused the worker: its certificate is not for {expected}"
+    if found := re.search(r"CERTIFICATE_VERIFY_FAILED: ([^:]*)", details):
+        return f"this side refused the worker's certificate: {found[1]}"
+    if "WRONG_VERSION_NUMBER" in details:
+        return "this side speaks TLS, the worker does not: give it credentials"
+    if "Socket closed" in details or "Connection reset" in details:
+        return "the worker refused this side's certificate or wants none, and its log says why; or it speaks no TLS"
+    return None
+
+
+def names_of_caller(context: grpc.aio.ServicerContext[bytes, bytes]) -> list[str]:
+    """Return the identities in the caller's certificate, which has been checked."""
+    found = cast("dict[str, list[bytes]]", context.auth_context())
+    return [name.decode(errors="replace") for name in found.get(_NAMES, ())]
