@@ -319,9 +319,9 @@ SHORT = {"lan_ttl_seconds": 3}
 """So that a test of it does not take half a minute."""
 
 
-async def seen(watcher: namespaces.Process, kind: str, number: int, within: float, since: float) -> str:
-    """Return at what address the event was seen, no later than ``within`` seconds after ``since``."""
-    found = await watcher("wait", kind, worker(number).uid, within + 10, since)
+async def seen(watcher: namespaces.Process, kind: str, number: int, within: float, since: float, times: int = 1) -> str:
+    """Return at what address the event was seen, so many times, no later than ``within`` seconds after ``since``."""
+    found = await watcher("wait", kind, worker(number).uid, within + 10, since, times)
     assert found is not None, f"{kind} of {number} was not seen"
     when, address = found
     print(f"{kind}: {(when - since) * 1000:.1f} ms")
@@ -388,23 +388,34 @@ async def test_a_cable_that_is_pulled_and_put_back_is_a_leave_and_a_join() -> No
 
 
 @hosts
-async def test_only_the_chosen_interfaces_are_spoken_and_listened_on() -> None:
+@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "both"])
+async def test_only_the_chosen_interfaces_are_spoken_and_listened_on(six: bool) -> None:
+    """Also by processes of one host that listen on different interfaces, several on one and one on the other.
+
+    Not many: a kernel that finds more than ten sockets at a port does not look for the only one that may hear.
+    """
+    chosen = [[f"10.{number}.0.0/24", *([f"fd{number}::/64"] if six else [])] for number in (77, 78)]
     with network() as made:
-        both = made.host(networks=2)
-        first, second, third = made.host(networks=1), made.host(networks=2), made.host(networks=2)
+        both, one, two = made.host(networks=2), made.host(networks=2), made.host(networks=2)
         async with (
-            peer(both, interfaces=["10.78.0.0/24"]) as speaker,
-            peer(first) as deaf,
-            peer(second, interfaces=["eth1"]) as listener,
-            peer(third, interfaces=["eth0"]) as elsewhere,
+            peer(both, interfaces=chosen[1]) as speaker,
+            peer(one, interfaces=["eth0"]) as other,
+            peer(two, interfaces=chosen[1]) as listener,
+            peer(two, interfaces=chosen[0]) as elsewhere,
         ):
-            for watcher in (deaf, listener, elsewhere):
-                await watcher("watch")
+            await listener("watch")
+            await elsewhere("watch", 3)
             await speaker("open")
-            began = await speaker("publish", "worker-added", worker(1).uid, "0.0.0.0:7001")
-            assert await seen(listener, "worker-added", 1, JOIN_SECONDS, began) == "10.78.0.1:7001"
-            for watcher in (deaf, elsewhere):
-                assert await watcher("wait", "worker-added", worker(1).uid, 1.5) is None
+            await other("open")
+            for publisher, number, watcher, times in ((other, 2, elsewhere, 3), (speaker, 1, listener, 1)):
+                began = await publisher("publish", "worker-added", worker(number).uid, f"0.0.0.0:{7000 + number}")
+                at = await seen(watcher, "worker-added", number, JOIN_SECONDS, began, times)
+                assert at == f"10.{79 - number}.0.{number}:{7000 + number}"
+            # What was said before would have been heard before.
+            began = await other("publish", "worker-added", worker(3).uid, "0.0.0.0:7003")
+            await seen(elsewhere, "worker-added", 3, JOIN_SECONDS, began, 3)
+            assert await elsewhere("wait", "worker-added", worker(1).uid, 0.0) is None
+            assert await listener("wait", "worker-added", worker(2).uid, 0.0) is None
 
 
 @hosts

@@ -26,16 +26,17 @@ class Peer:
         self.discovery = LanDiscovery(interfaces=options.get("interfaces", ()), limits=self.limits)
         self.exits = contextlib.AsyncExitStack()
         self.seen: list[tuple[float, str, str, str]] = []
-        self.watcher: asyncio.Task[None] | None = None
+        self.watchers: list[asyncio.Task[None]] = []
         self.worker: LocalWorker | None = None
 
     async def open(self) -> None:
         await self.discovery.__aenter__()
 
     async def close(self) -> None:
-        if self.watcher is not None:
-            self.watcher.cancel()
-            await asyncio.wait([self.watcher])
+        for watcher in self.watchers:
+            watcher.cancel()
+        if self.watchers:
+            await asyncio.wait(self.watchers)
         await self.exits.aclose()
 
     async def leave(self) -> float:
@@ -49,30 +50,30 @@ class Peer:
         await self.discovery.publisher.publish(kind, metadata)  # type: ignore[arg-type]
         return began
 
-    async def watch(self) -> None:
+    async def watch(self, times: int = 1) -> None:
+        """Listen, so many times at once, each with sockets of its own."""
         subscriber = self.discovery.subscriber
-        ready = asyncio.Event()
 
         async def collect() -> None:
-            ready.set()
             async for event in subscriber:
                 metadata = event.metadata
                 self.seen.append((time.monotonic(), event.type, metadata.uid, metadata.address))
 
-        self.watcher = asyncio.create_task(collect(), name="watch")
-        await ready.wait()
+        self.watchers += [asyncio.create_task(collect(), name="watch") for _ in range(times)]
 
-    async def wait(self, kind: str, uid: str, seconds: float, after: float = 0.0) -> list[Any] | None:
-        """Return when and where such an event was seen; None if it was not in time."""
+    async def wait(self, kind: str, uid: str, seconds: float, after: float = 0.0, times: int = 1) -> list[Any] | None:
+        """Return when and where such an event was seen, so many times; None if it was not in time."""
         end = time.monotonic() + seconds
         while True:
-            for when, type, who, address in self.seen:
-                if (type, who) == (kind, uid) and when > after:
-                    return [when, address]
+            found = [each for each in self.seen if each[1:3] == (kind, uid) and each[0] > after]
+            if len(found) >= times:
+                when, _, _, address = found[times - 1]
+                return [when, address]
             if time.monotonic() > end:
                 return None
-            if self.watcher is not None and self.watcher.done():
-                self.watcher.result()
+            for watcher in self.watchers:
+                if watcher.done():
+                    watcher.result()
             await asyncio.sleep(0.002)
 
     async def serve(self, address: str) -> list[Any]:

@@ -3,7 +3,8 @@
 Its cache, its browser and its probing are passed by. What is heard goes to `wool.discovery.sightings`, which also says
 what to ask; so how long a worker is in view does not depend on how often zeroconf looks into its cache (every 10 s), or
 on the least time to live that it gives a pointer (1125 s). A worker's uid is random, so nobody else has its name, and
-probing would delay each announcement by more than a second.
+probing would delay each announcement by more than a second. On Linux it also listens on sockets of its own, since
+zeroconf's takes from others what they should hear, and hears what it should not.
 
 It must be used on the loop that opened it.
 """
@@ -11,9 +12,11 @@ It must be used on the loop that opened it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
+import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -36,8 +39,10 @@ Hear = Callable[[Sequence[Record]], None]
 _IN = 1
 _QUERY = 0
 _TYPES: dict[Kind, int] = {"A": 1, "PTR": 12, "TXT": 16, "AAAA": 28, "SRV": 33}
-_IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
-"""Of <linux/in.h> and <linux/in6.h>; Python does not name them."""
+_PORT = 5353
+_GROUP_4, _GROUP_6 = "224.0.0.251", "ff02::fb"
+_IP_MULTICAST_ALL = 49
+"""Of <linux/in.h>; Python does not name it."""
 _POINTER_SECONDS = 1200
 """Of the pointer and the text, which are not what says that a worker lives. Less than 1125 is not taken."""
 
@@ -52,6 +57,7 @@ class Multicast:
         self._limits = limits
         self._announced: dict[str, ServiceInfo] = {}
         self._sending: set[asyncio.Future[None]] = set()
+        self._receivers: list[asyncio.BaseTransport] = []
 
     @classmethod
     async def open(cls, wanted: Sequence[str], limits: Limits) -> Multicast:
@@ -62,12 +68,25 @@ class Multicast:
         self = cls(multicast, interfaces, limits)
         try:
             await multicast.zeroconf.async_wait_for_start(limits.lan_open_seconds)
-            for reader in multicast.zeroconf.engine.readers:
-                _hear_only_what_was_joined(reader.transport.get_extra_info("socket"))
+            if sys.platform == "linux":
+                await self._hear_only_what_was_joined()
         except BaseException:
             await self.close()
             raise
         return self
+
+    async def _hear_only_what_was_joined(self) -> None:
+        """Let sockets of our own take the place of the one that zeroconf listens on; see `listening_socket`."""
+        loop = asyncio.get_running_loop()
+        transports: list[Any] = [reader.transport for reader in self._zeroconf.zeroconf.engine.readers]
+        theirs = next(each for each in transports if each.get_extra_info("sockname")[0] in ("0.0.0.0", "::"))
+        theirs.close()
+        listener = theirs.get_protocol().__class__
+        with contextlib.ExitStack() as unused:
+            for made in [unused.enter_context(each) for each in listening_sockets(self.interfaces)]:
+                receiver, _ = await loop.create_datagram_endpoint(lambda: listener(self._zeroconf.zeroconf), sock=made)
+                self._receivers.append(receiver)
+            unused.pop_all()
 
     # ---- hearing and asking ----
 
@@ -147,6 +166,8 @@ class Multicast:
             _log.warning("goodbyes could not be said in %s s (lan_open_seconds)", self._limits.lan_open_seconds)
         finally:
             self._announced.clear()
+            for receiver in self._receivers:
+                receiver.close()
             await self._zeroconf.async_close()
 
 
@@ -180,14 +201,53 @@ def _record_of(update: RecordUpdate) -> Record | None:
     return None
 
 
-def _hear_only_what_was_joined(receiver: socket.socket | None) -> None:
-    # On Linux a socket that is bound to the port hears the groups that any process has joined, on any interface.
-    if sys.platform != "linux" or receiver is None:
-        return
-    if receiver.family == socket.AF_INET6:
-        receiver.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
-    else:
-        receiver.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+def listening_sockets(interfaces: Iterable[Interface]) -> list[socket.socket]:
+    """Return a socket for each interface, one more where it has IPv6 too; see `listening_socket`.
+
+    Raises `OSError` if nothing can be heard on any; one of several is logged.
+    """
+    made: dict[tuple[int, int], socket.socket] = {}
+    failed: OSError | None = None
+    for face in interfaces:
+        try:
+            # An interface may have several addresses.
+            index = socket.if_nametoindex(face.name)
+            if (index, face.address.version) not in made:
+                made[index, face.address.version] = listening_socket(index, six=face.address.version == 6)
+        except OSError as error:
+            _log.warning("nobody can be heard on %s: %s", face, error)
+            failed = error
+    if failed is not None and not made:
+        raise failed
+    return list(made.values())
+
+
+def listening_socket(index: int, *, six: bool) -> socket.socket:
+    """Return a socket that hears multicast DNS on the interface ``index`` and on no other. For Linux.
+
+    It shares the port by ``SO_REUSEADDR`` alone. Of sockets that share it by ``SO_REUSEPORT``, as zeroconf's do, the
+    kernel gives what one of them alone may hear to any one of them, of whatever program of this user: it would get lost
+    in one process and be heard by another that must not. One that has been bound cannot be taken out of their number.
+    """
+    made = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if six:
+            group = struct.pack("@16sI", socket.inet_pton(socket.AF_INET6, _GROUP_6), index)
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            made.bind((_GROUP_6, _PORT, 0, index))
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
+        else:
+            group = struct.pack("@4s4si", socket.inet_aton(_GROUP_4), bytes(4), index)
+            # Else it would hear what comes in by any interface where some process has joined the group.
+            made.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+            made.bind((_GROUP_4, _PORT))
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def present_interfaces() -> list[Interface]:
