@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,12 +62,24 @@ async def test_the_message_of_a_cancellation_travels() -> None:
 
 async def test_a_timeout_reaches_the_body() -> None:
     with Journal() as journal:
+
+        async def expire(deadline: asyncio.Timeout) -> None:
+            await journal.wait_for("park")
+            deadline.reschedule(asyncio.get_running_loop().time())
+
+        async def timed_out() -> None:
+            async with asyncio.timeout(None) as deadline:
+                expiring = asyncio.create_task(expire(deadline))
+                try:
+                    await cancels.parked(journal.pen)
+                finally:
+                    await expiring
+
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await cancels.parked(journal.pen)
+            await timed_out()
         assert journal.notes == CLEANED_UP
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(cancels.parked(journal.pen), 0.2)
+            await asyncio.wait_for(cancels.parked(journal.pen), 1)
         assert journal.notes == CLEANED_UP * 2
 
 
@@ -89,9 +102,13 @@ async def test_a_failing_sibling_in_a_task_group_reaches_the_body() -> None:
         assert sorted(journal.notes) == sorted(CLEANED_UP * 2)
 
 
-async def test_a_timeout_in_a_body_reaches_its_nested_call() -> None:
+async def test_a_timeout_in_a_body_reaches_its_nested_call(tmp_path: Path) -> None:
     with Journal() as journal:
-        assert await cancels.timed_out(journal.pen) == "timed out"
+        gate = tmp_path / "gate"
+        call = asyncio.create_task(cancels.timed_out(journal.pen, str(gate)))
+        await journal.wait_for("park")
+        gate.touch()
+        assert await call == "timed out"
         assert journal.notes == CLEANED_UP
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -96,12 +97,21 @@ async def inner_stream(pen: Pen) -> AsyncGenerator[int, Any]:
 
 
 @wool.routine
-async def timed_out(pen: Pen) -> str:
-    """Time out a nested call, inside a body."""
+async def timed_out(pen: Pen, gate: str) -> str:
+    """Time out a nested call, inside a body, once the file ``gate`` exists."""
+    loop = asyncio.get_running_loop()
+
+    async def expire(deadline: asyncio.Timeout) -> None:
+        while not os.path.exists(gate):
+            await asyncio.sleep(0.01)
+        deadline.reschedule(loop.time())
+
     try:
-        async with asyncio.timeout(0.05):
+        async with asyncio.timeout(None) as deadline:
+            expiring = loop.create_task(expire(deadline))
             await parked(pen)
     except TimeoutError:
+        await expiring
         return "timed out"
     return "returned"
 
