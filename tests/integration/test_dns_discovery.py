@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import pickle
+from typing import cast
 
 import pytest
 
@@ -26,8 +27,8 @@ QUICK = dataclasses.replace(
     lookup_retry_most_seconds=0.3,
     lookup_denied_seconds=0.2,
 )
-SLACK_SECONDS = 0.5
-"""What a busy machine may be late by."""
+SLACK_SECONDS = 4.0
+"""What a busy machine may be late by: less than what tells a wrong time to live from the right one."""
 
 
 def dns_of(server: NameServer, name: str = "workers.test.", *, port: int | None = 7000) -> DnsDiscovery:
@@ -90,9 +91,7 @@ async def test_one_host_of_a_service_that_nobody_can_tell_of_leaves_all_as_they_
         async with watching(dns_of(server, "_wool._tcp.test.", port=None).subscriber) as watch:
             await watch.until("10.0.0.1:7000", "10.0.0.2:7000")
             server.silent_about = "A"
-            asked = len(server.times("A"))
-            while len(server.times("A")) < asked + 6:
-                await asyncio.sleep(0.02)
+            await server.until_asked("A", 6)
             assert len(watch.events) == 2
 
 
@@ -111,8 +110,7 @@ async def test_it_is_asked_again_when_the_time_to_live_is_over_and_not_before() 
         server.set("workers", "A", "10.0.0.1", ttl=1)
         server.set("workers", "AAAA", "fd00::1", ttl=60)
         async with watching(dns_of(server).subscriber):
-            while len(server.times("A")) < 3:
-                await asyncio.sleep(0.02)
+            await server.until_asked("A", 3)
         waits = [after - before for before, after in zip(server.times("A"), server.times("A")[1:], strict=False)]
         assert all(1.0 <= wait < 1.0 + SLACK_SECONDS for wait in waits), waits
         assert len(server.times("AAAA")) == 1
@@ -121,10 +119,12 @@ async def test_it_is_asked_again_when_the_time_to_live_is_over_and_not_before() 
 async def test_a_name_that_does_not_exist_yet_is_found_when_its_denial_is_over() -> None:
     async with name_server() as server:
         async with watching(dns_of(server).subscriber) as watch:
-            await asyncio.sleep(0.1)
+            await server.until_asked("A", 2)
             assert watch.events == []
             server.set("workers", "A", "10.0.0.1")
             assert await watch.until("10.0.0.1:7000") < 1.0 + SLACK_SECONDS
+        first, second, *_ = server.times("A")
+        assert second - first >= 1.0, "its denial says for how long it holds"
 
 
 async def test_a_name_that_ceases_to_exist_drops_its_workers() -> None:
@@ -144,9 +144,7 @@ async def test_a_name_server_that_does_not_answer_drops_nobody(how: str, caplog:
         async with watching(dns_of(server).subscriber) as watch:
             await watch.until("10.0.0.1:7000")
             setattr(server, how, True)
-            asked = len(server.times("A"))
-            while len(server.times("A")) < asked + 3:
-                await asyncio.sleep(0.02)
+            await server.until_asked("A", 3)
             assert len(watch.events) == 1
             setattr(server, how, False)
             server.set("workers", "A", "10.0.0.2")
@@ -157,11 +155,13 @@ async def test_a_name_server_that_does_not_answer_drops_nobody(how: str, caplog:
 
 
 async def test_a_server_that_says_nothing_of_one_kind_of_address_does_not_hide_the_other() -> None:
+    patient = dataclasses.replace(QUICK, lookup_seconds=10.0)
     async with name_server() as server:
         server.silent_about = "AAAA"
         server.set("workers", "A", "10.0.0.1")
-        async with watching(dns_of(server).subscriber) as watch:
-            assert await watch.until("10.0.0.1:7000") < QUICK.lookup_seconds
+        discovery = DnsDiscovery("workers.test.", port=7000, nameservers=[server.address], limits=patient)
+        async with watching(discovery.subscriber) as watch:
+            assert await watch.until("10.0.0.1:7000") < patient.lookup_seconds / 2
 
 
 async def test_an_answer_too_large_for_a_datagram_is_fetched_whole() -> None:
@@ -174,21 +174,25 @@ async def test_an_answer_too_large_for_a_datagram_is_fetched_whole() -> None:
 
 
 async def test_bytes_that_are_no_answer_are_none() -> None:
+    heard = asyncio.Semaphore(0)
+
     class Noise(asyncio.DatagramProtocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.transport = transport
+            self.transport = cast("asyncio.DatagramTransport", transport)
 
         def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-            assert isinstance(self.transport, asyncio.DatagramTransport)
             for noise in (b"", data[:2], data[:2] + b"\xff" * 40, b"\x00" * 4_000, data):
                 self.transport.sendto(noise, addr)
+            heard.release()
 
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Noise, local_addr=("127.0.0.1", 0))
     port = transport.get_extra_info("sockname")[1]
     try:
         discovery = DnsDiscovery("workers.test.", port=1, nameservers=[f"127.0.0.1:{port}"], limits=QUICK)
         async with watching(discovery.subscriber) as watch:
-            await asyncio.sleep(1.0)
+            async with asyncio.timeout(30):
+                for _ in range(8):
+                    await heard.acquire()
             assert watch.events == []
     finally:
         transport.close()
@@ -271,8 +275,9 @@ async def test_workers_behind_a_name_come_and_go_with_its_records() -> None:
                 server.set("_wool._tcp", "SRV", f"0 0 {port_of(one)} here.test.", f"0 0 {port_of(two)} here.test.")
                 await until_run_by(two.metadata.pid)
                 server.set("_wool._tcp", "SRV", f"0 0 {port_of(two)} here.test.")
-                await asyncio.sleep(1.0 + SLACK_SECONDS)
-                assert {await pid_of_worker() for _ in range(10)} == {two.metadata.pid}
+                async with asyncio.timeout(20):
+                    while {await pid_of_worker() for _ in range(10)} != {two.metadata.pid}:
+                        await asyncio.sleep(0.02)
                 assert os.getpid() != two.metadata.pid
 
 

@@ -38,6 +38,7 @@ class NameServer:
     """When it was asked, for what name and kind."""
     over_tcp: int = 0
     port: int = 0
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def set(self, name: str, kind: str, *texts: str, ttl: int = 1) -> None:
         """Let ``name`` have these records of ``kind``, and no others."""
@@ -54,6 +55,14 @@ class NameServer:
         """Return when it was asked for records of ``kind``."""
         return [when for when, _, asked in self.asked if asked == kind]
 
+    async def until_asked(self, kind: str, times: int) -> None:
+        """Wait until it was asked for records of ``kind`` so many times more."""
+        wanted = len(self.times(kind)) + times
+        async with asyncio.timeout(30):
+            while len(self.times(kind)) < wanted:
+                self._news.clear()
+                await self._news.wait()
+
     def _rrset(self, name: str, kind: str) -> dns.rrset.RRset | None:
         if (name, kind) not in self.records:
             return None
@@ -65,6 +74,7 @@ class NameServer:
         (question,) = query.question
         name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
         self.asked.append((asyncio.get_running_loop().time(), name, kind))
+        self._news.set()
         if self.silent or kind == self.silent_about:
             return None
         response = dns.message.make_response(query)
