@@ -11,6 +11,7 @@ must never do: leave a worker behind because a publisher hangs or fails.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
@@ -85,6 +86,8 @@ class Crew:
             try:
                 await self._publish("worker-added", metadata)
             except Exception as error:
+                if not isinstance(error, TimeoutError):  # else it may have been published
+                    del self._announced[metadata.uid]
                 error.add_note(
                     f"wool was announcing worker {metadata.uid[:8]} at {metadata.address} by {self._publisher!r:.200}: "
                     "a pool with size= and discovery= publishes the workers that it starts"
@@ -141,6 +144,12 @@ class Crew:
         if self._withdrawals:
             await asyncio.wait(self._withdrawals)
 
+    async def _give_up_withdrawals(self) -> None:
+        for task in self._withdrawals:
+            task.cancel()
+        if self._withdrawals:
+            await asyncio.wait(self._withdrawals)
+
     # ---- the end ----
 
     async def stop(self) -> None:
@@ -150,8 +159,7 @@ class Crew:
         """
         try:
             if self._shared:
-                name = "wool withdrawing a pool's workers"
-                await (self._run_on_io(self._withdraw_all, name) if self._on_io else self._withdraw_all())
+                await self._run_where_published(self._withdraw_all)
 
             async def stop() -> None:
                 await self._fleet.stop(0.0)
@@ -164,7 +172,18 @@ class Crew:
             raise
         finally:
             self.workers.clear()
-            await self._stack.aclose()
+            try:
+                if self._withdrawals:
+                    await self._run_where_published(self._give_up_withdrawals)
+            finally:
+                await self._stack.aclose()
+
+    async def _run_where_published(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if not self._on_io:
+            await work()
+            return
+        with contextlib.suppress(IoLoopDied):
+            await self._run_on_io(work, "wool withdrawing a pool's workers")
 
     async def _run_on_io(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         await run_on(self._io, self._runtime.mailbox(asyncio.get_running_loop()), work, name)
