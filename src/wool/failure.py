@@ -203,8 +203,10 @@ class _Capture:
         """Return what is kept in ``__slots__`` and in members written in C, such as ``OSError.errno``."""
         found: dict[str, int] = {}
         for owner in type(exc).__mro__:
+            if owner in _NO_MEMBERS:
+                continue
             for name, member in list(vars(owner).items()):
-                if not _is_member(member) or name in found or name.startswith("__") or owner in _NO_MEMBERS:
+                if not _is_member(member) or name in found or name.startswith("__"):
                     continue
                 if owner is AttributeError and name == "obj":
                     continue  # Anything at all, which nobody meant to send.

@@ -32,12 +32,13 @@ class View:
     another lease between two looks is dropped and added, since it was announced anew.
     """
 
-    __slots__ = ("_cache", "_filter", "_known", "rejected")
+    __slots__ = ("_cache", "_filter", "_known", "_last", "rejected")
 
     def __init__(self, filter: WorkerFilter | None = None) -> None:
         self._filter = filter
         self._known: dict[str, _Known] = {}
         self._cache: dict[int, tuple[Slot, WorkerMetadata | None]] = {}
+        self._last: tuple[Snapshot, frozenset[bytes]] | None = None
         self.rejected: int = 0
         """Live slots at the last look whose record is not well formed; no events come from them."""
 
@@ -57,6 +58,9 @@ class View:
         The filter is asked once per change of a worker's metadata. If it raises, that goes to the caller,
         and the view is as before.
         """
+        look = (snapshot, frozenset(live))
+        if look == self._last:
+            return []
         cache = self._parse(snapshot)
         present: dict[str, tuple[Slot, WorkerMetadata]] = {}
         for slot, metadata in sorted(cache.values(), key=lambda entry: entry[0].sequence):
@@ -69,7 +73,7 @@ class View:
             shown = old.shown if same and old is not None else self._filter is None or bool(self._filter(metadata))
             known[uid] = _Known(metadata, slot.lease, shown)
         events = self._difference(known)
-        self._known, self._cache = known, cache
+        self._known, self._cache, self._last = known, cache, look
         self.rejected = sum(1 for _, metadata in cache.values() if metadata is None)
         return events
 

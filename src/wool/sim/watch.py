@@ -126,11 +126,11 @@ class NodeObserver:
         if number is None:
             cluster.history.add(cluster.world.now, node.name, kind, "", wire.name, _detail(frame))
             return
-        task = wire.tasks.get(number)
-        if task is None:
+        known = wire.attempts.get(number)
+        if known is None:
             task = frame.task.rstrip(b"\0").decode("ascii", "replace") if isinstance(frame, frames.Offer) else ""
-            wire.tasks[number] = task
-        cluster.history.add(cluster.world.now, node.name, kind, task, f"{wire.name}:{number}", _detail(frame))
+            known = wire.attempts[number] = (task, f"{wire.name}:{number}")
+        cluster.history.add(cluster.world.now, node.name, kind, *known, _detail(frame))
 
     def viewed(self, type: DiscoveryEventType, worker: WorkerMetadata) -> None:
         """See `Observer`."""
