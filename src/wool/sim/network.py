@@ -45,6 +45,8 @@ FRAME_NAMES: dict[type, str] = {
 HANDSHAKE_MESSAGES = 2
 """Of each direction, before the first frame."""
 
+GIVEN_UP = "the connecting side has given up"
+
 AFTER_ARRIVAL_SECONDS = 50e-6
 """Whoever is struck after a frame has reached it has had so long to read it."""
 
@@ -123,7 +125,7 @@ class Direction:
 class Wire:
     """A stream, seen from outside: its name ``c0#0>w1#0/2``, and its two directions."""
 
-    __slots__ = ("back", "broken", "caller", "ended", "link", "name", "silent", "tasks", "to", "worker")
+    __slots__ = ("answered", "attempts", "back", "broken", "caller", "ended", "link", "name", "silent", "to", "worker")
 
     def __init__(self, name: str, link: Link, caller: LoopOwner, worker: LoopOwner) -> None:
         self.name: str = name
@@ -133,10 +135,12 @@ class Wire:
         self.broken: bool = False
         self.silent: bool = False
         """What is said over it goes nowhere."""
+        self.answered: bool = False
+        """The connecting side has its end, and has to close it."""
         self.ended: int = 0
         """How many of its ends are closed or broken."""
-        self.tasks: dict[int, str] = {}
-        """The label of the task that each offer is for."""
+        self.attempts: dict[int, tuple[str, str]] = {}
+        """By the number of an offer the label of the task that it is for, and what histories call it."""
         self.to: Direction
         self.back: Direction
 
@@ -217,7 +221,13 @@ class SimNetwork(MemoryNetwork):
             if not (link.swallowed or link.blocks(True)):
                 arrive = loop.time() + self._delay(link)
                 self.world.loop.call_at(arrive, self._arrived, link, address, limits, loop, owner, answered)
-        return await answered
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            if answered.done() and not answered.cancelled() and answered.exception() is None:
+                # The answer came in the same instant, and nobody will have the stream.
+                answered.result().abort(GIVEN_UP)
+            raise
 
     def _arrived(
         self,
@@ -471,10 +481,11 @@ def _settle(answered: asyncio.Future[MemoryStream], outcome: MemoryStream | Exce
     if answered.done():
         # The caller has given up: the stream is closed as soon as it is there.
         if isinstance(outcome, MemoryStream):
-            outcome.abort("the connecting side has given up")
+            outcome.abort(GIVEN_UP)
     elif isinstance(outcome, Exception):
         answered.set_exception(outcome)
     else:
+        cast("SimStream", outcome).wire.answered = True
         answered.set_result(outcome)
 
 

@@ -298,7 +298,8 @@ class Incarnation:
             if not timer.gone and (timer.loop is self.io or user_tasks) and what not in _BRIEF_TIMERS:
                 self.note("leak.timer", detail=(("what", what),))
         for wire in self.cluster.network.wires_of(self):
-            if not (wire.to.target.over if wire.worker is self else wire.back.target.over):
+            mine = wire.to.target if wire.worker is self else wire.back.target
+            if not mine.over and (wire.worker is self or wire.answered):
                 self.note("leak.stream", detail=(("what", wire.name),))
         for membership in self.cluster.memberships_of(self):
             self.note("leak.subscription", detail=(("what", membership.place.namespace),))
