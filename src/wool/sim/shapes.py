@@ -227,6 +227,17 @@ KNOBS: tuple[dict[str, Any], ...] = (
     {"ping_timeout": 0.3},
 )
 AMPLITUDES = (0.0, 0.0, 0.0005, 0.002, 0.01)
+_AS_THEY_ARE: dict[str, Any] = {}
+PACES: tuple[tuple[int, dict[str, Any]], ...] = (
+    *((1, _AS_THEY_ARE),) * 6,
+    (40, {"poll": 1.0, "lease": 2.0, "quiet": 10.0}),
+    (200, {"poll": 4.0, "lease": 8.0, "quiet": 35.0}),
+)
+"""How many times as far apart all that a plan says happens. Mostly it is at about the same time, which is when things
+meet; in some plans there are minutes for it, with quiet stretches between. In those nobody looks at discovery as often:
+most of what happens would be that."""
+LASTING = frozenset({"refuse", "swallow", "partition", "clog", "slow", "pause"})
+"""Kinds of fault that last as many times as long: they are over when everything is healed."""
 
 
 class _Digits:
@@ -258,7 +269,8 @@ def decode(
     callers = digits.of((1, 1, 2)) if mode == "proxy" else 1
     chosen = {**digits.of(KNOBS), **digits.of(KNOBS)}
     amplitude = digits.of(AMPLITUDES)
-    knobs = replace(Knobs(), **chosen)
+    pace, unhurried = digits.of(PACES)
+    knobs = replace(Knobs(), **chosen, **unhurried)
     # With less patience than a round trip takes, or no time for a handshake, nobody is ever given anything.
     knobs = replace(
         knobs,
@@ -266,7 +278,7 @@ def decode(
         handshake=max(knobs.handshake, 10 * knobs.latency + 4 * amplitude),
     )
     kinds = _enabled(swarm, KINDS[mode])
-    return Plan(
+    plan = Plan(
         topology=Topology(mode=mode, callers=callers, workers=workers),
         knobs=knobs,
         calls=tuple(_calls(calls, callers)),
@@ -275,6 +287,31 @@ def decode(
         noise=Noise(amplitude=amplitude),
         seed=seed,
     )
+    return plan if pace == 1 else _stretched(plan, pace)
+
+
+def _stretched(plan: Plan, pace: int) -> Plan:
+    def later(at: float) -> float:
+        return round(at * pace, 3)
+
+    calls = [
+        replace(
+            call,
+            at=later(call.at),
+            cancel_at=None if call.cancel_at is None else round(later(call.at) + call.cancel_at - call.at, 6),
+        )
+        for call in plan.calls
+    ]
+    faults = [
+        replace(
+            fault,
+            at=later(fault.at),
+            seconds=later(fault.seconds) if fault.kind in LASTING else fault.seconds,
+        )
+        for fault in plan.faults
+    ]
+    stalls = [replace(stall, at=later(stall.at)) for stall in plan.stalls]
+    return replace(plan, calls=tuple(calls), faults=tuple(faults), stalls=tuple(stalls))
 
 
 def _enabled(swarm: int, kinds: tuple[str, ...]) -> tuple[str, ...]:
