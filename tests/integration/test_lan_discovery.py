@@ -27,6 +27,7 @@ from support.routines import where
 from support.watch import watching
 from wool import LanDiscovery, LocalWorker, WorkerMetadata, WorkerProxy
 from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
+from wool.discovery.records import to_text
 from wool.limits import DEFAULT_LIMITS
 
 LOOPBACK = ["127.0.0.1"]
@@ -99,10 +100,11 @@ async def test_a_worker_published_and_gone_at_once_does_not_come_back(lan: LanDi
     async with watching(lan.subscriber) as watch:
         async with LanDiscovery(interfaces=LOOPBACK) as brief:
             await brief.publisher.publish("worker-added", worker(1))
-        await lan.publisher.publish("worker-added", worker(2))
-        await lan.publisher.publish("worker-dropped", worker(2))
-        await asyncio.sleep(1.0)
-        assert watch.present == {}
+            await brief.publisher.publish("worker-added", worker(2))
+            await brief.publisher.publish("worker-dropped", worker(2))
+        # All is said, three times each. What is said now is heard after it.
+        await lan.publisher.publish("worker-added", worker(3))
+        await watch.until(worker(3))
 
 
 async def test_a_filter_shows_only_what_is_wanted(lan: LanDiscovery) -> None:
@@ -271,12 +273,7 @@ def test_without_zeroconf_the_error_says_what_to_install() -> None:
     ]
 
 
-async def test_bytes_that_are_no_record_and_records_that_lie_harm_nobody(
-    lan: LanDiscovery, caplog: pytest.LogCaptureFixture
-) -> None:
-    from zeroconf import ServiceInfo
-    from zeroconf.asyncio import AsyncZeroconf
-
+async def test_bytes_that_are_no_message_harm_nobody(lan: LanDiscovery) -> None:
     async with watching(lan.subscriber) as watch:
         await lan.publisher.publish("worker-added", worker(1))
         await watch.until(worker(1))
@@ -285,20 +282,65 @@ async def test_bytes_that_are_no_record_and_records_that_lie_harm_nobody(
         for data in (b"", b"\xff" * 9_000, os.urandom(500), struct.pack("!6H", 0, 0x8400, 0, 9, 0, 0) + os.urandom(99)):
             noise.sendto(data[:8_000], ("224.0.0.251", 5353))
         noise.close()
+        await lan.publisher.publish("worker-added", worker(2))
+        await watch.until(worker(1), worker(2))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"\x09txtvers=1\xff" + b"x" * 255, "lacks piece 0"),
+        (to_text(b"\xff\xfe" + worker(9).to_bytes()), "not JSON"),
+        (to_text(worker(9).to_bytes()), f"liar says that it is worker {worker(9).uid[:8]}"),
+        (to_text(b"x" * 7_000), "a TXT record of 7"),
+        (to_text(pickle.dumps(worker)), "not JSON"),
+    ],
+    ids=["malformed", "not UTF-8", "wrong uid", "huge", "pickle"],
+)
+async def test_a_record_that_lies_is_told_and_harms_nobody(
+    lan: LanDiscovery, text: bytes, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from zeroconf import ServiceInfo
+    from zeroconf.asyncio import AsyncZeroconf
+
+    async with watching(lan.subscriber) as watch:
         liar = AsyncZeroconf(interfaces=LOOPBACK)
         forged = ServiceInfo(
-            "_wool._tcp.local.",
-            "liar._wool._tcp.local.",
-            port=1,
-            properties=b"\x09txtvers=1\xff" + b"x" * 255,
+            *("_wool._tcp.local.", "liar._wool._tcp.local."),
+            port=7009,
+            properties=text,
             server="liar.local.",
             parsed_addresses=["127.0.0.1"],
         )
         await liar.async_register_service(forged, cooperating_responders=True)
-        await lan.publisher.publish("worker-added", worker(2))
-        await watch.until(worker(1), worker(2))
+        await lan.publisher.publish("worker-added", worker(1))
+        await watch.until(worker(1))
+        async with asyncio.timeout(20):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
         await liar.async_close()
-    assert any("a record on the network is no worker's: liar" in record.getMessage() for record in caplog.records)
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith("a record on the network is no worker's: liar: ")
+    assert words in told
+
+
+async def test_two_workers_with_one_uid_are_told_and_hide_no_other(
+    lan: LanDiscovery, caplog: pytest.LogCaptureFixture
+) -> None:
+    twin = dataclasses.replace(worker(1, address="127.0.0.1:7999"), pid=2)
+    async with LanDiscovery(interfaces=LOOPBACK) as elsewhere, watching(lan.subscriber) as watch:
+        await lan.publisher.publish("worker-added", worker(2))
+        await lan.publisher.publish("worker-added", worker(1))
+        await watch.until(worker(1), worker(2))
+        await elsewhere.publisher.publish("worker-added", twin)
+        await watch.until(twin, worker(2))
+        await lan.publisher.publish("worker-added", worker(3))
+        await watch.until(twin, worker(2), worker(3))
+        assert all(event.metadata.uid == worker(1).uid for event in watch.events if event.type != "worker-added")
+    assert caplog.messages[0] == (
+        f"two workers are announced under one uid, {twin.uid}: process 1 at 127.0.0.1:7001 and process 2 at "
+        "127.0.0.1:7999; the second is used"
+    )
 
 
 @pytest.mark.smoke

@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger("wool.discovery")
 
 _TOLD_AGAIN_SECONDS = 60.0
-"""How often a record that is none is worth a line in the log."""
+"""How often what is wrong on the network is worth a line in the log."""
 
 
 class LanDiscovery:
@@ -366,9 +366,9 @@ async def listen(
             news.clear()
             for event in roster.advance(sightings.workers(loop.time())):
                 yield event
-            if sightings.rejected and loop.time() >= tell_at:
-                _log.warning("a record on the network is no worker's: %s", sightings.rejected)
-                sightings.rejected, tell_at = "", loop.time() + _TOLD_AGAIN_SECONDS
+            if sightings.complaint and loop.time() >= tell_at:
+                _log.warning("%s", sightings.complaint)
+                sightings.complaint, tell_at = "", loop.time() + _TOLD_AGAIN_SECONDS
             now = loop.time()
             if questions := sightings.questions(now):
                 multicast.ask(questions, sightings.known(now))

@@ -12,6 +12,8 @@ it is gone                     when a goodbye (time to live 0) of its pointer or
                                once; else when the time is over
 everybody is asked             at the start, a second and three seconds later, then every
                                ``lan_browse_seconds``
+two are announced under one    the one that was heard last is there; what was heard of the other
+uid                            does not count for it
 =============================  ======================================================================
 
 What it owns: the records of one subscription, bounded in number and size: of more workers than ``lan_workers`` those
@@ -79,6 +81,8 @@ class _Instance:
     asked: int = 0
     ask_at: float = 0.0
     parsed: tuple[tuple[object, ...], WorkerMetadata | RecordError] | None = None
+    last: WorkerMetadata | None = None
+    """The worker that was there last."""
 
     def address_held(self) -> _Held:
         """Return the address that holds longest."""
@@ -100,8 +104,8 @@ class Sightings:
         self._browsed = 0
         self._started = now
         self._browse_at = now
-        self.rejected: str = ""
-        """What was wrong with the record that was refused last; empty again once it was told."""
+        self.complaint: str = ""
+        """What was wrong with what was heard, the last of it; empty again once it was told."""
 
     def __len__(self) -> int:
         return len(self._instances)
@@ -114,14 +118,11 @@ class Sightings:
             if record.kind == "PTR" and record.name.lower() == SERVICE:
                 self._pointer(record, now)
         for record in records:
-            instance = self._instances.get(record.name.lower())
-            if instance is None:
-                continue
-            if record.kind == "SRV":
+            if record.kind == "SRV" and (instance := self._instances.get(record.name.lower())) is not None:
                 self._service(instance, record, now)
-            elif record.kind == "TXT" and record.seconds > 0:
-                instance.text, instance.text_held = record.text, _Held(now, record.seconds)
-                self._news(instance, now)
+        for record in records:
+            if record.kind == "TXT" and (instance := self._instances.get(record.name.lower())) is not None:
+                self._text(instance, record, now)
         self._addresses([record for record in records if record.kind in ("A", "AAAA")], now)
 
     def _pointer(self, record: Record, now: float) -> None:
@@ -131,7 +132,10 @@ class Sightings:
             self._instances.pop(key, None)
         elif instance is not None:
             instance.pointer = _Held(now, record.seconds)
-        elif len(self._instances) < self._limits.lan_workers and key.endswith(f".{SERVICE}"):
+        elif key.endswith(f".{SERVICE}"):
+            if len(self._instances) >= self._limits.lan_workers:
+                self.complaint = f"more than {self._limits.lan_workers} workers are announced (lan_workers)"
+                return
             self._instances[key] = _Instance(record.target, _Held(now, record.seconds), ask_at=now)
 
     def _service(self, instance: _Instance, record: Record, now: float) -> None:
@@ -140,9 +144,16 @@ class Sightings:
             return
         if instance.host.lower() != record.target.lower():
             instance.addresses.clear()
+        if instance.port not in (0, record.port):
+            instance.text_held = _Held()  # it is another worker's, or will be said anew
         instance.host, instance.port = record.target, record.port
         instance.service = _Held(now, record.seconds)
         self._news(instance, now)
+
+    def _text(self, instance: _Instance, record: Record, now: float) -> None:
+        if record.seconds > 0:
+            instance.text, instance.text_held = record.text, _Held(now, record.seconds)
+            self._news(instance, now)
 
     def _addresses(self, records: Sequence[Record], now: float) -> None:
         if not records:
@@ -185,6 +196,7 @@ class Sightings:
             said = (instance.text, instance.port, addresses)
             if instance.parsed is None or instance.parsed[0] != said:
                 instance.parsed = (said, self._parse(instance, addresses))
+                self._compare(instance, instance.parsed[1])
             if isinstance(instance.parsed[1], WorkerMetadata):
                 yield instance.parsed[1]
 
@@ -195,8 +207,19 @@ class Sightings:
                 raise RecordError(f"a TXT record of {len(instance.text)} bytes")
             return worker_of(label, instance.text, instance.port, addresses, self._interfaces)
         except RecordError as error:
-            self.rejected = f"{label:.63}: {error}"
+            self.complaint = f"a record on the network is no worker's: {label:.63}: {error}"
             return error
+
+    def _compare(self, instance: _Instance, metadata: WorkerMetadata | RecordError) -> None:
+        if isinstance(metadata, RecordError):
+            return
+        before, instance.last = instance.last, metadata
+        # A worker stays the process that it is. A uid is random: nobody else has it by chance.
+        if before is not None and before.pid != metadata.pid:
+            self.complaint = (
+                f"two workers are announced under one uid, {metadata.uid}: process {before.pid} at {before.address} "
+                f"and process {metadata.pid} at {metadata.address}; the second is used"
+            )
 
     # ---- what to ask ----
 
@@ -219,9 +242,11 @@ class Sightings:
         return list(asked)
 
     def _missing(self, instance: _Instance, now: float) -> Iterator[Question]:
-        if instance.service.refresh_at() <= now:
+        text = instance.text_held.refresh_at() <= now
+        if text or instance.service.refresh_at() <= now:
             yield instance.name, "SRV"
-        if instance.text_held.refresh_at() <= now:
+        if text:
+            # Both, so that of two workers with one uid each gives answers that belong together.
             yield instance.name, "TXT"
         if instance.host and instance.address_held().refresh_at() <= now:
             yield instance.host, "A"

@@ -7,6 +7,7 @@ import ipaddress
 import itertools
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +130,36 @@ def test_a_worker_that_moved_is_found_at_its_new_address() -> None:
     assert view.workers(1.0) == [moved]
 
 
+@pytest.mark.parametrize("address", ["10.0.0.8:7000", "10.0.0.8:7001", "10.0.0.7:7001"])
+def test_of_two_workers_with_one_uid_the_last_heard_is_there_both_are_told_and_no_other_is_hidden(address: str) -> None:
+    view = sightings()
+    one, other = worker("a"), dataclasses.replace(worker("a", address=address), pid=2)
+    view.heard(records(worker("b")), 0.0)
+    for metadata in (one, other, one):
+        view.complaint = ""
+        view.heard(records(metadata), 1.0)
+        assert view.workers(1.0) == [worker("b"), metadata]
+    assert view.complaint == (
+        f"two workers are announced under one uid, a: process 2 at {address} and process 1 at 10.0.0.7:7000; "
+        "the second is used"
+    )
+
+
+def test_of_two_workers_with_one_uid_what_the_one_says_is_not_taken_for_the_other() -> None:
+    """One is asked whether it is still there, both answer, and say only where they are."""
+    view = quiet(sightings(), 0.0)
+    view._browse_at = 1e9
+    one, other = worker("a"), dataclasses.replace(worker("a", address="10.0.0.8:7001"), pid=2)
+    view.heard(records(one), 0.0)
+    view.heard(records(other, PTR=-1.0, TXT=-1.0), 1.0)
+    assert view.workers(1.0) == []
+    asked = view.questions(1.0 + LIMITS.lan_retry_first_seconds)
+    assert asked[:2] == [(said(one).name, "SRV"), (said(one).name, "TXT")]
+    for metadata in (one, other):
+        view.heard(records(metadata, PTR=-1.0), 2.0)
+    assert view.workers(2.0) == [other]
+
+
 def test_a_record_that_is_no_workers_hides_no_other_and_is_told() -> None:
     view = sightings()
     forged = [
@@ -138,7 +169,7 @@ def test_a_record_that_is_no_workers_hides_no_other_and_is_told() -> None:
     view.heard(forged, 0.0)
     view.heard(records(worker("b")), 0.0)
     assert view.workers(0.0) == [worker("b")]
-    assert view.rejected == "a: a says that it is worker victim"
+    assert view.complaint == "a record on the network is no worker's: a: a says that it is worker victim"
 
 
 def test_no_more_workers_are_kept_than_the_limit_and_the_first_stay() -> None:
@@ -147,6 +178,7 @@ def test_no_more_workers_are_kept_than_the_limit_and_the_first_stay() -> None:
     for number in range(50):
         view.heard(records(worker(f"flood-{number}")), 0.0)
     assert len(view) == LIMITS.lan_workers
+    assert view.complaint == "more than 3 workers are announced (lan_workers)"
     assert view.workers(0.0)[0] == worker("a")
     for number in range(100):
         view.heard([Record(kind="A", name="a.local.", seconds=TTL, target=f"10.0.0.{number}")], 0.0)
