@@ -19,7 +19,7 @@ import pytest
 
 import wool
 from support.command import WorkerCommand, environment, wool_command, worker_command
-from support.faults import Journal, is_alive, statuses, until
+from support.faults import PATIENCE_SECONDS, Journal, is_alive, statuses, until
 from support.traced import count_up, die, ignore_cancellation, run, run_until
 from wool.cli.supervisor import Status
 
@@ -431,6 +431,29 @@ async def test_what_a_routine_prints_is_a_line_of_the_log(namespace: str) -> Non
         assert command.all("task-started") == []
         # It stands where an event would: the one who runs routines is who is believed.
         await until(lambda: command.others == ["forged=line\n"])
+
+
+async def test_a_log_that_nobody_reads_stops_nothing(namespace: str, journal: Journal) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "wool", "worker", "--discovery", f"local:{namespace}", "--size", "1"),
+        env=environment(),
+        stderr=(pipe := os.pipe())[1],
+    )
+    os.close(pipe[1])
+    try:
+        async with wool.WorkerPool(discovery=wool.LocalDiscovery(namespace)):
+            # Twice as many bytes as the pipe holds, and more lines than may wait.
+            for _ in range(60):
+                await asyncio.gather(*(_say(journal.path) for _ in range(100)))
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await process.wait() == Status.DRAINED
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(pipe[0])
 
 
 async def test_text_lines_are_one_per_event(namespace: str, journal: Journal) -> None:

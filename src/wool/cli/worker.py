@@ -84,6 +84,11 @@ class Plan:
         way: Way | None = settings["discovery"]
         if way is None:
             raise settings.error("discovery", f"must be said: {WORKER_FORMS}")
+        if way.announces:
+            try:
+                way.open()
+            except (ValueError, ModuleNotFoundError) as error:
+                raise settings.error("discovery", error) from None
         host, port = _host_and_port(settings, way)
         size = _size(settings, way, port)
         return cls(

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import queue
+import re
 import select
 import threading
 from collections.abc import Callable, Mapping
@@ -30,6 +31,9 @@ LEVELS = ("debug", "info", "warning", "error")
 
 MARK = b"\x1e"
 """Begins a line that is an event, in a worker's output: RS, which JSON text sequences use so (RFC 7464)."""
+
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
+"""What needs no quotes: visible ASCII without the quote, the equals sign and the backslash."""
 
 _TOGETHER_BYTES = 512
 """Written to a pipe at once, they stay together whatever others write: what POSIX promises (PIPE_BUF)."""
@@ -56,10 +60,11 @@ def format_event(style: str, event: Mapping[str, object]) -> str:
 def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, (int, float)):
+        return str(value)
     text = ",".join(map(str, cast("list[object]", value))) if isinstance(value, (list, tuple)) else str(value)
-    plain = text and text.isprintable() and not any(mark in text for mark in ' "=\\')
     # A quoted one is as in JSON, so that it holds no line break, of whatever kind.
-    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 class EventFormatter(logging.Formatter):
