@@ -6,6 +6,7 @@ Never writes, prints or pickles a key: a record shows what it holds by name, and
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from typing import NoReturn, TypeAlias, cast
 
 SECRET_BYTES = 16
 """A shared secret that is shorter can be guessed."""
+
+_log = logging.getLogger(__name__)
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _KEY = b"PRIVATE KEY-----"
@@ -104,6 +107,94 @@ class WorkerCredentials:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("credentials do not travel: no key leaves its process; give each process its own")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialFiles:
+    """Credentials that are read again when their files change: for certificates that are renewed in place.
+
+    A provider, to be given as ``credentials``; arguments as for `WorkerCredentials.from_files`. A half-written set of
+    files, or one that does not fit, changes nothing yet: what was read last stays, and is logged. It travels to
+    the workers that a pool starts, which read the files themselves; no key does.
+
+    Called, it raises what `WorkerCredentials.from_files` raises, the first time.
+    """
+
+    ca_path: str
+    key_path: str | None = None
+    cert_path: str | None = None
+    mutual: bool = True
+    secret_path: str | None = None
+    workers: tuple[str, ...] = ()
+    callers: tuple[str, ...] = ()
+    _read: list[tuple[tuple[object, ...], WorkerCredentials]] = field(
+        default_factory=list[tuple[tuple[object, ...], WorkerCredentials]], init=False, repr=False, compare=False
+    )
+    """What was read last, and the state of the files then; none, or one."""
+
+    def __call__(self) -> WorkerCredentials:
+        """Return the credentials as they are now."""
+        state = tuple(_state(path) for path in (self.ca_path, self.key_path, self.cert_path, self.secret_path))
+        if self._read and self._read[0][0] == state:
+            return self._read[0][1]
+        try:
+            credentials = WorkerCredentials.from_files(
+                ca_path=self.ca_path,
+                key_path=self.key_path,
+                cert_path=self.cert_path,
+                mutual=self.mutual,
+                secret_path=self.secret_path,
+                workers=self.workers,
+                callers=self.callers,
+            )
+        except (OSError, ValueError) as error:
+            if not self._read:
+                raise
+            credentials = self._read[0][1]
+            _log.warning("%s: what was read before stays: %s", self.cert_path or self.ca_path, error)
+        self._read[:] = [(state, credentials)]
+        return credentials
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _credential_files, (
+            self.ca_path,
+            self.key_path,
+            self.cert_path,
+            self.mutual,
+            self.secret_path,
+            self.workers,
+            self.callers,
+        )
+
+
+def _credential_files(
+    ca_path: str,
+    key_path: str | None,
+    cert_path: str | None,
+    mutual: bool,
+    secret_path: str | None,
+    workers: tuple[str, ...],
+    callers: tuple[str, ...],
+) -> CredentialFiles:
+    return CredentialFiles(
+        ca_path=ca_path,
+        key_path=key_path,
+        cert_path=cert_path,
+        mutual=mutual,
+        secret_path=secret_path,
+        workers=workers,
+        callers=callers,
+    )
+
+
+def _state(path: str | None) -> object:
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return error.errno
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 CredentialsProvider: TypeAlias = Callable[[], WorkerCredentials]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fixtures import Fixtures, make, write
 
-from wool.credentials import WorkerCredentials, as_provider
+from wool.credentials import CredentialFiles, WorkerCredentials, as_provider
 
 SECRET = bytes(range(32))
 
@@ -98,3 +98,55 @@ def test_a_provider_is_asked_each_time(fixtures: Fixtures) -> None:
     assert as_provider(None) is None
     with pytest.raises(TypeError, match="must be WorkerCredentials or a function"):
         as_provider("worker.pem")  # type: ignore[arg-type]
+
+
+def files(directory: Path, name: str = "worker") -> CredentialFiles:
+    return CredentialFiles(
+        ca_path=str(directory / "ca.pem"),
+        key_path=str(directory / f"{name}.key"),
+        cert_path=str(directory / f"{name}.pem"),
+    )
+
+
+def test_files_that_change_are_read_again(fixtures: Fixtures, tmp_path: Path) -> None:
+    write(fixtures, tmp_path)
+    provider = files(tmp_path)
+    first = provider()
+    assert first == fixtures.credentials("worker")
+    assert provider() is first
+    renewed = make()
+    write(renewed, tmp_path)
+    assert provider() == renewed.credentials("worker")
+
+
+def test_files_that_do_not_fit_yet_leave_what_was_read_and_are_named(
+    fixtures: Fixtures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(fixtures, tmp_path)
+    provider = files(tmp_path)
+    first = provider()
+    renewed = make()
+    (tmp_path / "worker.pem").write_bytes(renewed.issued["worker"].cert)  # its key is still to come
+    assert [provider(), provider()] == [first, first]
+    (record,) = caplog.records
+    assert "worker.key is not the key of the certificate" in record.getMessage()
+    (tmp_path / "worker.key").unlink()
+    assert provider() == first
+    write(renewed, tmp_path)
+    assert provider() == renewed.credentials("worker")
+
+
+def test_files_that_never_fitted_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"ca\.pem"):
+        files(tmp_path)()
+
+
+def test_files_travel_by_name_and_are_read_there(fixtures: Fixtures, tmp_path: Path) -> None:
+    write(fixtures, tmp_path)
+    provider = files(tmp_path)
+    provider()
+    travelled = pickle.dumps(provider)
+    assert b"PRIVATE" not in travelled
+    there = pickle.loads(travelled)
+    assert there == provider
+    assert there() == fixtures.credentials("worker")
