@@ -482,6 +482,16 @@ async def test_a_host_without_a_network_says_so() -> None:
 
 
 @hosts
+async def test_a_port_that_another_program_holds_alone_is_named() -> None:
+    with network() as made:
+        host = made.host()
+        async with peer(host) as greedy, peer(host) as late:
+            await greedy("hold_port")
+            told = await late("open")
+            assert "UDP port 5353 is used by a program that does not share it" in told["error"]
+
+
+@hosts
 async def test_a_worker_on_loopback_is_not_announced_to_other_hosts() -> None:
     with network() as made:
         async with peer(made.host()) as here:
@@ -498,3 +508,27 @@ async def test_a_worker_on_another_host_is_found_by_multicast_and_used() -> None
             _, pid = await there("serve", "10.77.0.2:0")
             assert await here("call", 2.0) == [pid]
             await there("leave")
+
+
+@hosts
+async def test_a_host_that_vanished_is_passed_by_at_once_when_its_session_breaks() -> None:
+    """Long before discovery drops it."""
+    with network() as made:
+        async with peer(made.host()) as here, peer(made.host()) as there, peer(made.host()) as elsewhere:
+            pids: list[int] = []
+            for number, host in ((2, there), (3, elsewhere)):
+                await host("open")
+                pids.append((await host("serve", f"10.77.0.{number}:0"))[1])
+            await here("start_calls")
+            for pid in pids:
+                await here("calls", pid, 20.0)
+            killed = time.monotonic()
+            await there.kill()
+            answered: list[list[Any]] = []
+            while not answered or answered[-1][0] < killed + 4.0:
+                answered += await here("calls", pids[1], 20.0)
+            after = [each for each in answered if each[0] > killed + 3.0]
+            assert {answer for _, _, answer in after} == {pids[1]}
+            assert sum(answer == "WorkerLost" for _, _, answer in answered) <= 1, "the one that had started"
+            assert max(ended - began for began, ended, _ in answered) < 5.0
+            assert {answer for _, _, answer in answered} <= {*pids, "WorkerLost"}

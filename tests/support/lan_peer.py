@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 import time
 from typing import Any
 
 from support.routines import where
-from wool import LocalWorker, NoWorkersAvailable, WorkerMetadata, WorkerProxy
+from wool import LocalWorker, NoWorkersAvailable, WorkerLost, WorkerMetadata, WorkerProxy
 from wool.discovery.lan import LanDiscovery
 from wool.limits import DEFAULT_LIMITS
 
@@ -28,6 +29,13 @@ class Peer:
         self.seen: list[tuple[float, str, str, str]] = []
         self.watchers: list[asyncio.Task[None]] = []
         self.worker: LocalWorker | None = None
+        self.answers: list[list[Any]] = []
+
+    async def hold_port(self) -> None:
+        """Be a program that shares the port of multicast DNS with nobody."""
+        held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.exits.callback(held.close)
+        held.bind(("", 5353))
 
     async def open(self) -> None:
         await self.discovery.__aenter__()
@@ -85,6 +93,30 @@ class Peer:
         self.exits.push_async_callback(self.worker.stop, drain_seconds=0.0)
         await self.discovery.publisher.publish("worker-added", self.worker.metadata)
         return [self.worker.metadata.uid, self.worker.metadata.pid]
+
+    async def start_calls(self) -> None:
+        """Open a proxy, and call again and again until `calls` is asked."""
+
+        async def work() -> None:
+            async with WorkerProxy(discovery=self.discovery.subscribe(lambda metadata: "real" in metadata.tags)):
+                while True:
+                    began = time.monotonic()
+                    try:
+                        answer: object = (await where())[0]
+                    except (NoWorkersAvailable, WorkerLost) as error:
+                        answer = type(error).__name__
+                    self.answers.append([began, time.monotonic(), answer])
+                    await asyncio.sleep(0.005)
+
+        self.watchers.append(asyncio.create_task(work(), name="calls"))
+
+    async def calls(self, answer: object, seconds: float) -> list[Any]:
+        """Return when each call so far began, ended, and who answered, as soon as ``answer`` is among them."""
+        async with asyncio.timeout(seconds):
+            while answer not in [each[2] for each in self.answers]:
+                await asyncio.sleep(0.002)
+        told, self.answers = self.answers, []
+        return told
 
     async def call(self, seconds: float) -> list[int]:
         """Open a proxy and call for so long; return which processes have answered."""

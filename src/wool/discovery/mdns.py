@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import socket
@@ -64,7 +65,13 @@ class Multicast:
         """Open the sockets. Raises `OSError`: no such interface, or the port is another's alone."""
         interfaces = choose_interfaces(present_interfaces(), wanted)
         addresses = list(dict.fromkeys(str(face.address) for face in interfaces))
-        multicast = AsyncZeroconf(interfaces=addresses)
+        try:
+            multicast = AsyncZeroconf(interfaces=addresses)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            why = f"UDP port {_PORT} is used by a program that does not share it: end that program, or let it share"
+            raise OSError(error.errno, why) from error
         self = cls(multicast, interfaces, limits)
         try:
             await multicast.zeroconf.async_wait_for_start(limits.lan_open_seconds)
