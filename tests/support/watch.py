@@ -49,7 +49,11 @@ class Watch:
                         await self._task
                     await asyncio.sleep(0.005)
         except TimeoutError:
-            raise AssertionError(f"not within {seconds} s: {wanted}; there are {self.present}") from None
+            there = self.present
+            wrong = {key: there.get(key) for key in wanted.keys() | there.keys() if there.get(key) != wanted.get(key)}
+            raise AssertionError(
+                f"not within {seconds} s: {len(wrong)} of {len(wanted)} differ: {wrong!r:.2000}"
+            ) from None
         return asyncio.get_running_loop().time() - began
 
     async def close(self) -> None:
