@@ -90,7 +90,8 @@ class Crew:
                     del self._announced[metadata.uid]
                 error.add_note(
                     f"wool was announcing worker {metadata.uid[:8]} at {metadata.address} by {self._publisher!r:.200}: "
-                    "a pool with size= and discovery= publishes the workers that it starts"
+                    "a pool with size= and discovery= publishes the workers that it starts (host='127.0.0.1' lets them "
+                    "listen on TCP)"
                 )
                 raise
 

@@ -200,6 +200,29 @@ async def test_programs_find_the_workers_of_each_others_hybrid_pools(journal: Jo
         assert await asked(other) == theirs
 
 
+async def test_a_hybrid_pool_is_found_on_the_network_where_its_workers_listen_on_tcp(
+    journal: Journal, place: Place
+) -> None:
+    pytest.importorskip("zeroconf", reason="needs the extra wool[lan]")
+
+    def lan() -> wool.LanDiscovery:
+        return wool.LanDiscovery(interfaces=["127.0.0.1"])
+
+    with pytest.raises(ValueError, match="unix:") as caught:
+        async with wool.WorkerPool(size=1, discovery=lan):
+            pytest.fail("entered")
+    assert "host='127.0.0.1'" in caught.value.__notes__[0]
+    assert place.left() == []
+    tag = os.urandom(8).hex()
+    async with (
+        wool.WorkerPool(tag, size=2, discovery=lan, host="127.0.0.1") as pool,
+        wool.WorkerPool(tag, discovery=lan()) as other,
+    ):
+        await known(other, pids(pool.workers))
+        assert await used(journal) == await used_by_bodies(journal) == pids(pool.workers)
+    assert place.left() == []
+
+
 async def test_a_program_that_finds_workers_need_not_start_any(journal: Journal) -> None:
     discovery = wool.LocalDiscovery("shared")
     async with wool.WorkerPool(size=2, discovery=discovery) as pool:
