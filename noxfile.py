@@ -317,6 +317,8 @@ def run_installed(session: nox.Session, python: str, distribution: Path, place: 
         said = session.run(interpreter, Path(script).name, external=True, silent=True, env={"PYTHONPATH": None})
         # Without the extras nothing of them is needed, and what needs one says which.
         session.run(interpreter, "-c", WITHOUT_EXTRAS, external=True, env={"PYTHONPATH": None})
+        command = str(place / "venv" / "bin" / "wool")
+        session.run(command, "ps", "--discovery", "local:package", external=True, env={"PYTHONPATH": None})
     if not isinstance(said, str) or said.strip() != "3":
         session.error(f"the quick start printed {said!r} and not 3, installed from {distribution.name}")
 
