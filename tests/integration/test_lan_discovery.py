@@ -28,6 +28,7 @@ from support.watch import watching
 from wool import LanDiscovery, LocalWorker, WorkerMetadata, WorkerProxy
 from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
 from wool.discovery.records import to_text
+from wool.discovery.sightings import Record
 from wool.limits import DEFAULT_LIMITS
 
 LOOPBACK = ["127.0.0.1"]
@@ -284,6 +285,25 @@ async def test_bytes_that_are_no_message_harm_nobody(lan: LanDiscovery) -> None:
         noise.close()
         await lan.publisher.publish("worker-added", worker(2))
         await watch.until(worker(1), worker(2))
+
+
+async def test_what_zeroconf_forgets_was_not_heard_again_so_who_is_gone_stays_gone() -> None:
+    from zeroconf import DNSService, RecordUpdate
+
+    from wool.discovery.mdns import Multicast
+
+    heard: list[Record] = []
+    multicast = await Multicast.open(LOOPBACK, DEFAULT_LIMITS)
+    try:
+        multicast.listen(heard.extend)
+        manager = multicast._zeroconf.zeroconf.record_manager
+        now = time.monotonic() * 1000
+        for created, ttl in ((now - 31_000, 30), (now - 29_000, 30), (now, 0)):
+            record = DNSService("a._wool._tcp.local.", 33, 1, ttl, 0, 0, 7000, "a.local.", created)
+            manager.async_updates(now, [RecordUpdate(record, record)])
+    finally:
+        await multicast.close()
+    assert [record.seconds for record in heard] == [30.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ _IN = 1
 _QUERY = 0
 _TYPES: dict[Kind, int] = {"A": 1, "PTR": 12, "TXT": 16, "AAAA": 28, "SRV": 33}
 _PORT = 5353
+_RECEIVE_BYTES = 4 * 1024 * 1024
 _GROUP_4, _GROUP_6 = "224.0.0.251", "ff02::fb"
 _IP_MULTICAST_ALL = 49
 """Of <linux/in.h>; Python does not name it."""
@@ -185,13 +186,19 @@ class _Ear(RecordUpdateListener):
         self._hear = hear
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
-        heard = [record for update in records if (record := _record_of(update)) is not None]
+        # zeroconf also tells what it forgets, when it looks into its cache: that was not heard again.
+        new: list[Any] = [update.new for update in records]
+        heard = [each for record in new if not _forgotten(record, now) and (each := _record_of(record)) is not None]
         if heard:
             self._hear(heard)
 
 
-def _record_of(update: RecordUpdate) -> Record | None:
-    record: Any = update.new
+def _forgotten(record: Any, now: float) -> bool:
+    # A goodbye, whose time is over at once, was heard.
+    return bool(record.ttl > 0 and record.is_expired(now))
+
+
+def _record_of(record: Any) -> Record | None:
     name, seconds = record.name, float(record.ttl)
     if isinstance(record, _dns.DNSPointer):
         return Record(kind="PTR", name=name, seconds=seconds, target=record.alias)
@@ -240,6 +247,8 @@ def listening_socket(index: int, *, six: bool) -> socket.socket:
     try:
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # As much as the system allows: many workers may speak at once, and a goodbye that is lost costs half a minute.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         if six:
             group = struct.pack("@16sI", socket.inet_pton(socket.AF_INET6, _GROUP_6), index)
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
