@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ import pytest
 import wool
 from support.command import WorkerCommand, environment, wool_command, worker_command
 from support.faults import PATIENCE_SECONDS, Journal, is_alive, statuses, until
-from support.traced import count_up, die, ignore_cancellation, run, run_until
+from support.traced import block, count_up, die, ignore_cancellation, run, run_until
 from wool.cli.supervisor import Status
 
 AT_ONCE_SECONDS = 2.0
@@ -57,18 +58,22 @@ async def outcome(call: Any) -> Any:
 
 
 class Load:
-    """Callers that call without pause, until they are told to stop; every outcome is kept."""
+    """Callers that call without pause, until they are told to stop; every outcome is kept.
+
+    Every other one calls what takes a while, so that a worker that is told to stop has something that runs.
+    """
 
     def __init__(self, journal: Journal, callers: int) -> None:
         self._journal = journal
         self.done: dict[str, object] = {}
         self._stop = False
-        self._tasks = [asyncio.create_task(self._call(), name=f"caller {number}") for number in range(callers)]
+        self._tasks = [asyncio.create_task(self._call(number), name=f"caller {number}") for number in range(callers)]
 
-    async def _call(self) -> None:
+    async def _call(self, number: int) -> None:
+        path = self._journal.path
         while not self._stop:
             call = self._journal.new_call()
-            self.done[call] = await outcome(run(self._journal.path, call))
+            self.done[call] = await outcome(block(path, call, 0.02) if number % 2 else run(path, call))
 
     async def stop(self) -> None:
         self._stop = True
@@ -479,6 +484,10 @@ async def test_workers_are_announced_on_the_network(journal: Journal) -> None:
         discovery = wool.LanDiscovery(interfaces=["127.0.0.1"])
         async with wool.WorkerProxy(discovery=discovery.subscribe(lambda worker: tag in worker.tags)):
             await until_each(journal, command)
+            status, output, _ = await wool_command("ps", "--discovery", "lan:127.0.0.1", "--json")
+            found = [worker for worker in json.loads(output) if tag in worker["tags"]]
+            assert status == 0
+            assert [(worker["status"], worker["done"] > 0) for worker in found] == [("up", True)] * 2
             command.signal()
             assert await command.ended() == Status.DRAINED
 
