@@ -175,6 +175,23 @@ async def test_an_answer_too_large_for_a_datagram_is_fetched_whole() -> None:
         assert server.over_tcp >= 1
 
 
+@pytest.mark.parametrize("port", [7000, None], ids=["A", "SRV"])
+async def test_an_answer_with_more_addresses_than_are_used_is_cut_and_told_once(
+    port: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = dataclasses.replace(PATIENT, addresses=3)
+    async with name_server() as server:
+        server.set("workers", "A", *(f"10.0.1.{number}" for number in range(1, 9)))
+        server.set("workers", "SRV", *(f"{number} 0 7000 host-{number}.test." for number in range(1, 9)))
+        for number in range(1, 9):
+            server.set(f"host-{number}", "A", f"10.0.1.{number}")
+        async with watching(dns_of(server, port=port, limits=few).subscriber) as watch:
+            await watch.until(*(f"10.0.1.{number}:7000" for number in (1, 2, 3)))
+            await server.until_asked("A", 2)
+    kind = "A" if port else "SRV"
+    assert caplog.messages == [f"{kind} workers.test. leads to more workers than are used: 3 (addresses)"]
+
+
 async def test_bytes_that_are_no_answer_are_none() -> None:
     heard = asyncio.Semaphore(0)
 

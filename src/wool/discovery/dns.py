@@ -179,7 +179,9 @@ class DnsResolver:
         found = await self._query(name, "SRV")
         targets = sorted((int(record.priority), str(record.target), int(record.port)) for record in found.records)
         # A target of "." says that there is decidedly no such service.
-        targets = [target for target in targets if target[1] != "." and target[2]][: self._limits.addresses]
+        targets = [target for target in targets if target[1] != "." and target[2]]
+        # One more than are used, so that it is noticed that there are more.
+        targets = targets[: self._limits.addresses + 1]
         hosts = {target: found.beside.get(target) for _, target, _ in targets}
         # What came along need not be asked for; for a thousand workers that would be two thousand questions.
         unknown = [target for target, known in hosts.items() if known is None]

@@ -50,7 +50,7 @@ async def follow(
             done, _ = await asyncio.wait(asked, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             for task in list(asked):
                 if task in done:
-                    _take(lookups, asked.pop(task), task, loop.time())
+                    _take(lookups, asked.pop(task), task, loop.time(), limits)
     finally:
         for task in asked:
             task.cancel()
@@ -71,7 +71,7 @@ async def _ask(resolver: ResolverLike, name: str, limits: Limits) -> Answer:
         raise LookupFailed(f"no answer within {limits.lookup_seconds} s (lookup_seconds)") from None
 
 
-def _take(lookups: Lookups, name: str, task: asyncio.Task[Answer], now: float) -> None:
+def _take(lookups: Lookups, name: str, task: asyncio.Task[Answer], now: float, limits: Limits) -> None:
     again = lookups.has_failed(name)
     try:
         answer = task.result()
@@ -85,7 +85,8 @@ def _take(lookups: Lookups, name: str, task: asyncio.Task[Answer], now: float) -
         _log.info("%s leads to no worker", name)
     elif again:
         _log.info("%s can be looked up again", name)
-    lookups.answered(name, answer, now)
+    if lookups.answered(name, answer, now):
+        _log.warning("%s leads to more workers than are used: %d (addresses)", name, limits.addresses)
 
 
 class NoPublisher:

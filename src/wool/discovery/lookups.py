@@ -59,6 +59,7 @@ class ResolverLike(Protocol):
 @dataclass(slots=True)
 class _Name:
     addresses: tuple[str, ...] = ()
+    cut: bool = False
     due: float = 0.0
     failures: int = 0
 
@@ -79,12 +80,14 @@ class Lookups:
         skipped = frozenset(besides)
         return min((entry.due for name, entry in self._names.items() if name not in skipped), default=None)
 
-    def answered(self, name: str, answer: Answer, now: float) -> None:
-        """Take an answer. More addresses than ``addresses`` are left out, the last ones."""
+    def answered(self, name: str, answer: Answer, now: float) -> bool:
+        """Take an answer. More addresses than ``addresses`` are left out, the last ones; return whether that is new."""
         limits, entry = self._limits, self._names[name]
+        was_cut, entry.cut = entry.cut, len(answer.addresses) > limits.addresses
         entry.addresses = answer.addresses[: limits.addresses]
         entry.failures = 0
         entry.due = now + min(max(answer.seconds, limits.lookup_least_seconds), limits.lookup_most_seconds)
+        return entry.cut and not was_cut
 
     def failed(self, name: str, now: float) -> float:
         """Take it that nobody answered; return in how many seconds it is asked again."""

@@ -70,8 +70,11 @@ def test_one_names_silence_says_nothing_of_the_others() -> None:
 
 def test_an_answer_with_too_many_addresses_is_cut() -> None:
     lookups = Lookups(["name"], LIMITS)
-    lookups.answered("name", answer(*(f"10.0.0.{number}:1" for number in range(9))), now=0.0)
+    many = answer(*(f"10.0.0.{number}:1" for number in range(9)))
+    assert [lookups.answered("name", many, now=0.0) for _ in range(3)] == [True, False, False], "told once"
     assert len(list(lookups.addresses())) == LIMITS.addresses
+    fitting = dataclasses.replace(many, addresses=many.addresses[: LIMITS.addresses])
+    assert [lookups.answered("name", each, now=0.0) for each in (fitting, many)] == [False, True]
 
 
 @pytest.mark.parametrize(
