@@ -269,6 +269,27 @@ async def test_a_worker_of_a_hybrid_pool_that_dies_is_withdrawn_and_the_others_g
             assert len(pool.workers) == 1
 
 
+async def test_a_worker_of_a_hybrid_pool_that_drains_is_withdrawn_and_finishes(
+    journal: Journal, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    with wool.LocalDiscovery() as discovery:
+        async with (
+            wool.WorkerPool(size=2, discovery=discovery) as pool,
+            wool.WorkerPool(discovery=discovery) as other,
+        ):
+            own = pids(pool.workers)
+            await known(other, own)
+            running = asyncio.create_task(run_until(journal.path, "running", str(gate)))
+            draining = await journal.appears("begin", "running")
+            os.kill(draining, signal.SIGTERM)
+            await known(other, own - {draining})
+            assert await used(journal) == own - {draining}
+            assert is_alive(draining)
+            gate.touch()
+            assert await running == draining
+
+
 # ---- a lease, tags -----------------------------------------------------------------------------------
 
 
@@ -374,6 +395,23 @@ async def test_a_discovery_that_cannot_travel_in_any_form_is_said_to_the_body(jo
         assert await used(journal) == pids(pool.workers)
         with pytest.raises(RuntimeError, match=r"cannot be described to workers: .*pickle.*a function that makes"):
             await run_nested(journal.path, "nested", 1)
+
+
+async def test_what_fails_to_open_for_a_body_is_tried_anew_by_the_next(journal: Journal, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+
+    def make() -> Any:
+        if os.path.exists(broken):
+            raise LookupError("no discovery today")
+        return AsyncManager(OwnDiscovery("own"))
+
+    async with wool.WorkerPool(size=1, discovery=make) as pool:
+        broken.touch()
+        for _ in range(2):
+            with pytest.raises(LookupError, match="no discovery today"):
+                await run_nested(journal.path, "nested", 1)
+        broken.unlink()
+        assert await used_by_bodies(journal) == pids(pool.workers)
 
 
 # ---- in whatever form --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import pickle
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +17,7 @@ from support.one_loop import QUICK, Cluster, Worker, cluster, metadata_of, until
 from support.peers import RawWorker
 from wool.admission import Terms
 from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerMetadata
-from wool.errors import DispatchTimeout, NoWorkersAvailable, RpcError, TransientRpcError
+from wool.errors import DispatchTimeout, NoWorkersAvailable, RpcError, TransientRpcError, WorkerLost
 from wool.link import LinkState
 from wool.protocol.frames import Draining, Offer, Reject, RejectCode
 
@@ -387,3 +388,39 @@ async def _told(story: list[Step], lease: int) -> None:
 def drained(made: Cluster) -> set[str]:
     waiting = made.proxy._view.outside._waiting.values()
     return {candidate.metadata.key for candidate in waiting if candidate.why is not None}
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whoever_has_the_places_every_call_ends_and_no_body_begins_twice(seed: int) -> None:
+    dice, uids = random.Random(seed), [f"w{number}" for number in range(5)]
+    limits = dataclasses.replace(QUICK, dispatch_timeout_seconds=1.0)
+    async with cluster(terms=Terms(lease=2), limits=limits) as made:
+        calls: list[asyncio.Task[object]] = []
+        serving: dict[str, Worker] = {}
+        for step in range(80):
+            uid = dice.choice(uids)
+            match dice.randrange(8):
+                case 0 | 1:
+                    made.announce(uid)
+                case 2:
+                    made.drop(uid)
+                case 3 if uid in serving:
+                    await serving.pop(uid).service.close()
+                case 3 | 4 if uid not in serving:
+                    serving[uid] = made.workers[f"{uid} {step}"] = worker = Worker(made.network, uid, limits)
+                    await worker.listen()
+                case 4:
+                    for session in serving[uid].sessions:
+                        session.session.say(Draining())
+                case _:
+                    calls.append(made.spawn(bodies.echo, step))
+            await made.settle(dice.randrange(30))
+            assert len(made.proxy._view._holders()) <= 2
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(end) for end in ends if isinstance(end, BaseException)} <= {
+            NoWorkersAvailable,
+            DispatchTimeout,
+            WorkerLost,
+        }
+        assert all(count == 1 for count in bodies.begun.values())
+        assert not made.proxy._active

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -69,30 +70,31 @@ class NestedPool:
 
     async def dispatcher(self) -> Dispatcher:
         """Return the dispatcher, opening it with the first nested call."""
-        if self._plan is None:
+        plan = self._plan
+        if plan is None:
             # Here, where the call is made, and not on the I/O loop: it runs code of the user's.
-            self._plan = _Plan.of(load_description(self._description))
+            plan = self._plan = _Plan.of(load_description(self._description))
         here = self._runtime.mailbox(asyncio.get_running_loop())
-        return await run_on(self._home(self._plan), here, self._opened, "wool waiting for a nested pool")
+        name = "wool waiting for a nested pool"
+        return await run_on(self._home(plan), here, functools.partial(self._opened, plan), name)
 
     def _home(self, plan: _Plan) -> MailboxLike:
         return self._routines if plan.is_the_users else self._io
 
     # ---- at home ----
 
-    async def _opened(self) -> Dispatcher:
+    async def _opened(self, plan: _Plan) -> Dispatcher:
         if self._opening is None or (self._opening.done() and self.open_dispatcher is None):
             # A task of its own: the call that comes first may be cancelled, the others want it still.
-            self._opening = asyncio.get_running_loop().create_task(self._open(), name="wool opening a nested pool")
+            self._opening = asyncio.get_running_loop().create_task(self._open(plan), name="wool opening a nested pool")
         return await asyncio.shield(self._opening)
 
-    async def _open(self) -> Dispatcher:
-        assert self._plan is not None
-        spec, stack = self._plan.spec, self._stack
+    async def _open(self, plan: _Plan) -> Dispatcher:
+        spec, stack = plan.spec, self._stack
         try:
-            balancer = await LOAD_BALANCER.entered(self._plan.balancer, stack)
-            if self._plan.discovery is not None:
-                discovery = await DISCOVERY.entered(self._plan.discovery, stack)
+            balancer = await LOAD_BALANCER.entered(plan.balancer, stack)
+            if plan.discovery is not None:
+                discovery = await DISCOVERY.entered(plan.discovery, stack)
                 spec = dataclasses.replace(spec, subscriber=discovery.subscriber)
             self.open_dispatcher = await Dispatcher.open(
                 spec, runtime=self._runtime, secret=self._secret, balancer=balancer
