@@ -15,7 +15,17 @@ pytest.importorskip("dns", reason="needs the extra wool[dns]")
 from support.name_server import NameServer, name_server
 from support.routines import where
 from support.watch import watching
-from wool import DnsDiscovery, LocalWorker, NoWorkersAvailable, StaticDiscovery, WorkerMetadata, WorkerProxy
+from wool import (
+    DispatchTimeout,
+    DnsDiscovery,
+    LocalWorker,
+    NoWorkersAvailable,
+    RuntimeContext,
+    StaticDiscovery,
+    WorkerMetadata,
+    WorkerPool,
+    WorkerProxy,
+)
 from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
 from wool.limits import DEFAULT_LIMITS, Limits
 
@@ -281,6 +291,22 @@ async def test_nobody_at_an_address_is_said_with_the_address() -> None:
     async with WorkerProxy(discovery=StaticDiscovery("127.0.0.1:1").subscriber):
         with pytest.raises(NoWorkersAvailable, match=r"127\.0\.0\.1:1"):
             await pid_of_worker()
+
+
+async def test_a_name_that_does_not_resolve_is_named_by_call_and_log_and_found_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with name_server() as server, LocalWorker(host="127.0.0.1") as one:
+        discovery = dns_of(server, port=port_of(one), limits=QUICK)
+        server.failing = True
+        async with WorkerPool(discovery=discovery):
+            with RuntimeContext(dispatch_timeout=1.0):
+                with pytest.raises(DispatchTimeout, match=r"no worker of <DnsDiscovery workers\.test\."):
+                    await pid_of_worker()
+            assert any("A workers.test. cannot be looked up" in told for told in caplog.messages)
+            server.failing = False
+            server.set("workers", "A", "127.0.0.1")
+            assert await pid_of_worker() == one.metadata.pid
 
 
 async def test_workers_behind_a_name_come_and_go_with_its_records() -> None:

@@ -19,6 +19,8 @@ from wool.discovery.lookups import Answer, LookupFailed, is_literal, join, split
 from wool.limits import DEFAULT_LIMITS, Limits
 
 _UNIX = "unix:/"
+_NAMED = 3
+"""So many addresses are named in a repr, which is part of errors."""
 
 
 class StaticDiscovery:
@@ -61,7 +63,7 @@ class StaticDiscovery:
         return (_rebuild, (self.addresses, self._limits))
 
     def __repr__(self) -> str:
-        return f"<StaticDiscovery of {len(self.addresses)} addresses>"
+        return f"<StaticDiscovery {_some(self.addresses)}>"
 
 
 def _rebuild(addresses: tuple[str, ...], limits: Limits) -> StaticDiscovery:
@@ -93,7 +95,12 @@ class StaticSubscriber:
         return (StaticSubscriber, (self._addresses, self._filter, self._limits))
 
     def __repr__(self) -> str:
-        return f"<StaticSubscriber of {len(self._addresses)} addresses{' filtered' if self._filter else ''}>"
+        return f"<StaticSubscriber of {_some(self._addresses)}{' filtered' if self._filter else ''}>"
+
+
+def _some(addresses: tuple[str, ...]) -> str:
+    more = f" and {len(addresses) - _NAMED} more" if len(addresses) > _NAMED else ""
+    return ", ".join(addresses[:_NAMED]) + more
 
 
 def _is_name(address: str) -> bool:

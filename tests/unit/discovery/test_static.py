@@ -136,7 +136,9 @@ def test_discovery_and_subscriber_travel() -> None:
     discovery = pickle.loads(pickle.dumps(StaticDiscovery("gpu:7000", "10.0.0.1:1")))
     assert discovery.addresses == ("gpu:7000", "10.0.0.1:1")
     subscriber = pickle.loads(pickle.dumps(discovery.subscribe(WorkerMetadata.to_bytes)))
-    assert repr(subscriber) == "<StaticSubscriber of 2 addresses filtered>"
+    assert repr(subscriber) == "<StaticSubscriber of gpu:7000, 10.0.0.1:1 filtered>"
+    many = StaticDiscovery(*(f"10.0.0.{number}:1" for number in range(9)))
+    assert repr(many) == "<StaticDiscovery 10.0.0.0:1, 10.0.0.1:1, 10.0.0.2:1 and 6 more>"
 
 
 async def test_nothing_can_be_published() -> None:
