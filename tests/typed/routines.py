@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Generic, TypeVar, assert_type
 
 import wool
@@ -145,6 +146,26 @@ async def pools(worker: wool.LocalWorker, kind: type[wool.LoadBalancerLike]) -> 
     wool.WorkerPool(loadbalancer=3)  # type: ignore[arg-type]
     async with wool.WorkerProxy(workers=[worker.metadata]) as proxy:
         assert_type(proxy, wool.WorkerProxy)
+
+
+@asynccontextmanager
+async def opened() -> AsyncGenerator[wool.LocalDiscovery, None]:
+    with wool.LocalDiscovery("team") as team:
+        yield team
+
+
+async def pools_that_find_workers(custom: wool.DiscoveryLike) -> None:
+    team = wool.LocalDiscovery("team")
+    wool.WorkerPool("gpu", size=2, discovery=team, lease=3, host="127.0.0.1")
+    wool.WorkerPool(discovery=custom)
+    wool.WorkerPool(discovery=wool.LocalDiscovery)
+    wool.WorkerPool(discovery=lambda: team)
+    wool.WorkerPool(discovery=nullcontext(team), loadbalancer=nullcontext(make()))
+    wool.WorkerPool(discovery=opened())
+    wool.WorkerPool(discovery=opened)
+    wool.WorkerProxy(discovery=team.subscriber)
+    wool.WorkerProxy(discovery=lambda: team.subscriber)
+    wool.WorkerPool(discovery=team.subscriber)  # type: ignore[arg-type]
 
 
 signature: Callable[[int], AsyncIterator[int]] = iterated
