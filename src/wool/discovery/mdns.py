@@ -12,7 +12,6 @@ It must be used on the loop that opened it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import ipaddress
 import logging
@@ -90,11 +89,17 @@ class Multicast:
         theirs = next(each for each in transports if each.get_extra_info("sockname")[0] in ("0.0.0.0", "::"))
         theirs.close()
         listener = theirs.get_protocol().__class__
-        with contextlib.ExitStack() as unused:
-            for made in [unused.enter_context(each) for each in listening_sockets(self.interfaces)]:
-                receiver, _ = await loop.create_datagram_endpoint(lambda: listener(self._zeroconf.zeroconf), sock=made)
+        made = listening_sockets(self.interfaces)
+        try:
+            while made:
+                receiver, _ = await loop.create_datagram_endpoint(
+                    lambda: listener(self._zeroconf.zeroconf), sock=made[-1]
+                )
+                made.pop()
                 self._receivers.append(receiver)
-            unused.pop_all()
+        finally:
+            for each in made:
+                each.close()
 
     # ---- hearing and asking ----
 
