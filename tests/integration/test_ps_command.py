@@ -44,6 +44,7 @@ async def _fail() -> None:
     raise LookupError("boom")
 
 
+@pytest.mark.smoke
 async def test_it_says_of_each_worker_what_it_has_done_and_does(
     namespace: str, journal: Journal, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ async def load(journal: Journal, callers: int = 6) -> AsyncIterator[Load]:
 # ---- told to stop ------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 async def test_sigterm_under_load_fails_no_call_and_runs_none_twice(namespace: str, journal: Journal) -> None:
     async with (
         worker_command("--discovery", f"local:{namespace}", "--size", "2") as leaving,

@@ -151,13 +151,19 @@ def run(settings: Settings) -> int:
     """Run the command; return its exit status. Raises `SettingError` before anything is started."""
     plan = Plan.of(settings)
     _see_working_directory()
-    writer, handler = write_events(sys.stderr.fileno(), style=plan.log_style, common={}, most=DEFAULT_LIMITS.log_lines)
+    writer, handler = write_events(_standard_error(), style=plan.log_style, common={}, most=DEFAULT_LIMITS.log_lines)
     _set_up_logging(handler, plan.log_level)
     try:
         status = asyncio.run(_Command(plan, writer).run())
     finally:
         writer.close(DEFAULT_LIMITS.close_seconds)
     return status
+
+
+def _standard_error() -> int:
+    # Whoever closed it wants no log; the number may be that of any file by now.
+    stream: object = sys.stderr
+    return os.open(os.devnull, os.O_WRONLY) if stream is None else sys.stderr.fileno()
 
 
 def _see_working_directory() -> None:
