@@ -97,12 +97,17 @@ async def test_a_name_that_fails_later_keeps_the_addresses_it_had(names: Names) 
 
 
 async def test_a_slow_name_keeps_no_other_waiting() -> None:
+    gave_up = asyncio.Semaphore(0)
+
     class Slow:
         closed = 0
 
         async def resolve(self, name: str) -> Answer:
             if name == "slow:1":
-                await asyncio.Event().wait()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    gave_up.release()
             if name == "failing:1":
                 raise LookupFailed("no")
             return Answer(addresses=("10.0.0.1:1",), seconds=1.0)
@@ -115,12 +120,17 @@ async def test_a_slow_name_keeps_no_other_waiting() -> None:
     class Subscriber:
         def __aiter__(self) -> Any:
             return following.follow(
-                ["slow:1", "failing:1", "quick:1"], lambda: resolver, fixed=(), filter=None, limits=QUICK
+                ["slow:1", "failing:1", "quick:1"],
+                lambda: resolver,
+                filter=None,
+                limits=dataclasses.replace(QUICK, lookup_seconds=1.0),
             )
 
     async with watching(Subscriber()) as watch:
-        assert await watch.until("10.0.0.1:1") < QUICK.lookup_seconds
-        await asyncio.sleep(2 * QUICK.lookup_seconds)
+        await watch.until("10.0.0.1:1")
+        assert gave_up.locked(), "the slow one is waited for"
+        for _ in range(2):
+            await asyncio.wait_for(gave_up.acquire(), 20)
         assert watch.present.keys() == {"10.0.0.1:1"}
     assert resolver.closed == 1
 
