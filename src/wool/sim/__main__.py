@@ -1,7 +1,7 @@
 """``python -m wool.sim``: replays what is kept, then searches for plans that break a promise.
 
-Exit status: 0 if nothing is broken, 1 if something is (the report is printed, the plan is kept), 2 for
-arguments that make no sense.
+Exit status: 0 if nothing is broken, 1 if something is (the report is printed, the plan is kept), or if a long
+search never reached a state that it must reach; 2 for arguments that make no sense.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from wool.sim.campaign import DETERMINISM, Found, Tally, diverged, failure_of, keep_plan, read_plan, replays
+from wool.sim.coverage import LONG_PLANS, never_reached
 from wool.sim.plan import Plan
 from wool.sim.processes import search
 from wool.sim.progress import Progress, invariants_told, summary
@@ -152,7 +153,11 @@ def _campaign(options: argparse.Namespace, kept: list[tuple[Path, Plan]], out: T
         speed=measure(),
     )
     out.write(told)
-    return 1 if broken or error else 0
+    missing = never_reached(total.states) if sum(total.plans.values()) >= LONG_PLANS else []
+    if missing:
+        out.write(f"\nthe search has failed: in {LONG_PLANS} plans it must reach every state, and did not reach:\n")
+        out.writelines(f"  {label}\n" for label in missing)
+    return 1 if broken or error or missing else 0
 
 
 def _told(found: Found, directory: Path) -> str:

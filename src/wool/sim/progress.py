@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from wool.sim.campaign import Tally
-from wool.sim.coverage import STATES
+from wool.sim.coverage import STATES, never_reached
 from wool.sim.invariants.table import INVARIANTS, formula_of
 from wool.sim.plan import FAULTS
 from wool.sim.speed import Speed
@@ -84,7 +84,7 @@ def _summary(tally: Tally, elapsed: float, jobs: int, seed: int, kept: int, brok
         for mode, count in sorted(tally.plans.items())
     ]
     modes = ", ".join(f"{count} {mode}" for mode, count in sorted(tally.plans.items()))
-    missing = [label for label in STATES if not tally.states[label]]
+    missing = never_reached(tally.states)
     rows = [
         ("plans", f"{plans} ({modes})" if plans else "0"),
         ("of which scenarios", f"{tally.scenarios} (three workers, 20 calls of all sorts, a fault)"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wool.sim import __main__ as command_line
 from wool.sim import campaign
 from wool.sim.__main__ import main
 from wool.sim.campaign import Tally, fails_alike, failure_of, keep_plan, read_plan, replays, work
@@ -119,6 +120,20 @@ def test_a_small_campaign_ends_with_a_table(tmp_path: Path) -> None:
     assert said.startswith("seed 11, 2 processes, 0 kept plans")
     for row in ("4 (2 hypothesis, 2 volume)", "states reached", "none broken", "wire:"):
         assert row in said, said
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_long_search_that_never_reached_a_state_has_failed_and_names_it(
+    enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line, "LONG_PLANS", 4 if enough else 5)
+    status, said = command(
+        *("--plans", "4", "--jobs", "2", "--seed", "11", "--corpus", str(tmp_path), "--keep", str(tmp_path))
+    )
+    assert status == enough
+    assert ("the search has failed: in 4 plans" in said) == enough
+    # Four plans cannot have been everywhere.
+    assert ("\n  a worker has forgotten a definition\n" in said) == enough
 
 
 @pytest.mark.parametrize("mode", ["hypothesis", "volume"])
