@@ -175,7 +175,6 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.parked: deque[SimHandle] = deque()
         self.crawl_seconds: float = 0.0
         """What each of its steps takes longer."""
-        self.steps = 0
         self.begun: list[weakref.ref[SimTask[Any]]] = []
         """Every task, oldest first."""
         self._holds = 0
@@ -448,7 +447,6 @@ class World:
                         asyncio._set_running_loop(loop)
                         self.current = current = loop
                     steps += 1
-                    loop.steps += 1
                     self.now = now + STEP_SECONDS
                     if loop.crawl_seconds:
                         loop.hold_for(loop.crawl_seconds)
