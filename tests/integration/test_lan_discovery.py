@@ -25,7 +25,7 @@ from support import namespaces
 from support.namespaces import network, peer
 from support.routines import where
 from support.watch import watching
-from wool import LanDiscovery, LocalWorker, WorkerMetadata, WorkerProxy
+from wool import LanDiscovery, LocalWorker, WorkerMetadata, WorkerPool, WorkerProxy
 from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
 from wool.discovery.records import to_text
 from wool.discovery.sightings import Record
@@ -211,6 +211,9 @@ async def test_an_interface_that_is_not_there_is_named() -> None:
         pass
     with pytest.raises(OSError, match="no interface 'wool9'"):
         await anext(aiter(discovery.subscriber))
+    with pytest.raises(OSError, match="no interface 'wool9'"):
+        async with WorkerPool(discovery=discovery):
+            pass
 
 
 async def test_to_be_cancelled_while_entering_leaves_nothing_open() -> None:
@@ -462,9 +465,11 @@ async def test_only_the_chosen_interfaces_are_spoken_and_listened_on(six: bool) 
         async with (
             peer(both, interfaces=chosen[1]) as speaker,
             peer(one, interfaces=["eth0"]) as other,
+            peer(one) as everywhere,
             peer(two, interfaces=chosen[1]) as listener,
             peer(two, interfaces=chosen[0]) as elsewhere,
         ):
+            await everywhere("watch")
             await listener("watch")
             await elsewhere("watch", 3)
             await speaker("open")
@@ -473,6 +478,7 @@ async def test_only_the_chosen_interfaces_are_spoken_and_listened_on(six: bool) 
                 began = await publisher("publish", "worker-added", worker(number).uid, f"0.0.0.0:{7000 + number}")
                 at = await seen(watcher, "worker-added", number, JOIN_SECONDS, began, times)
                 assert at == f"10.{79 - number}.0.{number}:{7000 + number}"
+                assert await seen(everywhere, "worker-added", number, JOIN_SECONDS, began) == at
             # What was said before would have been heard before.
             began = await other("publish", "worker-added", worker(3).uid, "0.0.0.0:7003")
             await seen(elsewhere, "worker-added", 3, JOIN_SECONDS, began, 3)
