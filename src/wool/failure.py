@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import operator
 import pickle
 import weakref
 from dataclasses import dataclass, field
@@ -60,6 +61,9 @@ _HOW_TO_PICKLE = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__",
 
 _ATOM, _EXCEPTION, _PICKLED, _TEXT = range(4)
 
+_MEMBERS = -1
+"""Among the numbers of a group's arguments: its exceptions."""
+
 _stand_ins: weakref.WeakSet[RemoteError] = weakref.WeakSet()
 """What `rebuild` gave in place of an exception: not to be taken for a RemoteError that the body raised."""
 
@@ -72,7 +76,8 @@ class _Node(NamedTuple):
     cls: int
     whole: bytes | None
     """The exception as its own class pickles it, if its class says how."""
-    args: tuple[int, ...]
+    args: tuple[int, ...] | None
+    """None for those that its making gives a group; `_MEMBERS` in the place of its exceptions."""
     attributes: dict[str, int]
     slots: dict[str, int]
     cause: _Edge
@@ -168,7 +173,7 @@ class _Capture:
             message=message_of(exc, self.limits.text_characters),
             cls=self.value(cls),
             whole=self.whole(exc) if not is_group and _says_how_to_pickle(cls) else None,
-            args=tuple(map(self.value, ARGS.__get__(exc))) if not is_group else (),
+            args=self.args(exc, MEMBERS.__get__(exc) if is_group else None),
             attributes=self.attributes(exc),
             slots=self.slots(exc) if not is_group else {},
             cause=cause,
@@ -178,6 +183,15 @@ class _Capture:
             frames=[tuple(frame) for frame in frames],
         )
 
+    def args(self, exc: BaseException, members: tuple[BaseException, ...] | None) -> tuple[int, ...] | None:
+        given: tuple[object, ...] = ARGS.__get__(exc)
+        if members is None:
+            return tuple(map(self.value, given))
+        natural = [_holds(value, members) for value in given]
+        if natural == [False, True] and given[0] == BaseExceptionGroup.__dict__["message"].__get__(exc):
+            return None
+        return tuple(_MEMBERS if found else self.value(value) for value, found in zip(given, natural, strict=True))
+
     def group(self, exc: BaseExceptionGroup[Any]) -> tuple[str, tuple[_Edge, ...], bool]:
         members: tuple[BaseException, ...] = MEMBERS.__get__(exc)
         room = max(self.limits.exceptions - len(self.exceptions), 1)
@@ -186,7 +200,8 @@ class _Capture:
             edges.append(f"left out: {len(members) - room} more exceptions of this group")
         given: tuple[object, ...] = ARGS.__get__(exc)
         message: str = BaseExceptionGroup.__dict__["message"].__get__(exc)
-        return cut(message, self.limits.text_characters), tuple(edges), len(given) == 2 and type(given[1]) is list
+        as_list = any(type(value) is list and _holds(value, members) for value in given)
+        return cut(message, self.limits.text_characters), tuple(edges), as_list
 
     def whole(self, exc: BaseException) -> bytes | None:
         try:
@@ -405,10 +420,11 @@ class _Rebuild:
             value = self.value(number)
             if name == "__notes__" or name not in attributes or _differ(attributes[name], value):
                 attributes[name] = value
-        args = tuple(map(self.value, node.args))
-        given: tuple[object, ...] = ARGS.__get__(exc)
-        if node.whole is None and node.group is None and (len(args) != len(given) or any(map(_differ, given, args))):
-            ARGS.__set__(exc, args)
+        if node.whole is None and node.args is not None:
+            args = self.args(node.args, node)
+            given: tuple[object, ...] = ARGS.__get__(exc)
+            if len(args) != len(given) or any(map(_differ, given, args)):
+                ARGS.__set__(exc, args)
         for member, edge in ((CAUSE, node.cause), (CONTEXT, node.context)):
             found = self.edge(edge)
             # A copy of what was there from the beginning does not replace it.
@@ -417,9 +433,16 @@ class _Rebuild:
         SUPPRESS_CONTEXT.__set__(exc, node.suppress_context)
         TRACEBACK.__set__(exc, build_traceback([FrameRecord(*frame) for frame in node.frames]))
 
+    def args(self, numbers: tuple[int, ...], node: _Node) -> tuple[object, ...]:
+        members: object = None
+        if node.group is not None:
+            _, edges, as_list = node.group
+            members = [self.edge(edge) for edge in edges] if as_list else tuple(map(self.edge, edges))
+        return tuple(members if number == _MEMBERS else self.value(number) for number in numbers)
+
     def fill_parts(self, exc: BaseException, node: _Node) -> None:
-        if node.group is None:
-            ARGS.__set__(exc, tuple(map(self.value, node.args)))
+        if node.args is not None:
+            ARGS.__set__(exc, self.args(node.args, node))
         ATTRIBUTES.__get__(exc).update({name: self.value(value) for name, value in node.attributes.items()})
         for name, value in node.slots.items():
             members = (vars(owner).get(name) for owner in type(exc).__mro__)
@@ -427,6 +450,14 @@ class _Rebuild:
             if member is not None:
                 with contextlib.suppress(AttributeError, TypeError, ValueError):  # Read-only, or a placeholder.
                     member.__set__(exc, self.value(value))
+
+
+def _holds(value: object, members: tuple[BaseException, ...]) -> bool:
+    """Tell whether ``value`` is the sequence of exceptions that a group was made of."""
+    if type(value) not in (list, tuple):
+        return False
+    found = cast("list[object] | tuple[object, ...]", value)
+    return len(found) == len(members) and all(map(operator.is_, found, members))
 
 
 def _differ(here: object, there: object) -> bool:

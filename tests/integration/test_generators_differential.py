@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import wool
@@ -126,5 +126,9 @@ async def test_no_script_tells_a_generated_program_from_its_routine(case: tuple[
 
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(streams.BODIES), scripts)
+@example(
+    streams.reraising_from,
+    [Op("next", None, None, None), Op("throw", (ExceptionGroup, ("thrown", [ValueError(1), KeyError(2)])), None, None)],
+)
 async def test_no_script_tells_a_routine_from_the_plain_generator(body: Body, script: list[Op]) -> None:
     await compare(body, ROUTINES[body.__name__], script)

@@ -205,12 +205,12 @@ async def test_an_import_path_too_long_for_the_system_is_a_failed_start(monkeypa
         ("nonsense", ["killed by SIGKILL (it broke the control channel", "not one JSON object"]),
         (
             "never ready",
-            ["killed by SIGKILL (it was not ready within 0.8 s (worker_start_seconds))", "still importing"],
+            ["killed by SIGKILL (it was not ready within 4.0 s (worker_start_seconds))", "still importing"],
         ),
     ],
 )
 async def test_a_failed_start_says_why_and_leaves_nothing(noticing: str, mode: str, expected: list[str]) -> None:
-    seconds = 0.8 if mode == "never ready" else 30.0
+    seconds = 4.0 if mode == "never ready" else 30.0
     with pytest.raises(WorkerStartError) as caught:
         await LAUNCHER.launch(spec(mode, limits=Limits(worker_start_seconds=seconds)))
     for text in expected:

@@ -413,6 +413,26 @@ def test_a_group_comes_back_with_each_exception_in_full() -> None:
     assert deep.exceptions[0].args == (1,)
 
 
+class CodedGroup(ExceptionGroup[Exception]):
+    def __new__(cls, message: str, exceptions: list[Exception], code: int) -> Self:
+        self = super().__new__(cls, message, exceptions)
+        self.code = code
+        return self
+
+
+def test_a_group_keeps_the_arguments_that_its_class_takes_or_somebody_has_given_it() -> None:
+    coded = travelled(CodedGroup("coded", [ValueError(1), KeyError(2)], 7))
+    assert isinstance(coded, CodedGroup)
+    assert (coded.message, coded.code) == ("coded", 7)
+    assert coded.args == ("coded", list(coded.exceptions), 7)
+    assert coded.args[1][0] is coded.exceptions[0]
+    changed = ExceptionGroup("before", (ValueError(1),))
+    changed.args = ("after", 7)
+    back = travelled(changed)
+    assert isinstance(back, ExceptionGroup)
+    assert (back.message, back.args, repr(back.exceptions)) == ("before", ("after", 7), "(ValueError(1),)")
+
+
 def test_a_base_exception_group_stays_one() -> None:
     back = travelled(BaseExceptionGroup("base", [KeyboardInterrupt(), ValueError()]))
     assert type(back) is BaseExceptionGroup
