@@ -19,6 +19,8 @@ from wool.discovery.lookups import Answer, LookupFailed, is_literal, join, split
 from wool.limits import DEFAULT_LIMITS, Limits
 
 _UNIX = "unix:/"
+_THREADS = 64
+"""That look names up at a time, of one subscription."""
 _NAMED = 3
 """So many addresses are named in a repr, which is part of errors."""
 
@@ -88,7 +90,11 @@ class StaticSubscriber:
         names = [address for address in self._addresses if _is_name(address)]
         fixed = [address for address in self._addresses if not _is_name(address)]
         return follow(
-            names, lambda: SystemResolver(self._limits), fixed=fixed, filter=self._filter, limits=self._limits
+            names,
+            lambda: SystemResolver(len(names), self._limits),
+            fixed=fixed,
+            filter=self._filter,
+            limits=self._limits,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -110,25 +116,40 @@ def _is_name(address: str) -> bool:
 
 
 class SystemResolver:
-    """Asks the system, in a thread: ``getaddrinfo`` blocks for as long as it likes."""
+    """Asks the system, in a thread: ``getaddrinfo`` blocks for as long as it likes.
 
-    def __init__(self, limits: Limits) -> None:
+    Each of ``names`` names has one thread at most, so one that hangs keeps no other waiting, however often it is tried.
+    """
+
+    def __init__(self, names: int, limits: Limits) -> None:
         self._limits = limits
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="wool-getaddrinfo")
+        self._threads = ThreadPoolExecutor(min(max(names, 1), _THREADS), thread_name_prefix="wool-getaddrinfo")
+        self._asked: dict[str, asyncio.Future[list[tuple[Any, ...]]]] = {}
 
     async def resolve(self, name: str) -> Answer:
         """Return all addresses of ``host:port``. Raises `LookupFailed`."""
         host, port = split(name)
-        loop = asyncio.get_running_loop()
+        asked = self._asked.get(name)
+        if asked is None:
+            asked = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port)
+            self._asked[name] = asked
+            asked.add_done_callback(lambda done: self._answered(name, done))
         try:
-            found = await loop.run_in_executor(self._threads, _look_up, host, port)
+            found = await asyncio.shield(asked)
         except OSError as error:
             raise LookupFailed(error.strerror or str(error)) from error
         addresses = dict.fromkeys(join(str(entry[4][0]).partition("%")[0], port) for entry in found)
         return Answer(addresses=tuple(addresses), seconds=self._limits.static_lookup_seconds)
 
+    def _answered(self, name: str, done: asyncio.Future[list[tuple[Any, ...]]]) -> None:
+        del self._asked[name]
+        if not done.cancelled():
+            done.exception()  # perhaps nobody waits for it any more
+
     def close(self) -> None:
         """Start no more; a look-up under way ends by itself."""
+        for asked in self._asked.values():
+            asked.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import pickle
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -31,13 +32,18 @@ class Names:
     """What the system says of names: addresses, a failure, or nothing for now."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.known: dict[str, list[str] | OSError] = {}
+        self.known: dict[str, list[str] | OSError | threading.Event] = {}
         self.asked = 0
+        self.asked_for: list[str] = []
         monkeypatch.setattr(static, "_look_up", self._look_up)
 
     def _look_up(self, host: str, port: int) -> list[tuple[Any, ...]]:
         self.asked += 1
+        self.asked_for.append(host)
         found = self.known[host]
+        if isinstance(found, threading.Event):
+            found.wait(30)
+            return []
         if isinstance(found, OSError):
             raise found
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
@@ -133,6 +139,25 @@ async def test_a_slow_name_keeps_no_other_waiting() -> None:
             await asyncio.wait_for(gave_up.acquire(), 20)
         assert watch.present.keys() == {"10.0.0.1:1"}
     assert resolver.closed == 1
+
+
+async def test_a_name_that_hangs_takes_one_thread_however_often_it_is_tried(names: Names) -> None:
+    names.known["hung"] = hung = threading.Event()
+    names.known["gpu"] = ["10.0.0.1"]
+    limits = dataclasses.replace(QUICK, lookup_seconds=0.1, static_lookup_seconds=0.05)
+    try:
+        async with watching(StaticDiscovery("hung:1", "gpu:7000", limits=limits).subscriber) as watch:
+            async with asyncio.timeout(20):
+                while names.asked_for.count("gpu") < 30:
+                    await asyncio.sleep(0.01)
+            names.known["gpu"] = ["10.0.0.2"]
+            await watch.until("10.0.0.2:7000")
+            assert names.asked_for.count("hung") == 1
+            names.known["hung"] = ["10.0.0.9"]
+            hung.set()
+            await watch.until("10.0.0.2:7000", "10.0.0.9:1")
+    finally:
+        hung.set()
 
 
 async def test_the_real_system_knows_localhost() -> None:
