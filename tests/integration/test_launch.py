@@ -205,7 +205,7 @@ async def test_an_import_path_too_long_for_the_system_is_a_failed_start(monkeypa
         ("nonsense", ["killed by SIGKILL (it broke the control channel", "not one JSON object"]),
         (
             "never ready",
-            ["killed by SIGKILL (it was not ready within 4.0 s (worker_start_seconds))", "still importing"],
+            ["killed by SIGKILL (it was not ready within 4 s (worker_start_seconds))", "still importing"],
         ),
     ],
 )
