@@ -100,16 +100,33 @@ class Dispatcher:
         self._feed: asyncio.Task[None] | None = None
         self._feed_on_io = False
         self._closed = False
+        self.calls: int = 0
+        """How many calls were made by it."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether none of its calls is known to be under way; may be read from any thread."""
+        return self._proxy.is_idle
 
     @classmethod
-    async def open(cls, spec: ProxySpec, *, runtime: Runtime, secret: bytes, balancer: LoadBalancerLike) -> Dispatcher:
+    async def open(
+        cls,
+        spec: ProxySpec,
+        *,
+        runtime: Runtime,
+        secret: bytes,
+        balancer: LoadBalancerLike,
+        description: bytes | None = None,
+    ) -> Dispatcher:
         """Open a proxy for ``spec``; run on the user's loop. Pair with `close`.
 
-        ``balancer`` is what has become of the spec's. A built-in discovery is followed on the I/O loop, one of the
-        user's own on this loop. Cancelling leaves nothing open.
+        ``balancer`` is what has become of the spec's, ``description`` what the spec was loaded from, if it was. A
+        built-in discovery is followed on the I/O loop, one of the user's own on this loop. Cancelling leaves nothing
+        open.
         """
         runtime.check_process()
-        description = spec.describe()
+        if description is None:
+            description = spec.describe()
         if len(description) > runtime.limits.pool_description_bytes:
             raise ValueError(
                 f"the description of {spec.what} takes {len(description)} bytes pickled, the limit is "
@@ -246,6 +263,7 @@ class Dispatcher:
             parent=parent.key if parent is not None else b"",
         )
         to_io, to_user = self.way(loop)
+        self.calls += 1
         return Call(self._proxy, to_io, loop, task, definition, arguments, dispatch_timeout_seconds(), to_user, self)
 
     def way(self, loop: asyncio.AbstractEventLoop) -> tuple[MailboxLike, MailboxLike]:

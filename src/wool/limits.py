@@ -50,6 +50,9 @@ class Limits:
     """Routine definitions that a worker keeps per session before it forgets the oldest."""
     definition_bytes: int = 64 * MIB
     """Bytes of routine definitions that a worker keeps per session."""
+    nested_idle_seconds: float = 30.0
+    """A worker that nobody's bodies have made a call from for so long ends its own sessions with the other workers, at
+    the second look. Else each worker's sessions would keep the other's open, long after the pool has gone."""
     pool_description_bytes: int = 1 * MIB
     """What a caller may send, once per session, to describe its pool to nested calls."""
 

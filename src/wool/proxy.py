@@ -73,8 +73,6 @@ class Proxy:
         self._by_connection: dict[Connection, Link] = {}
         self._unplaced: dict[PlacedCall, None] = {}
         self._active = 0
-        self._idle: asyncio.Event = asyncio.Event()
-        self._idle.set()
         self._closing: str | None = None
         self.closed: bool = False
         """It was closed, all its calls have heard so, and no session is left."""
@@ -140,7 +138,6 @@ class Proxy:
     def place(self, call: PlacedCall) -> None:
         """Take a new call."""
         self._active += 1
-        self._idle.clear()
         if (timeout := call.dispatch_timeout) is not None:
             call.clock = self._dispatch.add(call, timeout)
         self._bind(call)
@@ -343,8 +340,6 @@ class Proxy:
             if link.dropped:
                 self._close_if_unused(link)
         self._active -= 1
-        if not self._active:
-            self._idle.set()
         call.arguments = _SENT
         call.respond_last(answer)
 
@@ -528,9 +523,10 @@ class Proxy:
                     self._withdraw(call)
                     self._perform(call, call.machine.reject(connection, call.number))
 
-    async def wait_idle(self) -> None:
-        """Return when no call is under way."""
-        await self._idle.wait()
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is under way, nor a generator open; may be read from any thread."""
+        return not self._active
 
     async def close(self, why: str) -> None:
         """End all sessions, bounded. Tasks still started end as `WorkerLost`; idempotent."""

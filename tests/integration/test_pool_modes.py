@@ -18,7 +18,15 @@ import pytest
 
 import wool
 from support.faults import InOrder, Journal, frozen, is_alive, kill, statuses, until, workers
-from support.own_discovery import AsyncManager, Entered, Manager, OpenOwnDiscovery, OwnDiscovery, SelfManager
+from support.own_discovery import (
+    AsyncManager,
+    Entered,
+    Manager,
+    NotingManager,
+    OpenOwnDiscovery,
+    OwnDiscovery,
+    SelfManager,
+)
 from support.scripts import Place, user_place
 from support.traced import run, run_nested, run_until
 from wool.limits import Limits
@@ -414,6 +422,32 @@ async def test_what_fails_to_open_for_a_body_is_tried_anew_by_the_next(journal: 
         assert await used_by_bodies(journal) == pids(pool.workers)
 
 
+async def test_workers_that_nobody_uses_let_go_of_each_other_and_find_each_other_again(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_runtime(real_runtime(limits=Limits(nested_idle_seconds=0.3)))
+    with wool.LocalDiscovery("own") as discovery:
+        async with published(discovery, "one", "two") as found:
+            for _ in range(2):
+                discoverers = wool.WorkerPool(
+                    discovery=discovery, loadbalancer=lambda: NotingManager(wool.RoundRobinLoadBalancer(), journal.path)
+                )
+                async with discoverers:
+                    await journal_settles(journal, pids(found))
+                    for _ in range(2):
+                        assert await used_by_bodies(journal) == pids(found)
+                        await journal_settles(journal, pids(found))
+
+
+async def journal_settles(journal: Journal, of: set[int]) -> None:
+    """Wait until these workers have left what they have entered."""
+
+    def settled() -> bool:
+        return all(journal.pids("entered", "True").count(pid) == journal.pids("left", "True").count(pid) for pid in of)
+
+    await until(settled, what="workers that let go")
+
+
 # ---- in whatever form --------------------------------------------------------------------------------
 
 
@@ -464,6 +498,25 @@ async def test_a_load_balancer_may_be_a_manager_and_bodies_enter_one_of_their_ow
                 assert await used(journal) == await used_by_bodies(journal, 3) == pids([two])
                 assert Entered.story == ["entered"]
             assert Entered.story == ["entered", "left"]
+
+
+@pytest.mark.parametrize("what", ["discovery", "loadbalancer"])
+async def test_what_bodies_enter_is_entered_and_left_on_their_own_loop(what: str, journal: Journal) -> None:
+    path = journal.path
+    set_runtime(real_runtime(limits=Limits(nested_idle_seconds=0.5)))
+    with wool.LocalDiscovery("own") as discovery:
+        async with published(discovery, "one", "two") as found:
+            arguments: dict[str, Any] = {"discovery": discovery}
+            if what == "discovery":
+                arguments["discovery"] = lambda: NotingManager(OwnDiscovery("own"), path)
+            else:
+                arguments["loadbalancer"] = lambda: NotingManager(wool.RoundRobinLoadBalancer(), path)
+            async with wool.WorkerPool(**arguments):
+                assert await used_by_bodies(journal) == pids(found)
+            everybody = pids(found) | {os.getpid()}
+            await until(lambda: set(journal.pids("left", "True")) == everybody, what="everybody to leave it")
+            assert sorted(journal.pids("entered", "True")) == sorted(journal.pids("left", "True")) == sorted(everybody)
+            assert not journal.pids("entered", "False") + journal.pids("left", "False")
 
 
 async def test_a_subscriber_of_a_proxy_may_be_made_and_entered_too(journal: Journal) -> None:

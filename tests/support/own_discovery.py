@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
 import wool
+from support.traced import note
 from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
 
 
@@ -79,6 +80,21 @@ class AsyncManager(Entered):
 
     async def __aexit__(self, *_: object) -> None:
         self.story.append("left")
+
+
+class NotingManager(AsyncManager):
+    """Notes in a journal whether it is entered and left on the main thread, in whatever process."""
+
+    def __init__(self, inside: Any, journal: str) -> None:
+        super().__init__(inside)
+        self.journal = journal
+
+    async def __aenter__(self) -> Any:
+        note(self.journal, "entered", threading.current_thread() is threading.main_thread())
+        return self.inside
+
+    async def __aexit__(self, *_: object) -> None:
+        note(self.journal, "left", threading.current_thread() is threading.main_thread())
 
 
 class Manager(Entered):
