@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import weakref
 from collections.abc import Awaitable, Callable
 
 from wool.transport.grpc_environment import environment_for_import
@@ -42,6 +43,13 @@ def name_of(context: grpc.aio.ServicerContext[bytes, bytes]) -> str | None:
     return None
 
 
+async def _watch(
+    call: grpc.aio.StreamStreamCall[bytes, bytes], stopped: weakref.WeakMethod[Callable[[], None]]
+) -> None:
+    if await call.code() not in _ENDED and (tell := stopped()) is not None:
+        tell()
+
+
 class Pulse:
     """The connecting end of one pulse."""
 
@@ -69,13 +77,9 @@ class Pulse:
             raise
         return pulse
 
-    def watch(self, stopped: Callable[[], None]) -> None:
+    def watch(self, stopped: weakref.WeakMethod[Callable[[], None]]) -> None:
         """Have ``stopped`` called if it breaks; not if either end ends it, as they do after the stream."""
-        self._watching = asyncio.create_task(self._watch(stopped), name="wool pulse")
-
-    async def _watch(self, stopped: Callable[[], None]) -> None:
-        if await self._call.code() not in _ENDED:
-            stopped()
+        self._watching = asyncio.create_task(_watch(self._call, stopped), name="wool pulse")
 
     async def close(self) -> None:
         """End it and free its connection. Awaits nothing that could take long."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar, cast
@@ -211,7 +212,8 @@ class ConnectedStream(GrpcStream):
         self._channel = channel
         self._pulse = pulse
         if pulse is not None:
-            pulse.watch(self.pulse_stopped)
+            # By a weak reference, or a stream that nobody closes would never be missed.
+            pulse.watch(weakref.WeakMethod(self.pulse_stopped))
         # Let go by `close`: gRPC keeps descriptors as long as somebody has a call in hand, even one that is over.
         self._call: grpc.aio.StreamStreamCall[bytes, bytes] | None = call
         # Not call.read(): it refuses once the call is done, and a failed write marks the call as done, so

@@ -53,7 +53,7 @@ WORKER_SAYS = [
 ]
 
 
-@pytest.mark.parametrize("message", OWNER_SAYS, ids=repr)
+@pytest.mark.parametrize("message", OWNER_SAYS, ids=lambda message: type(message).__name__)
 def test_what_the_owner_says_arrives(message: Any) -> None:
     line = encode(message)
     assert line.endswith(b"\n")
@@ -63,7 +63,7 @@ def test_what_the_owner_says_arrives(message: Any) -> None:
         decode_from_worker(line[:-1])
 
 
-@pytest.mark.parametrize("message", WORKER_SAYS, ids=repr)
+@pytest.mark.parametrize("message", WORKER_SAYS, ids=lambda message: type(message).__name__)
 def test_what_the_worker_says_arrives(message: Any) -> None:
     line = encode(message)
     assert line.endswith(b"\n")
