@@ -170,11 +170,15 @@ def protos(session: nox.Session) -> None:
 # ---- tests -----------------------------------------------------------------------------------------
 
 
-def run_tests(session: nox.Session, *default: str, success_codes: tuple[int, ...] = (0,)) -> None:
-    """Run pytest on ``default``, or on the paths among the session's own arguments."""
+SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4")
+"""Most tests wait for something; each is alone in its process, and knows nothing of those in others."""
+
+
+def run_tests(session: nox.Session, *default: str) -> None:
+    """Run pytest on ``default``, or on the paths among the session's own arguments: one test at a time then."""
     named = any((ROOT / argument.split("::")[0]).exists() for argument in session.posargs)
     arguments = session.posargs if named else [*default, *session.posargs]
-    session.run("python", "-m", "pytest", *arguments, success_codes=success_codes)
+    session.run("python", "-m", "pytest", *arguments, *(() if session.posargs else SIDE_BY_SIDE))
 
 
 @nox.session(python=PYTHONS)
