@@ -216,6 +216,23 @@ async def test_a_worker_that_stays_unreachable_makes_way_and_has_its_turn_again(
         assert await made.call(bodies.echo, 2) == 2
 
 
+async def test_two_that_nobody_can_reach_do_not_take_turns_for_ever() -> None:
+    async with cluster(terms=Terms(lease=1)) as made:
+        made.announce("a")
+        made.announce("b")
+        with pytest.raises(NoWorkersAvailable):
+            await made.call(bodies.echo, 1)
+        await until(lambda: view(made) == ["b"])
+        with pytest.raises(NoWorkersAvailable, match="it had one before"):
+            await made.call(bodies.echo, 2)
+        b = made.link("b")
+        await until(lambda: b.backoff >= QUICK.reconnect_most_seconds)
+        await asyncio.sleep(5 * QUICK.reconnect_most_seconds)
+        assert (view(made), b.dropped) == (["b"], False)
+        made.announce("c")  # one that has not had a place goes first
+        assert view(made) == ["c"]
+
+
 async def test_a_withdrawn_address_waits_for_no_place() -> None:
     async with cluster(terms=Terms(lease=1)) as made:
         for name in "ab":
