@@ -170,7 +170,7 @@ def protos(session: nox.Session) -> None:
 # ---- tests -----------------------------------------------------------------------------------------
 
 
-SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4")
+SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
 """Most tests wait for something; each is alone in its process, and knows nothing of those in others."""
 
 

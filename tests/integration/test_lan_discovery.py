@@ -31,6 +31,8 @@ from wool.discovery.records import to_text
 from wool.discovery.sightings import Record
 from wool.limits import DEFAULT_LIMITS
 
+pytestmark = pytest.mark.xdist_group("multicast")
+
 LOOPBACK = ["127.0.0.1"]
 JOIN_SECONDS = 2.0
 LEAVE_SECONDS = 1.0
