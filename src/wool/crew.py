@@ -169,7 +169,8 @@ class Crew:
         except IoLoopDied:
             self._fleet.kill()
         except BaseException:
-            self._io.post(self._fleet.kill)
+            with contextlib.suppress(IoLoopDied):
+                await self._run_on_io(self._kill, "wool killing a pool's workers")
             raise
         finally:
             self.workers.clear()
@@ -178,6 +179,10 @@ class Crew:
                     await self._run_where_published(self._give_up_withdrawals)
             finally:
                 await self._stack.aclose()
+
+    async def _kill(self) -> None:
+        self._fleet.kill()
+        await self._fleet.stop(0.0)  # until nothing of them is left: the loop may be about to end
 
     async def _run_where_published(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if not self._on_io:

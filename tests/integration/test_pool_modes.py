@@ -625,7 +625,7 @@ async def test_an_exit_that_is_cancelled_while_a_publisher_hangs_leaves_no_worke
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    await until(lambda: not any(map(is_alive, own)))
+    assert not any(map(is_alive, own))
     assert place.left() == []
 
 
