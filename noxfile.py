@@ -170,15 +170,22 @@ def protos(session: nox.Session) -> None:
 # ---- tests -----------------------------------------------------------------------------------------
 
 
-SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
+SIDE_BY_SIDE = ("--numprocesses", "auto", "--maxprocesses", "4", "-m", "not alone")
 """Most tests wait for something; each is alone in its process, and knows nothing of those in others."""
 
 
-def run_tests(session: nox.Session, *default: str) -> None:
-    """Run pytest on ``default``, or on the paths among the session's own arguments: one test at a time then."""
-    named = any((ROOT / argument.split("::")[0]).exists() for argument in session.posargs)
-    arguments = session.posargs if named else [*default, *session.posargs]
-    session.run("python", "-m", "pytest", *arguments, *(() if session.posargs else SIDE_BY_SIDE))
+def run_tests(session: nox.Session, *default: str, alone: bool = False) -> None:
+    """Run pytest on ``default``, or on the paths among the session's own arguments: one test at a time then.
+
+    ``alone`` says that some of them must not run beside others: these come last.
+    """
+    if session.posargs:
+        named = any((ROOT / argument.split("::")[0]).exists() for argument in session.posargs)
+        session.run("python", "-m", "pytest", *(() if named else default), *session.posargs)
+        return
+    session.run("python", "-m", "pytest", *default, *SIDE_BY_SIDE)
+    if alone:
+        session.run("python", "-m", "pytest", *default, "-m", "alone")
 
 
 @nox.session(python=PYTHONS)
@@ -192,7 +199,7 @@ def unit(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Tests on real worker processes."""
     session.install(*group("test"), "-e", TESTED)
-    run_tests(session, "tests/integration")
+    run_tests(session, "tests/integration", alone=True)
 
 
 @nox.session(python=OLDEST_FOUND)
@@ -243,7 +250,7 @@ def lowest(session: nox.Session) -> None:
     session.install(*group("test"), "-e", TESTED, "--constraint", str(constraints))
     session.run("python", "-m", "pip", "freeze", "--exclude-editable")
     run_tests(session, "tests/unit")
-    run_tests(session, "tests/integration", "-m", "smoke")
+    session.run("python", "-m", "pytest", "tests/integration", "-m", "smoke")
 
 
 # ---- the package -----------------------------------------------------------------------------------

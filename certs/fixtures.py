@@ -20,6 +20,8 @@ WORKER = "wool-worker"
 CALLER = "wool-caller"
 """Workload identities: names that stay when addresses change."""
 
+NAMES = {"worker": [HOST, WORKER], "caller": [CALLER]}
+
 _DAY = datetime.timedelta(days=1)
 
 
@@ -27,9 +29,18 @@ _DAY = datetime.timedelta(days=1)
 class Fixtures:
     """An authority, and what it and others have issued, by name."""
 
-    ca: bytes
-    """The authority that everybody believes."""
+    authority: Authority
+    """The one that everybody believes."""
     issued: dict[str, Issued]
+
+    @property
+    def ca(self) -> bytes:
+        """The certificate of the authority."""
+        return self.authority.chain
+
+    def renewed(self, name: str) -> Issued:
+        """Return what the authority issues next for the same names."""
+        return self.authority.issue(NAMES[name])
 
     def credentials(
         self, name: str, *, workers: tuple[str, ...] = (), callers: tuple[str, ...] = ()
@@ -44,9 +55,9 @@ def make() -> Fixtures:
     authority, stranger = Authority.create(), Authority.create("an authority that nobody believes")
     intermediate = authority.intermediate()
     now = datetime.datetime.now(datetime.UTC)
-    both = [HOST, WORKER]
+    both = NAMES["worker"]
     return Fixtures(
-        ca=authority.chain,
+        authority=authority,
         issued={
             "worker": authority.issue(both),
             "worker of an intermediate": intermediate.issue(both),

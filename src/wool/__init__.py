@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from wool._version import __version__
 from wool.balancer import LeastLoadedLoadBalancer, LoadBalancerLike, RoundRobinLoadBalancer, WorkerStatus
 from wool.context import RuntimeContext
+from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import (
     DiscoveryEvent,
     DiscoveryLike,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from wool.discovery.static import StaticDiscovery
 
 __all__ = [
+    "CredentialFiles",
     "DiscoveryEvent",
     "DiscoveryLike",
     "DiscoveryPublisherLike",
@@ -69,6 +71,7 @@ __all__ = [
     "TransientRpcError",
     "UnexpectedResponse",
     "WoolError",
+    "WorkerCredentials",
     "WorkerLost",
     "WorkerMetadata",
     "WorkerPool",

@@ -34,6 +34,9 @@ class Terms:
     """How many are used at a time; None: as many as there are."""
     own: frozenset[str] = frozenset()
     """The uids of workers that the pool has started itself: they take no place."""
+    secure: bool = False
+    """Whether it has credentials, and so takes those that have some; else it takes those that have none. Does not
+    travel: it is each process's own."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In an order of its own: a description is the same bytes in every process.
@@ -41,6 +44,9 @@ class Terms:
 
     def refusal(self, metadata: WorkerMetadata) -> RpcError | None:
         """Return why the worker is not wanted, if it is not."""
+        if metadata.secure != self.secure:
+            theirs, ours = ("", "no ") if metadata.secure else ("no ", "")
+            return RpcError(f"worker {metadata.uid[:8]} has {theirs}credentials, and this side has {ours}credentials")
         missing = sorted(self.tags - metadata.tags)
         if not missing:
             return None

@@ -214,6 +214,27 @@ def as_provider(credentials: CredentialsArgument | None) -> CredentialsProvider 
     raise TypeError(f"credentials must be WorkerCredentials or a function that returns them, got {credentials!r:.100}")
 
 
+def for_worker(credentials: CredentialsArgument | None) -> WorkerCredentials | CredentialFiles | None:
+    """Return what a worker process is given to start with: files are read there, and again when they change.
+
+    What another function returns is given as it is now. Raises what reading them raises, and `ValueError` for
+    credentials without a certificate, which are a caller's.
+    """
+    provider = as_provider(credentials)
+    if provider is None:
+        return None
+    now = provider()
+    if now.key is None:
+        raise ValueError(f"a worker needs credentials with key= and cert=, got {now!r}")
+    return provider if isinstance(provider, CredentialFiles) else now
+
+
+def secret_of(credentials: CredentialsArgument) -> bytes:
+    """Return the secret that goes with credentials: none, where certificates alone decide."""
+    provider = as_provider(credentials)
+    return (provider and provider().secret) or b""
+
+
 def _check_pem(name: str, value: object, marker: bytes) -> None:
     if not isinstance(value, bytes) or marker not in value:
         what = "a private key" if marker == _KEY else "a certificate"

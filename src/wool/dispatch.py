@@ -22,6 +22,7 @@ from wool.balancer import LoadBalancerLike
 from wool.bridge import IoLoopDied, MailboxLike, forget_mourner, mourn, run_on
 from wool.call import Call
 from wool.context import dispatch_timeout_seconds
+from wool.credentials import CredentialsProvider
 from wool.definition import define, unpicklable_part
 from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerMetadata, lives_on_io_loop
 from wool.errors import RpcError
@@ -116,6 +117,7 @@ class Dispatcher:
         runtime: Runtime,
         secret: bytes,
         balancer: LoadBalancerLike,
+        credentials: CredentialsProvider | None = None,
         description: bytes | None = None,
     ) -> Dispatcher:
         """Open a proxy for ``spec``; run on the user's loop. Pair with `close`.
@@ -142,7 +144,7 @@ class Dispatcher:
                 from wool.proxy import Proxy
 
                 return Proxy(
-                    transport=runtime.transport(runtime.limits),
+                    transport=runtime.transport(runtime.limits, credentials),
                     balancer=balancer,
                     secret=secret,
                     caller_uid=runtime.uid,
@@ -150,7 +152,7 @@ class Dispatcher:
                     limits=runtime.limits,
                     random_bytes=runtime.random_bytes,
                     what=spec.what,
-                    terms=spec.terms,
+                    terms=dataclasses.replace(spec.terms, secure=credentials is not None),
                     observer=runtime.observer,
                 )
 

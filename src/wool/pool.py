@@ -13,6 +13,7 @@ from typing import Any, Self
 from wool.admission import Terms
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
 from wool.bridge import MailboxLike
+from wool.credentials import CredentialsArgument, as_provider, for_worker, secret_of
 from wool.crew import Crew
 from wool.discovery.base import DiscoveryLike, WorkerMetadata, check_tags, lives_on_io_loop
 from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, innermost_open, leave_source
@@ -27,7 +28,7 @@ from wool.supplied import (
     SubscriberArgument,
 )
 from wool.worker.launch import WorkerSpec
-from wool.worker.local import loopback_address
+from wool.worker.local import address_to_bind
 
 SECRET_BYTES = 32
 
@@ -73,7 +74,8 @@ class WorkerProxy(_Entered):
 
     ``discovery`` is a subscriber that tells of workers; or ``workers`` names them. Exactly one of the two.
     ``loadbalancer`` is a `LoadBalancerLike`. Each may also be given as a function or class that makes it, or as a
-    context manager, plain or async, that is entered and left with the proxy.
+    context manager, plain or async, that is entered and left with the proxy. With ``credentials`` it speaks TLS, and
+    uses the workers that do; without, those that do not.
 
     Use it as an async context manager. Leaving it ends the sessions: calls under way in other tasks end as
     `WorkerLost`, so gather them first. Raises `ValueError` or `TypeError` for arguments that do not fit, the latter
@@ -86,8 +88,10 @@ class WorkerProxy(_Entered):
         discovery: SubscriberArgument | None = None,
         workers: Sequence[WorkerMetadata] | None = None,
         loadbalancer: LoadBalancerArgument = RoundRobinLoadBalancer,
+        credentials: CredentialsArgument | None = None,
     ) -> None:
         super().__init__()
+        self._credentials = as_provider(credentials)
         if (discovery is None) == (workers is None):
             raise ValueError("WorkerProxy takes either discovery= or workers=, and exactly one of them")
         if discovery is not None:
@@ -110,8 +114,11 @@ class WorkerProxy(_Entered):
                 workers=self._workers,
                 what="the given workers" if subscriber is None else "the discovery",
             )
-            secret = self._runtime.user_key()
-            self.open_dispatcher = await Dispatcher.open(spec, runtime=self._runtime, secret=secret, balancer=balancer)
+            provider = self._credentials
+            secret = self._runtime.user_key() if provider is None else secret_of(provider)
+            self.open_dispatcher = await Dispatcher.open(
+                spec, runtime=self._runtime, secret=secret, credentials=provider, balancer=balancer
+            )
         except BaseException:
             await stack.aclose()
             raise
@@ -151,7 +158,9 @@ class WorkerPool(_Entered):
     `LoadBalancerLike`. Each may also be given as a function or class that makes it, or as a context manager, plain or
     async, that is entered and left with the pool; so one that is entered already must bear to be entered again.
     ``host`` is where workers that are published listen: by default on Unix sockets, which reach as far as this
-    machine; with ``"127.0.0.1"`` on free ports of loopback TCP.
+    machine; with ``"127.0.0.1"`` on free ports of loopback TCP, and with ``credentials`` at any address of this host.
+    ``credentials``, `WorkerCredentials` or a function that returns them, are for workers that speak TLS, and only those
+    are used then; without, those that do not.
 
     Use it as an async context manager: entering returns when every worker that it starts is ready, leaving when every
     one is gone. Those that others find too are withdrawn first; what they run is interrupted, whoever called it. A
@@ -177,6 +186,7 @@ class WorkerPool(_Entered):
         loadbalancer: LoadBalancerArgument = RoundRobinLoadBalancer,
         lease: int | None = None,
         host: str | None = None,
+        credentials: CredentialsArgument | None = None,
     ) -> None:
         super().__init__()
         self.tags: frozenset[str] = check_tags(tags)
@@ -188,7 +198,13 @@ class WorkerPool(_Entered):
             raise ValueError(f"host={host!r} is for workers that are published: give size= and discovery= too")
         if discovery is not None:
             DISCOVERY.check(discovery)
-        self._bind = loopback_address(host, 0, who="WorkerPool")
+        if credentials is not None and discovery is None:
+            raise ValueError("credentials= are for workers that others can reach: give discovery= too")
+        self._credentials = credentials
+        self._provider = as_provider(credentials)
+        self._bind = None
+        if self.size and discovery is not None:
+            self._bind = address_to_bind(host, 0, secure=credentials is not None, who="WorkerPool")
         self._given = discovery
         self._balancer = loadbalancer
         self._runtime: Runtime = current_runtime()
@@ -220,7 +236,10 @@ class WorkerPool(_Entered):
         runtime, given = self._runtime, self._given
         discovery = None if given is None else await DISCOVERY.entered(DISCOVERY.made(given), self._stack)
         self._io = runtime.mailbox(runtime.io.acquire())
-        secret = runtime.random_bytes(SECRET_BYTES) if discovery is None else runtime.user_key()
+        if self._provider is not None:
+            secret = secret_of(self._provider)
+        else:
+            secret = runtime.random_bytes(SECRET_BYTES) if discovery is None else runtime.user_key()
         if discovery is None or self.size:
             self._home = runtime.home()
         if discovery is None:
@@ -236,18 +255,30 @@ class WorkerPool(_Entered):
         if specs:
             await self._start(specs, found, on_io=lives_on_io_loop(subscriber), shared=discovery is not None)
         spec = ProxySpec(balancer=self._balancer, subscriber=subscriber, discovery=given, terms=terms, what=what)
-        dispatcher = await Dispatcher.open(spec, runtime=runtime, secret=secret, balancer=balancer)
+        dispatcher = await Dispatcher.open(
+            spec, runtime=runtime, secret=secret, credentials=self._provider, balancer=balancer
+        )
         self.open_dispatcher = dispatcher
         for metadata in self.workers:
             dispatcher.announce(metadata)
 
     def _specs(self, secret: bytes) -> list[WorkerSpec]:
         specs: list[WorkerSpec] = []
+        credentials = for_worker(self._credentials) if self.size else None
         for _ in range(self.size):
             uid, limits = self._runtime.new_uid(), self._runtime.limits
             assert self._home is not None
             address = self._bind or self._home.address(uid)
-            specs.append(WorkerSpec(address=address, secret=secret, uid=uid, tags=self.tags, limits=limits))
+            specs.append(
+                WorkerSpec(
+                    address=address,
+                    secret=secret or None,
+                    uid=uid,
+                    tags=self.tags,
+                    limits=limits,
+                    credentials=credentials,
+                )
+            )
         return specs
 
     async def _start(self, specs: list[WorkerSpec], found: DiscoveryLike, *, on_io: bool, shared: bool) -> None:

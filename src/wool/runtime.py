@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wool.bridge import IoHost, IoThread, Mailbox, MailboxLike
+from wool.credentials import CredentialsProvider
 from wool.discovery.base import DiscoveryLike
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.observer import Observer
@@ -73,7 +74,8 @@ class Runtime:
     """One process's surroundings, real or simulated."""
 
     io: IoHost
-    transport: Callable[[Limits], Transport]
+    transport: Callable[[Limits, CredentialsProvider | None], Transport]
+    """Makes a transport; with credentials it speaks TLS."""
     launcher: Callable[[], Launcher]
     home: Callable[[], Home]
     user_key: Callable[[], bytes]
@@ -162,10 +164,10 @@ def real_runtime(*, limits: Limits = DEFAULT_LIMITS, io: IoHost | None = None) -
     )
 
 
-def _grpc_transport(limits: Limits) -> Transport:
+def _grpc_transport(limits: Limits, credentials: CredentialsProvider | None) -> Transport:
     from wool.transport.grpc import GrpcTransport
 
-    return GrpcTransport(limits)
+    return GrpcTransport(limits, credentials)
 
 
 def _import_engine() -> None:

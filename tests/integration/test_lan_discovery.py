@@ -31,7 +31,7 @@ from wool.discovery.records import to_text
 from wool.discovery.sightings import Record
 from wool.limits import DEFAULT_LIMITS
 
-pytestmark = pytest.mark.xdist_group("multicast")
+pytestmark = pytest.mark.alone
 
 LOOPBACK = ["127.0.0.1"]
 JOIN_SECONDS = 2.0

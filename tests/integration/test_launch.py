@@ -626,7 +626,11 @@ def test_no_sibling_holds_a_lifeline() -> None:
 
 
 def links(pid: int) -> list[str]:
-    return [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    found: list[str] = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
 
 
 @linux_only

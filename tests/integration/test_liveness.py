@@ -25,6 +25,8 @@ from wool.discovery.base import WorkerMetadata
 from wool.transport.base import Stream, StreamLost
 from wool.transport.grpc import GrpcTransport
 
+pytestmark = pytest.mark.alone  # they measure time
+
 HOSTS = {"unix": None, "tcp": "127.0.0.1"}
 LOST_SECONDS = {"unix": 6.0, "tcp": 31.0}
 MARGIN_SECONDS = {"unix": 2.0, "tcp": 4.0}

@@ -208,7 +208,7 @@ async def test_programs_find_the_workers_of_each_others_hybrid_pools(journal: Jo
         assert await asked(other) == theirs
 
 
-@pytest.mark.xdist_group("multicast")
+@pytest.mark.alone
 async def test_a_hybrid_pool_is_found_on_the_network_where_its_workers_listen_on_tcp(
     journal: Journal, place: Place
 ) -> None:

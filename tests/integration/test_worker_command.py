@@ -479,7 +479,7 @@ async def test_text_lines_are_one_per_event(namespace: str, journal: Journal) ->
 # ---- other ways to be found --------------------------------------------------------------------------
 
 
-@pytest.mark.xdist_group("multicast")
+@pytest.mark.alone
 async def test_workers_are_announced_on_the_network(journal: Journal) -> None:
     tag = uuid.uuid4().hex
     async with worker_command("--discovery", "lan:127.0.0.1", "--size", "2", "--tag", tag) as command:

@@ -114,11 +114,17 @@ class WorkerCommand:
 
 @asynccontextmanager
 async def worker_command(
-    *flags: str, env: Mapping[str, str] = {}, ready: bool = True, json_lines: bool = True, cwd: Path | None = None
+    *flags: str,
+    env: Mapping[str, str] = {},
+    ready: bool = True,
+    json_lines: bool = True,
+    cwd: Path | None = None,
+    host: str | None = None,
 ) -> AsyncIterator[WorkerCommand]:
-    """Run ``wool worker``; in the end it is told to end at once."""
+    """Run ``wool worker``, perhaps on a host of its own, a network namespace; in the end it is told to end at once."""
     command = WorkerCommand(
         await asyncio.create_subprocess_exec(
+            *(() if host is None else ("ip", "netns", "exec", host)),
             sys.executable,
             *("-W", "error", "-m", "wool", "worker", *flags),
             *(("--log-format", "json") if json_lines else ()),

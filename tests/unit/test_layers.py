@@ -120,6 +120,7 @@ LAYERS = (
         "what the user touches",
         {
             "cli",
+            "cli.credentials",
             "cli.main",
             "cli.ps",
             "cli.settings",

@@ -16,6 +16,7 @@ PUBLIC = {
     "routines": {"Origin", "routine", "RuntimeContext", "Task", "TaskException", "current_task", "origin"},
     "workers": {"WorkerPool", "WorkerProxy", "LocalWorker", "WorkerMetadata"},
     "discovery": {
+        "CredentialFiles",
         "DiscoveryEvent",
         "DiscoveryLike",
         "DiscoveryPublisherLike",
@@ -36,6 +37,7 @@ PUBLIC = {
         "TransientRpcError",
         "UnexpectedResponse",
         "WoolError",
+        "WorkerCredentials",
         "WorkerLost",
         "WorkerStartError",
     },

@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from wool.cli.credentials import CREDENTIALS, credential_files
 from wool.cli.settings import Option, Settings, seconds, switch
 from wool.cli.ways import CALLER_FORMS, Way, caller_way
 from wool.connection import Connection
+from wool.credentials import CredentialFiles, secret_of
 from wool.discovery.base import DiscoverySubscriberLike, WorkerMetadata
 from wool.errors import RpcError
 from wool.limits import Limits
@@ -41,6 +43,7 @@ OPTIONS: Sequence[Option] = (
     Option(name="watch", convert=switch, default=False, switch=True, help="go on, until Ctrl-C"),
     Option(name="interval", convert=seconds(least=0.1), default=2.0, metavar="SECONDS", help="how often to ask, with "
            "--watch (default: 2)"),
+    *CREDENTIALS,
 )  # fmt: skip
 
 AT_ONCE = 64
@@ -145,6 +148,7 @@ def run(settings: Settings) -> int:
         subscriber,
         wait_seconds=WAIT_SECONDS[way.kind] if wait is None else wait,
         timeout_seconds=settings["timeout"],
+        credentials=credential_files(settings),
     )
     show = _show_json if settings["json"] else _show_table
     if settings["watch"]:
@@ -187,17 +191,25 @@ def _each_line(rows: Sequence[Row]) -> None:
 class Look:
     """Follows a discovery, and asks who is in view."""
 
-    def __init__(self, subscriber: DiscoverySubscriberLike, *, wait_seconds: float, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        subscriber: DiscoverySubscriberLike,
+        *,
+        wait_seconds: float,
+        timeout_seconds: float,
+        credentials: CredentialFiles | None = None,
+    ) -> None:
         self._subscriber = subscriber
         self._wait_seconds = wait_seconds
         self._runtime = current_runtime()
+        self._credentials = credentials
         self._limits: Limits = dataclasses.replace(self._runtime.limits, handshake_seconds=timeout_seconds)
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._known: dict[str, WorkerMetadata] = {}
 
     async def run(self, show: Callable[[Sequence[Row]], None], interval_seconds: float | None) -> None:
         """Show who is there, once or for ever. Raises what the discovery raises."""
-        transport = self._runtime.transport(self._limits)
+        transport = self._runtime.transport(self._limits, self._credentials)
         following = asyncio.create_task(self._follow(), name="wool following a discovery")
         try:
             await self._pause(following, self._wait_seconds)
@@ -242,7 +254,7 @@ class Look:
                     transport=transport,
                     address=metadata.address,
                     expects=metadata.uid,
-                    secret=runtime.user_key(),
+                    secret=runtime.user_key() if self._credentials is None else secret_of(self._credentials),
                     caller=runtime.uid,
                     pool=b"",
                     limits=self._limits,

@@ -3,8 +3,8 @@
 It owns what a worker command is made of: what it was told, checked as a whole before anything is started (`Plan`); the
 processes, their output and the log; the signals. How workers are kept alive and ended is `wool.cli.supervisor`'s.
 
-It must never bind an address that others can reach without credentials. They will be options of `OPTIONS` like the
-others, and `Plan.address` is the one place where an address is let pass.
+It must never bind an address that others can reach without credentials: `Plan.address` is the one place where an
+address is let pass.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+from wool.cli.credentials import CREDENTIALS, credential_files
 from wool.cli.settings import Option, Settings, one_of, seconds, text, texts, whole
 from wool.cli.supervisor import GaveUp, Intensity, Publish, Status, Supervisor, headline
 from wool.cli.ways import WORKER_FORMS, Way, worker_way
+from wool.credentials import CredentialFiles, secret_of
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.runtime import Home, Runtime, current_runtime
 from wool.worker.child import WorkerStartError
 from wool.worker.launch import ProcessLauncher, WorkerProcess, WorkerSpec
-from wool.worker.local import loopback_address
+from wool.worker.local import address_to_bind
 from wool.worker.logs import LEVELS, MARK, STYLES, EventHandler, LineWriter, fields, format_event, time_of, write_events
 
 _log = logging.getLogger("wool.cli")
@@ -60,6 +62,7 @@ OPTIONS: Sequence[Option] = (
            "to standard error: text (key=value) or json (default: text)"),
     Option(name="log-level", convert=one_of(*LEVELS), default="info", metavar="LEVEL", help="of log lines: "
            "debug, info, warning or error (default: info; tasks are told of at info)"),
+    *CREDENTIALS,
 )  # fmt: skip
 
 
@@ -77,6 +80,7 @@ class Plan:
     restart_seconds: float
     log_style: str
     log_level: str
+    credentials: CredentialFiles | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Plan:
@@ -89,7 +93,10 @@ class Plan:
                 way.open()
             except (ValueError, ModuleNotFoundError) as error:
                 raise settings.error("discovery", error) from None
-        host, port = _host_and_port(settings, way)
+        credentials = credential_files(settings)
+        if credentials is not None and credentials.key_path is None:
+            raise settings.error("ca", "a worker shows a certificate: give --cert and --key too")
+        host, port = _host_and_port(settings, way, secure=credentials is not None)
         size = _size(settings, way, port)
         return cls(
             way=way,
@@ -102,18 +109,20 @@ class Plan:
             restart_seconds=settings["restart-seconds"],
             log_style=settings["log-format"],
             log_level=settings["log-level"],
+            credentials=credentials,
         )
 
     def address(self, place: int) -> str | None:
         """Return where the worker of a place is to listen; None for a Unix socket."""
-        return loopback_address(self.host, self.port + place if self.port else 0, who="`wool worker`")
+        port = self.port + place if self.port else 0
+        return address_to_bind(self.host, port, secure=self.credentials is not None, who="`wool worker`")
 
     def limits(self, limits: Limits) -> Limits:
         """Return ``limits`` with what the plan says; a worker that is told to stop by others drains as long."""
         return dataclasses.replace(limits, drain_seconds=max(self.drain_seconds, 0.001))
 
 
-def _host_and_port(settings: Settings, way: Way) -> tuple[str | None, int]:
+def _host_and_port(settings: Settings, way: Way, *, secure: bool) -> tuple[str | None, int]:
     host: str | None = settings["host"]
     port: int | None = settings["port"]
     if way.port is not None:
@@ -122,10 +131,10 @@ def _host_and_port(settings: Settings, way: Way) -> tuple[str | None, int]:
         port = way.port
     if not way.announces and not port:
         raise settings.error("port", f"with {way.kind} callers look at a port that is known: say which")
-    if host is None and (port is not None or way.kind != "local"):
+    if host is None and (port is not None or way.kind != "local" or secure):
         host = "127.0.0.1"
     try:
-        loopback_address(host, port or 0, who="`wool worker`")
+        address_to_bind(host, port or 0, secure=secure, who="`wool worker`")
     except ValueError as error:
         raise settings.error("host", error) from None
     return host, port or 0
@@ -283,7 +292,8 @@ class _Command:
         return await self._launcher.launch(
             WorkerSpec(
                 address=address,
-                secret=runtime.user_key(),
+                secret=runtime.user_key() if plan.credentials is None else secret_of(plan.credentials) or None,
+                credentials=plan.credentials,
                 uid=uid,
                 tags=plan.tags,
                 limits=plan.limits(runtime.limits),

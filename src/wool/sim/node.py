@@ -191,7 +191,7 @@ class Incarnation:
     def __repr__(self) -> str:
         return f"<Incarnation {self.name}{' dead' if self.dead else ' paused' if self.paused else ''}>"
 
-    def _transport(self, limits: Limits) -> MemoryTransport:
+    def _transport(self, limits: Limits, _: object = None) -> MemoryTransport:
         return MemoryTransport(self.cluster.network, limits)
 
     def random_bytes(self, size: int) -> bytes:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, cast
 
+from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.limits import DEFAULT_LIMITS, Limits
 
@@ -38,8 +39,9 @@ class Configure:
 
     ``sys_path`` and ``python_path`` (the variable PYTHONPATH, `None` if it was not set) are the owner's.
     ``address`` is where to listen: ``unix:/path`` or ``host:port``. ``secret`` is shared by all who may
-    dispatch; `None` if certificates alone decide. ``uid`` is `None` if the worker is to mint one. ``log_style`` says
-    how log lines look (`wool.worker.logs`), from ``log_level`` on; without one they are prose, from warnings on.
+    dispatch; `None` if certificates alone decide, those in ``credentials``. ``uid`` is `None` if the worker is to mint
+    one. ``log_style`` says how log lines look (`wool.worker.logs`), from ``log_level`` on; without one they are prose,
+    from warnings on.
     """
 
     sys_path: tuple[str, ...]
@@ -52,6 +54,7 @@ class Configure:
     limits: Limits = DEFAULT_LIMITS
     log_style: str = ""
     log_level: str = "warning"
+    credentials: WorkerCredentials | CredentialFiles | None = None
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -163,6 +166,32 @@ def _limits(value: object) -> Limits:
     return Limits(**cast(Any, numbers))
 
 
+_NAMES_OF_PEERS = ("workers", "callers")
+
+
+def _write_credentials(credentials: WorkerCredentials | CredentialFiles) -> dict[str, object]:
+    names = {name: list(getattr(credentials, name)) for name in _NAMES_OF_PEERS}
+    if isinstance(credentials, CredentialFiles):
+        paths = {name: getattr(credentials, name) for name in ("ca_path", "key_path", "cert_path", "secret_path")}
+        return {"kind": "files", "mutual": credentials.mutual, **names, **paths}
+    held = {name: getattr(credentials, name) for name in ("ca", "key", "cert", "secret")}
+    texts = {name: None if value is None else value.hex() for name, value in held.items()}
+    return {"kind": "held", "mutual": credentials.mutual, "source": credentials.source, **names, **texts}
+
+
+def _read_credentials(value: object) -> WorkerCredentials | CredentialFiles:
+    given: dict[str, Any] = _mapping(value)
+    kind = given.pop("kind", None)
+    given |= {name: _texts(given.get(name)) for name in _NAMES_OF_PEERS}
+    if kind == "files":
+        return CredentialFiles(**given)
+    if kind != "held":
+        raise ValueError("credentials are neither files nor held")
+    for name in ("ca", "key", "cert", "secret"):
+        given[name] = None if given[name] is None else bytes.fromhex(_text(given[name]))
+    return WorkerCredentials(**given)
+
+
 def _optional(codec: _Codec) -> _Codec:
     write, read = codec
     return (
@@ -186,6 +215,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "limits": (dataclasses.asdict, _limits),
         "log_style": _TEXT,
         "log_level": _TEXT,
+        "credentials": _optional((_write_credentials, _read_credentials)),
     },
     Stop: {"drain_seconds": (_seconds, _seconds)},
     # As a discovery record, which has its own limit and its own strict parser.

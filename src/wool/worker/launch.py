@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.whereabouts import note_workers_path
@@ -63,6 +64,7 @@ class WorkerSpec:
     limits: Limits = DEFAULT_LIMITS
     log_style: str = ""
     log_level: str = "warning"
+    credentials: WorkerCredentials | CredentialFiles | None = None
 
 
 class WorkerHandle(Protocol):
@@ -168,6 +170,7 @@ def _configure(spec: WorkerSpec) -> Configure:
             limits=spec.limits,
             log_style=spec.log_style,
             log_level=spec.log_level,
+            credentials=spec.credentials,
         )
     except ValueError as error:
         raise ChannelError(f"no worker can be configured so: {error}") from error

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wool.bridge import IoLoopDied, MailboxLike, run_on
+from wool.credentials import CredentialsArgument, as_provider, for_worker, secret_of
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
 from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec
@@ -85,8 +86,12 @@ class LocalWorker:
     ``/dev/shm/wool-<uid>``) that is made on first use, and stays. Publish ``metadata`` through a discovery, or
     give it to a `WorkerProxy`.
 
+    With ``credentials`` it speaks TLS, at any ``host``, and who may call is decided by certificates. They are
+    `WorkerCredentials`, or a function that returns them, such as `CredentialFiles`, which are read again when
+    they change; what another function returns is taken as it is at the start.
+
     ``tags`` are free strings to filter by, ``extra`` is the application's own. Raises `ValueError` for a
-    host that is not loopback: without TLS no other is served.
+    host that is not loopback without credentials: others are not served.
     """
 
     def __init__(
@@ -95,11 +100,14 @@ class LocalWorker:
         host: str | None = None,
         port: int = 0,
         extra: Mapping[str, str] | None = None,
+        credentials: CredentialsArgument | None = None,
     ) -> None:
         self.tags: frozenset[str] = check_tags(tags)
         self._runtime: Runtime = current_runtime()
         self._extra = dict(extra or {})
-        self._bind = loopback_address(host, port)
+        as_provider(credentials)
+        self._credentials = credentials
+        self._bind = address_to_bind(host, port, secure=credentials is not None)
         self._home: Home | None = None
         self._fleet: Fleet | None = None
         self._metadata: WorkerMetadata | None = None
@@ -137,9 +145,11 @@ class LocalWorker:
             if address is None:
                 self._home = runtime.home()
                 address = self._home.address(uid)
+            credentials = for_worker(self._credentials)
             spec = WorkerSpec(
                 address=address,
-                secret=runtime.user_key(),
+                secret=runtime.user_key() if credentials is None else secret_of(credentials) or None,
+                credentials=credentials,
                 uid=uid,
                 tags=self.tags,
                 extra=self._extra,
@@ -208,16 +218,18 @@ class LocalWorker:
         return f"<LocalWorker {'' if self._metadata is None else self._metadata.uid[:8] + ' '}{state}>"
 
 
-def loopback_address(host: str | None, port: int, *, who: str = "LocalWorker") -> str | None:
+def address_to_bind(host: str | None, port: int, *, secure: bool, who: str = "LocalWorker") -> str | None:
     """Return the address to bind, None for a Unix socket. Raises `ValueError` naming what is wrong.
 
-    ``who`` is what the user has said it to.
+    ``who`` is what the user has said it to. Beyond loopback nobody is served who is not ``secure``.
     """
     import ipaddress
 
     if type(port) is not int or not 0 <= port <= 65535:
         raise ValueError(f"port must be a number from 0 to 65535, got {port!r}")
     if host is None:
+        if secure:
+            raise ValueError(f"credentials are for workers on TCP: say at which host, {who}(host='127.0.0.1', …)")
         if port:
             raise ValueError(f"port {port} needs a host: LocalWorker(host='127.0.0.1', port={port})")
         return None
@@ -225,9 +237,11 @@ def loopback_address(host: str | None, port: int, *, who: str = "LocalWorker") -
         ip = ipaddress.ip_address(host)
     except ValueError:
         raise ValueError(f"host must be a literal IP address such as '127.0.0.1', got {host!r}") from None
-    if not ip.is_loopback:
+    if ip.is_unspecified:
+        raise ValueError(f"host {host} is no address that callers can be told: name the one at which they reach it")
+    if not ip.is_loopback and not secure:
         raise ValueError(
-            f"host {host} is not loopback: a worker that others can reach needs mutual TLS, "
-            f"which {who} does not offer; use '127.0.0.1'"
+            f"host {host} is not loopback: a worker that others can reach needs mutual TLS; give {who} credentials, "
+            "or use '127.0.0.1'"
         )
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"

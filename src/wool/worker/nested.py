@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from wool.bridge import MailboxLike, run_on
+from wool.credentials import CredentialsProvider
 from wool.discovery.base import lives_on_io_loop
 from wool.dispatch import Dispatcher, ProxySpec, enter_source, load_description
 from wool.runtime import Runtime
@@ -73,11 +74,18 @@ class NestedPool:
     is_left = False
 
     def __init__(
-        self, description: bytes, runtime: Runtime, secret: bytes, io: MailboxLike, routines: MailboxLike
+        self,
+        description: bytes,
+        runtime: Runtime,
+        secret: bytes,
+        credentials: CredentialsProvider | None,
+        io: MailboxLike,
+        routines: MailboxLike,
     ) -> None:
         self._description = description
         self._runtime = runtime
         self._secret = secret
+        self._credentials = credentials
         self._io = io
         self._routines = routines
         self._plan: _Plan | None = None
@@ -121,6 +129,7 @@ class NestedPool:
                 spec,
                 runtime=self._runtime,
                 secret=self._secret,
+                credentials=self._credentials,
                 balancer=balancer,
                 # As it came: pickled anew it may be other bytes, and be taken for another pool.
                 description=self._description,
@@ -185,9 +194,17 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
 class Nested:
     """The pools of all callers that are connected to this worker. Lives on the routine loop."""
 
-    def __init__(self, runtime: Runtime, secret: bytes, io: MailboxLike, routines: MailboxLike) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        secret: bytes,
+        credentials: CredentialsProvider | None,
+        io: MailboxLike,
+        routines: MailboxLike,
+    ) -> None:
         self._runtime = runtime
         self._secret = secret
+        self._credentials = credentials
         self._io = io
         self._routines = routines
         self._pools: dict[bytes, NestedPool] = {}
@@ -201,7 +218,7 @@ class Nested:
         pool = self._pools.get(description)
         if pool is None:
             # The session has just ended, or never said so: the body runs, but is soon cancelled.
-            pool = NestedPool(description, self._runtime, self._secret, self._io, self._routines)
+            pool = NestedPool(description, self._runtime, self._secret, self._credentials, self._io, self._routines)
             self._pools[description] = pool
         return pool
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from wool._version import __version__
 from wool.bridge import IoThread, MailboxLike, run_on
+from wool.credentials import as_provider
 from wool.discovery.base import WorkerMetadata
 from wool.lives import begin_life
 from wool.runtime import Runtime, real_runtime, set_runtime
@@ -48,11 +49,12 @@ class WorkerNode:
         self._configure = configure
         self._runtime = runtime
         self._secret = configure.secret or b""
+        self._credentials = as_provider(configure.credentials)
         self.uid: str = configure.uid or runtime.new_uid()
         loop = asyncio.get_running_loop()
         self._io: MailboxLike = runtime.mailbox(io_loop)
         self._routines: MailboxLike = runtime.mailbox(loop)
-        self._nested = Nested(runtime, self._secret, self._io, self._routines)
+        self._nested = Nested(runtime, self._secret, self._credentials, self._io, self._routines)
         self._runner = Runner(
             loop=loop,
             io=self._io.batched(loop, crowd=self._crowd),
@@ -77,7 +79,7 @@ class WorkerNode:
 
         async def listen() -> WorkerMetadata:
             self._service = WorkerService(
-                transport=runtime.transport(configure.limits),
+                transport=runtime.transport(configure.limits, self._credentials),
                 runner=PostedRunner(self._runner, self._routines.batched(asyncio.get_running_loop())),
                 secret=self._secret,
                 limits=configure.limits,
@@ -97,6 +99,7 @@ class WorkerNode:
             version=__version__,
             tags=configure.tags,
             extra=configure.extra,
+            secure=self._credentials is not None,
         )
 
     def sweep(self) -> None:

@@ -252,7 +252,8 @@ def test_a_worker_drains_as_long_whoever_tells_it_to() -> None:
     ("flags", "words"),
     [
         ({}, "--discovery: must be said: local:NAME"),
-        ({"discovery": "local:x", "host": "0.0.0.0"}, "--host: host 0.0.0.0 is not loopback: .* needs mutual TLS"),
+        ({"discovery": "local:x", "host": "10.77.0.1"}, "--host: host 10.77.0.1 is not loopback: .* needs mutual TLS"),
+        ({"discovery": "local:x", "host": "0.0.0.0"}, "--host: host 0.0.0.0 is no address that callers can be told"),
         ({"discovery": "local:x", "host": "localhost"}, "--host: host must be a literal IP address"),
         ({"discovery": "static"}, "--port: with static callers look at a port that is known"),
         ({"discovery": "static", "port": "0"}, "--port: with static callers look at a port that is known"),

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 import pytest
 from fixtures import CALLER, HOST, WORKER, Fixtures, make
 
-from wool.authority import Authority
 from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.limits import Limits
 from wool.transport.base import ConnectFailed, Stream
@@ -173,15 +172,16 @@ async def test_rotated_credentials_are_used_by_the_next_session_and_the_running_
 
 
 async def test_a_certificate_that_runs_out_ends_no_session(fixtures: Fixtures) -> None:
-    authority = Authority.create()
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
+    authority = fixtures.authority
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=3)
     short = authority.issue([HOST], not_after=soon)
     credentials = WorkerCredentials(ca=authority.chain, key=short.key, cert=short.cert)
+    caller = fixtures.credentials("caller")
     async with serving(lambda: credentials) as address:
-        transport = GrpcTransport(LIMITS, lambda: credentials)
+        transport = GrpcTransport(LIMITS, lambda: caller)
         stream = await transport.connect(address)
         with pytest.raises(ConnectFailed, match="certificate has expired"):
-            await call_for_ever(address, lambda: credentials)
+            await call_for_ever(address, lambda: caller)
         await stream.write(b"still here")
         assert await stream.read() == b"still here"
         await stream.close()

@@ -1,0 +1,306 @@
+"""Workers that speak TLS, on real processes: who is served, nested calls, rotation, and hosts of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures import HOST, WORKER, Fixtures, make, write
+
+import wool
+from support import namespaces
+from support.command import environment, wool_command, worker_command
+from support.far_caller import through
+from support.faults import Journal, until
+from support.traced import run
+from wool.cli.supervisor import Status
+
+pytestmark = pytest.mark.timeout(120)
+hosts = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not() or "never")
+
+
+@pytest.fixture(scope="module")
+def fixtures() -> Fixtures:
+    return make()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+@pytest.fixture
+def files(fixtures: Fixtures, tmp_path: Path) -> Path:
+    write(fixtures, tmp_path / "certificates")
+    return tmp_path / "certificates"
+
+
+def in_files(directory: Path, name: str) -> wool.CredentialFiles:
+    return wool.CredentialFiles(
+        ca_path=str(directory / "ca.pem"),
+        key_path=str(directory / f"{name}.key"),
+        cert_path=str(directory / f"{name}.pem"),
+    )
+
+
+# ---- who is served -----------------------------------------------------------------------------------
+
+
+async def test_workers_with_credentials_serve_who_has_some_and_call_each_other_with_their_own(
+    fixtures: Fixtures, journal: Journal
+) -> None:
+    shown = fixtures.credentials("worker")
+    async with (
+        wool.LocalWorker(host=HOST, credentials=shown) as one,
+        wool.LocalWorker(host=HOST, credentials=shown) as other,
+    ):
+        assert one.metadata.secure
+        both = {one.metadata.pid, other.metadata.pid}
+        async with wool.WorkerProxy(workers=[one.metadata, other.metadata], credentials=fixtures.credentials("caller")):
+            assert {await run(journal.path, journal.new_call()) for _ in range(4)} == both
+            found: set[int] = set()
+            while found != both:
+                found.add(await through(journal.path, journal.new_call()))
+
+
+async def test_a_proxy_without_credentials_uses_no_worker_that_has_some_and_the_other_way_round(
+    fixtures: Fixtures, journal: Journal
+) -> None:
+    caller = fixtures.credentials("caller")
+    async with (
+        wool.LocalWorker(host=HOST, credentials=fixtures.credentials("worker")) as secure,
+        wool.LocalWorker(host=HOST) as plain,
+    ):
+        for worker, credentials, why in (
+            (secure, None, "has credentials, and this side has no credentials"),
+            (plain, caller, "has no credentials, and this side has credentials"),
+        ):
+            async with wool.WorkerProxy(workers=[worker.metadata], credentials=credentials):
+                with wool.RuntimeContext(dispatch_timeout=0.5), pytest.raises(wool.DispatchTimeout, match=why):
+                    await run(journal.path, "refused")
+        async with wool.WorkerProxy(workers=[secure.metadata, plain.metadata], credentials=caller):
+            assert {await run(journal.path, journal.new_call()) for _ in range(4)} == {secure.metadata.pid}
+    assert journal.executions("refused") == 0
+
+
+@pytest.mark.parametrize("shown", ["expired", "wrong authority", "server usage only"])
+async def test_a_caller_whose_certificate_is_no_good_runs_nothing(
+    fixtures: Fixtures, journal: Journal, shown: str
+) -> None:
+    async with wool.LocalWorker(host=HOST, credentials=fixtures.credentials("worker")) as worker:
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=fixtures.credentials(shown)):
+            with pytest.raises(wool.NoWorkersAvailable, match="the worker refused this side's certificate"):
+                await run(journal.path, "refused")
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=fixtures.credentials("caller")):
+            await run(journal.path, "next")
+    assert [journal.executions(call) for call in ("refused", "next")] == [0, 1]
+
+
+async def test_one_way_tls_needs_the_secret_too(fixtures: Fixtures, journal: Journal) -> None:
+    shown = fixtures.issued["worker"]
+
+    def one_way(secret: bytes, **own: Any) -> wool.WorkerCredentials:
+        return wool.WorkerCredentials(ca=fixtures.ca, mutual=False, secret=secret, **own)
+
+    worker_side = one_way(b"the secret of both", key=shown.key, cert=shown.cert)
+    async with wool.LocalWorker(host=HOST, credentials=worker_side) as worker:
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=one_way(b"the secret of both")):
+            await run(journal.path, "known")
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=one_way(b"some other secret")):
+            with pytest.raises(wool.NoWorkersAvailable, match="did not prove that it knows the secret"):
+                await run(journal.path, "unknown")
+    assert [journal.executions(call) for call in ("known", "unknown")] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"host": "10.77.0.1"}, "host 10.77.0.1 is not loopback: .* needs mutual TLS; give LocalWorker credentials"),
+        ({"host": "0.0.0.0", "credentials": True}, "host 0.0.0.0 is no address that callers can be told"),
+        ({"credentials": True}, "credentials are for workers on TCP"),
+    ],
+)
+def test_a_worker_says_what_it_lacks(fixtures: Fixtures, arguments: dict[str, Any], message: str) -> None:
+    if arguments.get("credentials"):
+        arguments = {**arguments, "credentials": fixtures.credentials("worker")}
+    with pytest.raises(ValueError, match=message):
+        wool.LocalWorker(**arguments)
+
+
+def test_a_pool_says_what_credentials_are_for(fixtures: Fixtures) -> None:
+    with pytest.raises(ValueError, match="credentials= are for workers that others can reach: give discovery= too"):
+        wool.WorkerPool(size=1, credentials=fixtures.credentials("worker"))
+
+
+# ---- rotation ----------------------------------------------------------------------------------------
+
+
+async def test_certificates_that_are_renewed_under_load_fail_no_call(
+    fixtures: Fixtures, files: Path, journal: Journal
+) -> None:
+    async with wool.LocalWorker(host=HOST, credentials=in_files(files, "worker")) as worker:
+        host, _, port = worker.metadata.address.rpartition(":")
+        before = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
+        assert before.encode() in fixtures.issued["worker"].cert
+        provider = in_files(files, "caller")
+        stop = False
+
+        async def one_session_for_ever() -> int:
+            async with wool.WorkerProxy(workers=[worker.metadata], credentials=provider):
+                while not stop:
+                    await run(journal.path, journal.new_call())
+            return 1
+
+        async def sessions_for_ever() -> int:
+            opened = 0
+            while not stop:
+                async with wool.WorkerProxy(workers=[worker.metadata], credentials=provider):
+                    await run(journal.path, journal.new_call())
+                opened += 1
+            return opened
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work()) for work in (one_session_for_ever, sessions_for_ever)]
+            await until(lambda: len(journal.lines()) > 20, what="calls before")
+            renewed = fixtures.renewed("worker")
+            for name, content in (("worker.key", renewed.key), ("worker.pem", renewed.cert)):
+                (files / f"new-{name}").write_bytes(content)
+                (files / f"new-{name}").replace(files / name)
+            so_far = len(journal.lines())
+            await until(lambda: len(journal.lines()) > so_far + 20, what="calls after")
+            stop = True
+        after = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
+        assert after.encode() in renewed.cert
+        assert tasks[1].result() > 2
+    calls = [words[1] for words in journal.lines() if words[0] == "begin"]
+    assert len(calls) == len(set(calls))
+
+
+# ---- the command, and hosts of their own -------------------------------------------------------------
+
+
+def flags(files: Path, name: str = "worker") -> tuple[str, ...]:
+    return ("--ca", str(files / "ca.pem"), "--cert", str(files / f"{name}.pem"), "--key", str(files / f"{name}.key"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--cert", "x.pem"), "--cert: is for TLS, which needs --ca too"),
+        (("--ca", "/nowhere.pem"), "--ca: /nowhere.pem cannot be read"),
+        (("--ca", "CA"), "--ca: mutual credentials need key= and cert="),
+    ],
+)
+async def test_a_command_says_what_credentials_lack(files: Path, given: tuple[str, ...], message: str) -> None:
+    given = tuple(str(files / "ca.pem") if word == "CA" else word for word in given)
+    status, _, errors = await wool_command("worker", "--discovery", "static", "--port", "7001", *given)
+    assert status == 2
+    assert message in errors
+
+
+async def test_the_command_serves_tls_and_ps_asks_by_it(files: Path, fixtures: Fixtures, journal: Journal) -> None:
+    async with worker_command("--discovery", "static", "--port", str(await free_port()), *flags(files)) as command:
+        ready = await command.event("worker-ready")
+        discovery = wool.StaticDiscovery(ready["address"])
+        async with wool.WorkerPool(discovery=discovery, credentials=fixtures.credentials("caller")):
+            assert await run(journal.path, "one") == ready["pid"]
+        listed = ("ps", "--discovery", f"static:{ready['address']}", "--json")
+        status, output, _ = await wool_command(*listed, *flags(files, "caller"))
+        assert (status, [row["pid"] for row in json.loads(output)]) == (0, [ready["pid"]])
+        command.signal()
+        assert await command.ended() == Status.DRAINED
+
+
+async def free_port() -> int:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), HOST, 0)
+    port: int = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    return port
+
+
+@contextlib.asynccontextmanager
+async def far_caller(host: str, files: Path, journal: Journal) -> AsyncIterator[Any]:
+    """Call from a host of its own. Yielded is what tells it to go on or to stop."""
+    process = await asyncio.create_subprocess_exec(
+        *("ip", "netns", "exec", host, sys.executable, "-W", "error", "-m", "support.far_caller"),
+        *(str(files), str(journal.path)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdin is not None and process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    async def say(word: str | None = None) -> Any:
+        if word is not None:
+            stdin.write(f"{word}\n".encode())
+        line = await asyncio.wait_for(stdout.readline(), 60)
+        assert line, "the caller ended"
+        return json.loads(line)
+
+    try:
+        yield say
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        stdin.close()
+
+
+@hosts
+@pytest.mark.alone
+async def test_workers_on_other_hosts_are_found_used_and_restarted_under_load(
+    fixtures: Fixtures, files: Path, journal: Journal
+) -> None:
+    """Three hosts, mutual TLS, multicast; not one call fails, and none runs twice."""
+    with namespaces.network() as made:
+        own, first, second = made.host(), made.host(), made.host()
+        for number in (2, 3):
+            issued = fixtures.authority.issue([f"10.77.0.{number}", WORKER])
+            (files / f"host{number}.pem").write_bytes(issued.cert)
+            (files / f"host{number}.key").write_bytes(issued.key)
+
+        def worker_on(host: str, number: int) -> Any:
+            address = ("--host", f"10.77.0.{number}", "--size", "1")
+            return worker_command("--discovery", "lan", *address, *flags(files, f"host{number}"), host=host)
+
+        async with contextlib.AsyncExitStack() as stack:
+            commands = [
+                await stack.enter_async_context(worker_on(host, number)) for number, host in ((2, first), (3, second))
+            ]
+            caller = await stack.enter_async_context(far_caller(own, files, journal))
+            pids = {pid for command in commands for pid in command.pids}
+            assert await caller() in pids
+
+            async def goes_on(calls: int = 30) -> None:
+                while calls > 0:
+                    calls -= await caller("")
+
+            def at_work() -> set[int]:
+                return {int(words[-1]) for words in journal.lines()[-60:]}
+
+            async def used_by(wanted: set[int]) -> None:
+                while not wanted <= at_work():
+                    await goes_on()
+
+            await used_by(pids)
+            for place, (number, host) in enumerate(((2, first), (3, second))):
+                commands[place].signal()
+                assert await commands[place].ended() == Status.DRAINED
+                await goes_on()
+                commands[place] = await stack.enter_async_context(worker_on(host, number))
+                await used_by(set(commands[place].pids))
+            failed, answered = await caller("stop")
+            assert failed == {}
+            assert pids | {pid for command in commands for pid in command.pids} <= set(answered)
+    calls = [words[1] for words in journal.lines() if words[0] == "begin"]
+    assert len(calls) == len(set(calls))
