@@ -550,7 +550,7 @@ async def test_what_is_the_users_is_called_on_the_users_loop() -> None:
         ({"discovery": 7}, TypeError, "a discovery needs publisher, subscriber and subscribe"),
         ({"host": "127.0.0.1"}, ValueError, "is for workers that are published"),
         ({"host": "127.0.0.1", "discovery": wool.LocalDiscovery}, ValueError, "is for workers that are published"),
-        ({"host": "10.0.0.1", "size": 1, "discovery": wool.LocalDiscovery}, ValueError, "WorkerPool does not offer"),
+        ({"host": "10.0.0.1", "size": 1, "discovery": wool.LocalDiscovery}, ValueError, "give WorkerPool credentials"),
         ({"host": "gpu-1", "size": 1, "discovery": wool.LocalDiscovery}, ValueError, "must be a literal IP address"),
     ],
 )

@@ -348,7 +348,11 @@ async def test_flags_win_over_the_environment_and_that_over_the_file(namespace: 
     [
         ((), {}, "wool worker: error: --discovery: must be said"),
         (("--discovery", "zookeeper"), {}, "--discovery: must be local:NAME, lan, "),
-        (("--discovery", "local:x", "--host", "0.0.0.0"), {}, "--host: host 0.0.0.0 is not loopback"),
+        (
+            ("--discovery", "local:x", "--host", "0.0.0.0"),
+            {},
+            "--host: host 0.0.0.0 is no address that callers can be told",
+        ),
         (("--discovery", "local:x"), {"WOOL_SIZE": "many"}, "WOOL_SIZE in the environment: must be a number"),
         (("--discovery", "local:x", "--config", "/no/such"), {}, "--config: /no/such cannot be read"),
         (("--no-such-flag",), {}, "unrecognized arguments: --no-such-flag"),

@@ -16,9 +16,9 @@ CREDENTIALS: Sequence[Option] = (
     Option(name="cert", convert=text, metavar="FILE", help="own certificate, and what leads from it to an authority, "
            "PEM; read again when it changes"),
     Option(name="key", convert=text, metavar="FILE", help="key of the own certificate, PEM, not encrypted"),
-    Option(name="worker-identity", convert=texts, repeated=True, default=(), metavar="NAME", help="name that a "
+    Option(name="accept-worker", convert=texts, repeated=True, default=(), metavar="NAME", help="name that a "
            "worker's certificate must be for, instead of its address; may be said again"),
-    Option(name="caller-identity", convert=texts, repeated=True, default=(), metavar="NAME", help="name that a "
+    Option(name="accept-caller", convert=texts, repeated=True, default=(), metavar="NAME", help="name that a "
            "caller's certificate must be for (default: whatever the authority has signed); may be said again"),
 )  # fmt: skip
 
@@ -27,7 +27,7 @@ def credential_files(settings: Settings) -> CredentialFiles | None:
     """Return what was told, read once to see that it fits; None without ``--ca``. Raises `SettingError`."""
     ca: str | None = settings["ca"]
     if ca is None:
-        for name in ("cert", "key", "worker-identity", "caller-identity"):
+        for name in ("cert", "key", "accept-worker", "accept-caller"):
             if settings[name]:
                 raise settings.error(name, "is for TLS, which needs --ca too")
         return None
@@ -35,8 +35,8 @@ def credential_files(settings: Settings) -> CredentialFiles | None:
         ca_path=ca,
         cert_path=settings["cert"],
         key_path=settings["key"],
-        workers=tuple(settings["worker-identity"]),
-        callers=tuple(settings["caller-identity"]),
+        workers=tuple(settings["accept-worker"]),
+        callers=tuple(settings["accept-caller"]),
     )
     try:
         files()
