@@ -247,6 +247,7 @@ def left_since(before: Snapshot, grace_seconds: float) -> list[str]:
     deadline = time.monotonic() + grace_seconds
     while (left := Snapshot.take().since(before)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
+        gc.collect()  # what another thread has let go of meanwhile may hold a descriptor in a cycle
     return left
 
 
