@@ -350,6 +350,8 @@ class IoThread:
                 self._on_death(error)
             self._wind_up(loop, why)
         try:
+            if asked:
+                loop.run_until_complete(self._settle())
             loop.run_until_complete(loop.shutdown_asyncgens())
         except Exception:
             _log.exception("the I/O loop did not end cleanly")
@@ -364,6 +366,12 @@ class IoThread:
         for mailbox in mailboxes:
             if mailbox is not None:
                 mailbox.drop()
+
+    @staticmethod
+    async def _settle() -> None:
+        """Let end what was given up a moment ago: gRPC has still to say so, and would say it to a closed loop."""
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks, timeout=WIND_UP_SECONDS)
 
     @staticmethod
     def _wind_up(loop: asyncio.AbstractEventLoop, why: str) -> None:

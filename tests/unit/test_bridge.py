@@ -474,3 +474,26 @@ async def test_work_cancelled_before_it_began_never_begins(io: IoThread) -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     assert begun == []
+
+
+def test_an_io_loop_ends_after_what_was_given_up_has_ended() -> None:
+    """gRPC tells a call's end a moment after it was cancelled; told to a closed loop, its descriptors stay."""
+    ended = threading.Event()
+
+    async def late() -> None:
+        await asyncio.sleep(0.05)
+        ended.set()
+
+    async def borrow() -> None:
+        host = IoThread()
+        loop = host.acquire()
+        asyncio.run_coroutine_threadsafe(begin(), loop).result()
+        await host.release()
+
+    tasks: list[asyncio.Task[None]] = []
+
+    async def begin() -> None:
+        tasks.append(asyncio.get_running_loop().create_task(late()))
+
+    asyncio.run(borrow())
+    assert ended.is_set()
