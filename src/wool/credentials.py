@@ -10,9 +10,10 @@ import logging
 import os
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, TypeAlias, cast
 
 SECRET_BYTES = 16
 """A shared secret that is shorter can be guessed."""
@@ -138,15 +139,7 @@ class CredentialFiles:
         if self._read and self._read[0][0] == state:
             return self._read[0][1]
         try:
-            credentials = WorkerCredentials.from_files(
-                ca_path=self.ca_path,
-                key_path=self.key_path,
-                cert_path=self.cert_path,
-                mutual=self.mutual,
-                secret_path=self.secret_path,
-                workers=self.workers,
-                callers=self.callers,
-            )
+            credentials = WorkerCredentials.from_files(**self._arguments())
         except (OSError, ValueError) as error:
             if not self._read:
                 raise
@@ -155,36 +148,11 @@ class CredentialFiles:
         self._read[:] = [(state, credentials)]
         return credentials
 
+    def _arguments(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+
     def __reduce__(self) -> tuple[object, ...]:
-        return _credential_files, (
-            self.ca_path,
-            self.key_path,
-            self.cert_path,
-            self.mutual,
-            self.secret_path,
-            self.workers,
-            self.callers,
-        )
-
-
-def _credential_files(
-    ca_path: str,
-    key_path: str | None,
-    cert_path: str | None,
-    mutual: bool,
-    secret_path: str | None,
-    workers: tuple[str, ...],
-    callers: tuple[str, ...],
-) -> CredentialFiles:
-    return CredentialFiles(
-        ca_path=ca_path,
-        key_path=key_path,
-        cert_path=cert_path,
-        mutual=mutual,
-        secret_path=secret_path,
-        workers=workers,
-        callers=callers,
-    )
+        return partial(CredentialFiles, **self._arguments()), ()
 
 
 def _state(path: str | None) -> object:

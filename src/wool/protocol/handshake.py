@@ -21,7 +21,7 @@ import hashlib
 import hmac
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 from google.protobuf.message import DecodeError
 
@@ -183,30 +183,13 @@ class CallerHandshake:
 def _statistics(welcome: wire_pb2.Welcome) -> Statistics | None:
     if not welcome.HasField("statistics"):
         return None
-    said = welcome.statistics
-    return Statistics(
-        in_flight=said.in_flight,
-        done=said.done,
-        failed=said.failed,
-        cancelled=said.cancelled,
-        up_milliseconds=said.up_milliseconds,
-        draining=said.draining,
-    )
+    return Statistics(**{each.name: getattr(welcome.statistics, each.name) for each in fields(Statistics)})
 
 
 def _welcome(statistics: Statistics | None) -> wire_pb2.Welcome:
     if statistics is None:
         return wire_pb2.Welcome()
-    return wire_pb2.Welcome(
-        statistics=wire_pb2.Statistics(
-            in_flight=statistics.in_flight,
-            done=statistics.done,
-            failed=statistics.failed,
-            cancelled=statistics.cancelled,
-            up_milliseconds=statistics.up_milliseconds,
-            draining=statistics.draining,
-        )
-    )
+    return wire_pb2.Welcome(statistics=wire_pb2.Statistics(**asdict(statistics)))
 
 
 class WorkerHandshake:

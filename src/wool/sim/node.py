@@ -191,7 +191,9 @@ class Incarnation:
     def __repr__(self) -> str:
         return f"<Incarnation {self.name}{' dead' if self.dead else ' paused' if self.paused else ''}>"
 
-    def _transport(self, limits: Limits, _: object = None) -> MemoryTransport:
+    def _transport(self, limits: Limits, credentials: object = None) -> MemoryTransport:
+        if credentials is not None:
+            raise ValueError("simulated streams speak no TLS: leave the credentials out")
         return MemoryTransport(self.cluster.network, limits)
 
     def random_bytes(self, size: int) -> bytes:

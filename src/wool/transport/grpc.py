@@ -24,7 +24,14 @@ from wool.transport.grpc_environment import environment_for_import
 from wool.transport.grpc_options import Address, channel_options, check, join, parse, server_options
 from wool.transport.grpc_pulse import STREAM_KEY, Pulse, name_of, new_name
 from wool.transport.grpc_streams import AcceptedStream, ConnectedStream
-from wool.transport.grpc_tls import channel_credentials, expecting, names_of_caller, server_credentials, why_refused
+from wool.transport.grpc_tls import (
+    channel_credentials,
+    expecting,
+    is_for_another,
+    names_of_caller,
+    server_credentials,
+    why_refused,
+)
 from wool.transport.serving import Handlers
 
 with environment_for_import():
@@ -226,13 +233,14 @@ class GrpcTransport:
         credentials = self._credentials()
         if where.kind == "unix":
             raise ConnectFailed(f"cannot connect to {where.text}: credentials are for workers on TCP")
-        failure = ConnectFailed("no identity to try")
-        for identity in credentials.workers or (None,):
+        *others, last = credentials.workers or (None,)
+        for identity in others:
             try:
                 return await self._connect(where, credentials, identity)
             except ConnectFailed as error:
-                failure = error
-        raise failure
+                if not is_for_another(str(error)):
+                    raise
+        return await self._connect(where, credentials, last)
 
     async def _connect(self, where: Address, credentials: WorkerCredentials | None, identity: str | None) -> Stream:
         options = channel_options(where.kind, self._limits)

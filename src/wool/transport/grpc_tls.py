@@ -63,9 +63,14 @@ def _certificates(credentials: WorkerCredentials) -> grpc.ServerCertificateConfi
     )
 
 
+def is_for_another(details: str) -> bool:
+    """Whether the worker's certificate is good, but for none of the names that were looked for."""
+    return "Hostname Verification Check failed" in details
+
+
 def why_refused(details: str, expected: str) -> str | None:
     """Tell which side refused whom, and why, from what gRPC says of a failed handshake; None if it was none."""
-    if "Hostname Verification Check failed" in details:
+    if is_for_another(details):
         return f"this side refused the worker: its certificate is not for {expected}"
     if found := re.search(r"CERTIFICATE_VERIFY_FAILED: ([^:]*)", details):
         return f"this side refused the worker's certificate: {found[1]}"
