@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from wool.sim.bodies import Ask, Body, Step
 from wool.sim.history import Event, History
-from wool.sim.plan import Ask, Body, Call, Fault, Knobs, Plan, Step, Topology
+from wool.sim.plan import Call, Fault, Knobs, Plan, Topology
 from wool.sim.run import run
 
 QUICK = Knobs(poll=0.25, quiet=0.5)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from wool.sim.bodies import Ask, Body, Step
 from wool.sim.history import History, frozen
 from wool.sim.invariants.story import Story, Violation
 from wool.sim.invariants.table import INVARIANTS
-from wool.sim.plan import Ask, Body, Call, Plan, Step
+from wool.sim.plan import Call, Plan
 
 STEP = 0.001
 

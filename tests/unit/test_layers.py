@@ -136,6 +136,7 @@ LAYERS = (
         {
             "sim",
             "sim.__main__",
+            "sim.bodies",
             "sim.campaign",
             "sim.cluster",
             "sim.consumer",

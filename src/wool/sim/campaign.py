@@ -23,11 +23,12 @@ from typing import Any, Literal, TypeAlias
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from wool.sim.bodies import walk
 from wool.sim.coverage import Coverage
 from wool.sim.history import History, first_difference
 from wool.sim.invariants.story import Story, Violation
 from wool.sim.invariants.table import judge_story
-from wool.sim.plan import Plan, walk
+from wool.sim.plan import Plan
 from wool.sim.records import RecordError
 from wool.sim.report import Failure
 from wool.sim.run import execute

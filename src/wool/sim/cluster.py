@@ -13,12 +13,13 @@ from collections.abc import Callable
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
 from wool.discovery.table import TableFull
 from wool.limits import Limits
+from wool.sim.bodies import Ask, Body
 from wool.sim.discovery import Membership, SharedTable, SimPlace
 from wool.sim.history import History
 from wool.sim.loop import World
 from wool.sim.network import SimNetwork, address_of
 from wool.sim.node import Incarnation, SimWorker
-from wool.sim.plan import FAULTS, Ask, Body, Fault, Plan
+from wool.sim.plan import FAULTS, Fault, Plan
 from wool.worker.channel import Configure
 
 NAMESPACE = "cluster"

@@ -19,8 +19,8 @@ from wool.errors import (
     WoolError,
     WorkerLost,
 )
+from wool.sim.bodies import Ask
 from wool.sim.history import Detail
-from wool.sim.plan import Ask
 from wool.sim.program import make_error, say_error, say_value
 
 EVERYTHING: tuple[Ask, ...] = ()

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from wool.pool import WorkerPool, WorkerProxy
+from wool.sim.bodies import Body, Step
 from wool.sim.loop import SimFuture, SimTask
-from wool.sim.plan import Body, Call, Step
+from wool.sim.plan import Call
 from wool.sim.workload import make_top_call
 
 if TYPE_CHECKING:

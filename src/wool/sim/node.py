@@ -35,10 +35,10 @@ from wool.worker.launch import WorkerSpec
 from wool.worker.serve import WorkerNode
 
 if TYPE_CHECKING:
+    from wool.sim.bodies import Ask, Body
     from wool.sim.discovery import Membership
     from wool.sim.history import Detail
     from wool.sim.network import SimNetwork
-    from wool.sim.plan import Ask, Body
 
 PIPE_SECONDS = 0.0002
 """From an owner to its worker and back."""

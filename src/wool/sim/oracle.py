@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wool.errors import WoolError
+from wool.sim.bodies import Ask, Body, Step, walk
 from wool.sim.consumer import consume, outcome_of
 from wool.sim.history import Detail
-from wool.sim.plan import Ask, Body, Step, walk
 from wool.sim.program import Unpicklable, plain_value, run_coroutine, run_generator, say_error, say_value
 
 

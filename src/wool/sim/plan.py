@@ -1,6 +1,7 @@
 """A plan says everything that happens in one simulated run: it is data, and a run is a function of it.
 
-Owns the vocabulary (topology, knobs, calls, bodies, faults, stalls, noise), its validation and its JSON.
+Owns the vocabulary (topology, knobs, calls, faults, stalls, noise; `wool.sim.bodies` has what is called), its
+validation and its JSON.
 It must never hold anything that a run would not repeat: no objects, no clock, no order of a set.
 
 Things are named by label and by an ordinal that the item itself carries, never by their place in a list:
@@ -11,172 +12,18 @@ there. So fewer and smaller is simpler, and that is the order in which Hypothesi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from wool.limits import KIB, MIB, Limits
+from wool.sim.bodies import MOST_SECONDS, NOTHING, Ask, Body, check_seconds, labelled
 from wool.sim.records import Json, from_json, to_json
 
 LABEL_BYTES = 16
 """A task's label is its key on the wire."""
-MOST_SECONDS = 86_400.0
 
 
-def _check_seconds(name: str, value: float) -> None:
-    if not 0 <= value <= MOST_SECONDS:
-        raise ValueError(f"{name} must be 0 to {MOST_SECONDS:g} seconds, got {value!r}")
-
-
-def _check_unused(record: Any, used: tuple[str, ...], names: str) -> None:
-    slots: tuple[str, ...] = record.__slots__
-    for name in slots:
-        if name != names and name not in used and getattr(record, name):
-            raise ValueError(f"field {name!r} means nothing to {names} {record.op!r}")
-
-
-# ---- what a body does -------------------------------------------------------------------------------
-
-STEPS: dict[str, tuple[str, ...]] = {
-    "sleep": ("seconds",),
-    "block": ("seconds",),
-    "call": ("number", "body", "script"),
-    "gather": ("steps",),
-    "yield": ("number", "size", "text"),
-    "return": ("number", "size", "text"),
-    "raise": ("text", "number"),
-    "catch": ("text", "steps"),
-    "finally": ("steps", "last"),
-}
-"""Every step, and the fields that mean something to it."""
-
-VALUES = ("", "unpicklable", "unloadable")
-"""What ``text`` may make of a yielded or returned value; without it, it is ``number``, or ``size`` bytes."""
-
-ERRORS = (
-    "value-error",
-    "key-error",
-    "custom",
-    "unpicklable",
-    "cancelled",
-    "stop-async-iteration",
-    "system-exit",
-    "no-workers",
-)
-"""What a body may raise."""
-
-THROWN = ("value-error", "key-error", "custom", "cancelled", "stop-async-iteration")
-"""What a consumer may throw into a generator."""
-
-CATCHES = ("cancelled", "generator-exit", "exception", "anything")
-"""What a ``catch`` swallows when it comes out of its steps."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One step of a body. `STEPS` says which fields belong to which ``op``.
-
-    ``sleep`` waits, ``block`` burns the time without waiting. ``call`` makes the nested call ``number``
-    and waits for it (its outcome, if it is an exception, is the step's); ``gather`` makes several at once
-    (``steps``, all of them calls). ``catch`` swallows what comes out of ``steps``; ``finally`` runs
-    ``last`` after ``steps``, whatever happens.
-    """
-
-    op: str
-    seconds: float = 0.0
-    number: int = 0
-    size: int = 0
-    text: str = ""
-    steps: tuple[Step, ...] = ()
-    last: tuple[Step, ...] = ()
-    body: Body | None = None
-    script: tuple[Ask, ...] = ()
-
-    def __post_init__(self) -> None:
-        used = STEPS.get(self.op)
-        if used is None:
-            raise ValueError(f"op {self.op!r} is none of {', '.join(STEPS)}")
-        _check_unused(self, used, "op")
-        _check_seconds("seconds", self.seconds)
-        if self.size < 0 or self.number < 0:
-            raise ValueError("number and size must not be negative")
-        if self.op in ("yield", "return") and self.text not in VALUES:
-            raise ValueError(f"text {self.text!r} is none of {', '.join(map(repr, VALUES))}")
-        if self.op == "raise" and self.text not in ERRORS:
-            raise ValueError(f"text {self.text!r} is none of {', '.join(ERRORS)}")
-        if self.op == "catch" and self.text not in CATCHES:
-            raise ValueError(f"text {self.text!r} is none of {', '.join(CATCHES)}")
-        if self.op == "call" and self.body is None:
-            raise ValueError("a call needs a body")
-        if self.op == "gather" and any(step.op != "call" for step in self.steps):
-            raise ValueError("only calls are gathered")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
-    """A small program, the body of a routine. A coroutine that comes to its end returns 0."""
-
-    generator: bool = False
-    steps: tuple[Step, ...] = ()
-
-    def __post_init__(self) -> None:
-        numbers: list[int] = []
-        for step in walk(self.steps):
-            if step.op == "yield" and not self.generator:
-                raise ValueError("only a generator yields")
-            if step.op == "call":
-                numbers.append(step.number)
-        if len(set(numbers)) != len(numbers):
-            raise ValueError(f"two nested calls of one body have the same number: {numbers}")
-
-    @property
-    def name(self) -> str:
-        """A word for the body, as ``call.made`` has it."""
-        ops = "+".join(step.op for step in self.steps)
-        return f"{'generator' if self.generator else 'coroutine'}({ops})"
-
-
-def walk(steps: tuple[Step, ...]) -> Iterator[Step]:
-    """Yield all steps of one body, those inside blocks too; not those of nested bodies."""
-    for step in steps:
-        yield step
-        if step.steps:
-            yield from walk(step.steps)
-        if step.last:
-            yield from walk(step.last)
-
-
-ASKS: dict[str, tuple[str, ...]] = {
-    "next": (),
-    "send": ("number",),
-    "throw": ("text",),
-    "close": (),
-    "break": (),
-    "sleep": ("seconds",),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One thing that a generator's consumer does; ``break`` lets the generator go without closing it.
-
-    A call without a script consumes all there is. One whose script is over, and whose generator is not,
-    lets it go. What comes after the generator's end is skipped.
-    """
-
-    op: str
-    number: int = 0
-    text: str = ""
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        used = ASKS.get(self.op)
-        if used is None:
-            raise ValueError(f"op {self.op!r} is none of {', '.join(ASKS)}")
-        _check_unused(self, used, "op")
-        _check_seconds("seconds", self.seconds)
-        if self.op == "throw" and self.text not in THROWN:
-            raise ValueError(f"text {self.text!r} is none of {', '.join(THROWN)}")
+# ---- calls -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +38,7 @@ class Call:
     ordinal: int
     caller: int = 0
     at: float = 0.0
-    body: Body = Body()
+    body: Body = NOTHING
     script: tuple[Ask, ...] = ()
     cancel_at: float | None = None
     cancels: int = 1
@@ -204,7 +51,7 @@ class Call:
         if not 1 <= self.cancels <= 5:
             raise ValueError("cancels must be 1 to 5")
         for name in ("at", "timeout", "cancel_at"):
-            _check_seconds(name, getattr(self, name) or 0.0)
+            check_seconds(name, getattr(self, name) or 0.0)
         longest = max(len(label) for label, _, _ in labelled(self.label, self.body, self.script))
         if longest > LABEL_BYTES:
             raise ValueError(f"{self.label}: nested too deep, a label would take {longest} bytes of {LABEL_BYTES}")
@@ -213,20 +60,6 @@ class Call:
     def label(self) -> str:
         """The name of the task."""
         return f"c{self.caller}.{self.ordinal}"
-
-
-def labelled(label: str, body: Body, script: tuple[Ask, ...] = ()) -> Iterator[tuple[str, Body, tuple[Ask, ...]]]:
-    """Yield the label, body and script of a task and of all that it may call, outermost first."""
-    yield label, body, script
-    for step in walk(body.steps):
-        if step.op == "call":
-            assert step.body is not None
-            yield from labelled(nested_label(label, step), step.body, step.script)
-
-
-def nested_label(parent: str, step: Step) -> str:
-    """Return the label of the task that ``step`` makes inside the body of ``parent``."""
-    return f"{parent}.{step.number}"
 
 
 # ---- faults -----------------------------------------------------------------------------------------
@@ -442,7 +275,7 @@ class Fault:
         if self.ordinal < 0 or self.seam < 0:
             raise ValueError("ordinal and seam must not be negative")
         for name in ("at", "seconds", "amount"):
-            _check_seconds(name, getattr(self, name))
+            check_seconds(name, getattr(self, name))
 
     @property
     def group(self) -> str:
@@ -466,8 +299,8 @@ class Stall:
     def __post_init__(self) -> None:
         if not _LOOP.fullmatch(self.loop):
             raise ValueError(f"loop {self.loop!r} is not like 'w1#0.io' or 'c0#0.user'")
-        _check_seconds("at", self.at)
-        _check_seconds("seconds", self.seconds)
+        check_seconds("at", self.at)
+        check_seconds("seconds", self.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -477,7 +310,7 @@ class Noise:
     amplitude: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_seconds("amplitude", self.amplitude)
+        check_seconds("amplitude", self.amplitude)
 
 
 # ---- the surroundings -------------------------------------------------------------------------------

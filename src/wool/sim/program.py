@@ -15,8 +15,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Protocol
 
 from wool.errors import NoWorkersAvailable
+from wool.sim.bodies import Body, Step
 from wool.sim.history import Detail
-from wool.sim.plan import Body, Step
 
 
 class Env(Protocol):

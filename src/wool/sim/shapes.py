@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from wool.limits import KIB
-from wool.sim.plan import FAULTS, Ask, Body, Call, Fault, Knobs, Noise, Plan, Stall, Step, Topology, labelled
+from wool.sim.bodies import Ask, Body, Step, labelled
+from wool.sim.plan import FAULTS, Call, Fault, Knobs, Noise, Plan, Stall, Topology
 
 CALLS = 20
 """Slots for calls."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
-from wool.sim.plan import Body, Call, Fault, Knobs, Noise, Plan, Stall, Step, Topology
+from wool.sim.bodies import Body, Step
+from wool.sim.plan import Call, Fault, Knobs, Noise, Plan, Stall, Topology
 
 Fails: TypeAlias = Callable[[Plan], bool]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 
-from wool.sim.plan import FAULTS, Ask, Body, Call, Fault, Knobs, Plan, Stall, Step
+from wool.sim.bodies import Ask, Body, Step
+from wool.sim.plan import FAULTS, Call, Fault, Knobs, Plan, Stall
 
 _DIRECTIONS = {"both": "", "to": " to the worker", "back": " back to the caller"}
 _HOW = {"reset": "a reset", "silence": "nothing"}

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from wool.context import RuntimeContext
 from wool.routine import routine
+from wool.sim.bodies import Ask, Body, Step, nested_label
 from wool.sim.consumer import consume, outcome_of
 from wool.sim.loop import SimLoop
 from wool.sim.node import Incarnation, next_label
-from wool.sim.plan import Ask, Body, Step, nested_label
 from wool.sim.program import plain_value, run_coroutine, run_generator, say_value
 
 if TYPE_CHECKING:

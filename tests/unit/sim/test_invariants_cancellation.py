@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from support.simulated import Script, began, body_ended, cluster, ended, found, made, offered, plan_of, started
-from wool.sim.plan import Body, Call, Fault, Step
+from wool.sim.bodies import Body, Step
+from wool.sim.plan import Call, Fault
 
 
 def running(*workers: str) -> tuple[Script, str]:

@@ -18,7 +18,8 @@ from support.simulated import (
     plan_of,
     started,
 )
-from wool.sim.plan import Ask, Body, Call, Plan, Step
+from wool.sim.bodies import Ask, Body, Step
+from wool.sim.plan import Call, Plan
 
 
 def streaming() -> Script:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wool.sim.bodies import Ask, Body, Step
 from wool.sim.oracle import expected
-from wool.sim.plan import Ask, Body, Step
 from wool.sim.program import Env, plain_value, run_generator, say_error
 
 LIMIT = 10_000

@@ -10,20 +10,8 @@ import pytest
 from hypothesis import given, settings
 
 from wool.limits import Limits
-from wool.sim.plan import (
-    FAULTS,
-    Ask,
-    Body,
-    Call,
-    Fault,
-    Knobs,
-    Plan,
-    Stall,
-    Step,
-    Topology,
-    labelled,
-    top_of,
-)
+from wool.sim.bodies import Ask, Body, Step, labelled
+from wool.sim.plan import FAULTS, Call, Fault, Knobs, Plan, Stall, Topology, top_of
 from wool.sim.records import RecordError
 from wool.sim.strategies import plans, random_plan
 from wool.sim.words import tell

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from support.plans import Ask, begun, calls, outcome, plan, played, returns, step, yields
+from wool.sim.bodies import Body
 from wool.sim.history import first_difference
-from wool.sim.plan import Body, Call, Fault, Knobs, Noise, Plan, Stall, Topology
+from wool.sim.plan import Call, Fault, Knobs, Noise, Plan, Stall, Topology
 from wool.sim.run import execute, run
 
 NESTED = Body(

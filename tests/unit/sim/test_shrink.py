@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wool.sim.plan import Ask, Body, Call, Fault, Knobs, Noise, Plan, Stall, Step, Topology, walk
+from wool.sim.bodies import Ask, Body, Step, walk
+from wool.sim.plan import Call, Fault, Knobs, Noise, Plan, Stall, Topology
 from wool.sim.shrink import shrink
 from wool.sim.strategies import random_plan
 

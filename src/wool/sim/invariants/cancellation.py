@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from wool.sim.bodies import walk
 from wool.sim.history import OUTCOMES
 from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of
-from wool.sim.plan import walk
 
 SLACK_SECONDS = 0.6
 """A deadline that fires late looks once more at what has arrived (`Limits.stall_seconds`), and loops take turns."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from wool.sim.bodies import walk
 from wool.sim.history import KINDS
 from wool.sim.invariants.story import Story, Violation, value_of
-from wool.sim.plan import walk
 
 LEAKS = tuple(kind for kind in KINDS if kind.startswith("leak."))
 SLACK_SECONDS = 1.0

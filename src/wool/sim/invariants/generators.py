@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from wool.sim.bodies import Step, walk
 from wool.sim.invariants.story import At, Story, TaskStory, Violation, value_of
 from wool.sim.oracle import Expected
-from wool.sim.plan import Step, walk
 
 CUT_SHORT = frozenset({"cancelled", "no-workers", "timeout", "interrupted", "lost", "no-pool", "pickling"})
 """Outcomes that something other than the body may have made."""

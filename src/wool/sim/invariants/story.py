@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from wool.sim.bodies import Ask, Body, Step, labelled, walk
 from wool.sim.history import Event, History
 from wool.sim.oracle import Expected, expected
-from wool.sim.plan import Ask, Body, Call, Fault, Plan, Step, labelled, top_of, walk
+from wool.sim.plan import Call, Fault, Plan, top_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
