@@ -96,7 +96,7 @@ PYTHONS = find_pythons()
 if not PYTHONS:
     raise SystemExit(f"no Python {OLDEST[0]}.{OLDEST[1]} or newer was found")
 OLDEST_FOUND = PYTHONS[0]
-EXTRAS = ("certs", "dns", "lan")
+EXTRAS = ("certs", "dns", "lan", "progress")
 """Extras that tests and types need."""
 TESTED = f".[{','.join(EXTRAS)}]"
 
@@ -308,7 +308,11 @@ def check_installed(session: nox.Session, python: str, distribution: Path) -> No
 WITHOUT_EXTRAS = """
 import wool
 wool.StaticDiscovery("10.0.0.1:7000")
-for extra, make in {"lan": wool.LanDiscovery, "dns": lambda: wool.DnsDiscovery("workers")}.items():
+for extra, make in {
+    "lan": wool.LanDiscovery,
+    "dns": lambda: wool.DnsDiscovery("workers"),
+    "progress": lambda: wool.map(print, [1], progress=True),
+}.items():
     try:
         make()
     except ModuleNotFoundError as error:

@@ -33,6 +33,7 @@ from wool.errors import (
     WorkerLost,
 )
 from wool.failure import Origin, TaskException, origin
+from wool.mapping import map
 from wool.pool import WorkerPool, WorkerProxy
 from wool.routine import routine
 from wool.task import Task, current_task
@@ -80,6 +81,7 @@ __all__ = [
     "WorkerStatus",
     "__version__",
     "current_task",
+    "map",
     "origin",
     "routine",
 ]

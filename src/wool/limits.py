@@ -25,6 +25,9 @@ class Limits:
     """An offer unanswered for so long is withdrawn, if another candidate exists."""
     cancel_grace_seconds: float = 5.0
     """A cancelled caller waits so long for the remote ``finally``."""
+    map_concurrency: int = 64
+    """Calls that `wool.map` keeps open unless it is told otherwise: enough to keep some dozen workers busy, few enough
+    for whatever the bodies talk to."""
     stall_seconds: float = 0.25
     """A timer that fires later than this means that our own process stood still."""
     stall_settle_seconds: float = 0.1
@@ -42,6 +45,9 @@ class Limits:
     address_retry_seconds: float = 30.0
     """A worker that was found by its address alone, and refused for good, is asked again so often: nobody will
     announce its successor."""
+    sessions: int = 128
+    """Workers that a caller gives calls to at a time, besides those that it has started itself, and so sessions that it
+    keeps open. Of more workers it uses so many, drawn by lot, and others while some of these cannot be reached."""
     window_tasks: int = 1024
     """Unstarted offers per session: two round trips' worth at the highest rate measured."""
     window_bytes: int = 16 * MIB

@@ -169,3 +169,16 @@ async def pools_that_find_workers(custom: wool.DiscoveryLike) -> None:
 
 
 signature: Callable[[int], AsyncIterator[int]] = iterated
+
+
+@wool.routine
+async def joined(number: int, text: str) -> bytes:
+    return text.encode() * number
+
+
+async def mapped(source: AsyncIterator[int]) -> None:
+    assert_type([result async for result in wool.map(add, source)], list[float])
+    assert_type([result async for result in wool.map(joined, [1], ["a"], ordered=False)], list[bytes])
+    assert_type([result async for result in wool.map(add, [1], return_exceptions=True)], list[float | BaseException])
+    wool.map(joined, ["a"], [1])  # type: ignore[arg-type]
+    wool.map(iterated, [1])  # type: ignore[arg-type]

@@ -127,6 +127,7 @@ LAYERS = (
             "cli.supervisor",
             "cli.ways",
             "cli.worker",
+            "mapping",
             "pool",
             "routine",
         },

@@ -13,7 +13,7 @@ import pytest
 import wool
 
 PUBLIC = {
-    "routines": {"Origin", "routine", "RuntimeContext", "Task", "TaskException", "current_task", "origin"},
+    "routines": {"Origin", "routine", "RuntimeContext", "Task", "TaskException", "current_task", "map", "origin"},
     "workers": {"WorkerPool", "WorkerProxy", "LocalWorker", "WorkerMetadata"},
     "discovery": {
         "CredentialFiles",
