@@ -13,6 +13,7 @@ from typing import Any, Self
 from wool.admission import Terms
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
 from wool.bridge import MailboxLike
+from wool.context import credentials_in_force
 from wool.credentials import CredentialsArgument, as_provider, for_worker, secret_of
 from wool.crew import Crew
 from wool.discovery.base import DiscoveryLike, WorkerMetadata, check_tags, lives_on_io_loop
@@ -75,7 +76,7 @@ class WorkerProxy(_Entered):
     ``discovery`` is a subscriber that tells of workers; or ``workers`` names them. Exactly one of the two.
     ``loadbalancer`` is a `LoadBalancerLike`. Each may also be given as a function or class that makes it, or as a
     context manager, plain or async, that is entered and left with the proxy. With ``credentials`` it speaks TLS, and
-    uses the workers that do; without, those that do not.
+    uses the workers that do; without, those that do not. Left out, they are those of the `RuntimeContext`.
 
     Use it as an async context manager. Leaving it ends the sessions: calls under way in other tasks end as
     `WorkerLost`, so gather them first. Raises `ValueError` or `TypeError` for arguments that do not fit, the latter
@@ -91,7 +92,7 @@ class WorkerProxy(_Entered):
         credentials: CredentialsArgument | None = None,
     ) -> None:
         super().__init__()
-        self._credentials = as_provider(credentials)
+        self._credentials = as_provider(credentials_in_force() if credentials is None else credentials)
         if (discovery is None) == (workers is None):
             raise ValueError("WorkerProxy takes either discovery= or workers=, and exactly one of them")
         if discovery is not None:
@@ -160,7 +161,8 @@ class WorkerPool(_Entered):
     ``host`` is where workers that are published listen: by default on Unix sockets, which reach as far as this
     machine; with ``"127.0.0.1"`` on free ports of loopback TCP, and with ``credentials`` at any address of this host.
     ``credentials``, `WorkerCredentials` or a function that returns them, are for workers that speak TLS, and only those
-    are used then; without, those that do not.
+    are used then; without, those that do not. Left out where a discovery is given, they are those of the
+    `RuntimeContext`.
 
     Use it as an async context manager: entering returns when every worker that it starts is ready, leaving when every
     one is gone. Those that others find too are withdrawn first; what they run is interrupted, whoever called it. A
@@ -200,6 +202,8 @@ class WorkerPool(_Entered):
             DISCOVERY.check(discovery)
         if credentials is not None and discovery is None:
             raise ValueError("credentials= are for workers that others can reach: give discovery= too")
+        if credentials is None and discovery is not None:
+            credentials = credentials_in_force()
         self._credentials = credentials
         self._provider = as_provider(credentials)
         self._bind = None

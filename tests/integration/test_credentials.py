@@ -21,6 +21,7 @@ from support.far_caller import through
 from support.faults import Journal, until
 from support.traced import run
 from wool.cli.supervisor import Status
+from wool.context import credentials_in_force
 
 pytestmark = pytest.mark.timeout(120)
 hosts = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not() or "never")
@@ -137,6 +138,66 @@ def test_a_worker_says_what_it_lacks(fixtures: Fixtures, arguments: dict[str, An
 def test_a_pool_says_what_credentials_are_for(fixtures: Fixtures) -> None:
     with pytest.raises(ValueError, match="credentials= are for workers that others can reach: give discovery= too"):
         wool.WorkerPool(size=1, credentials=fixtures.credentials("worker"))
+
+
+# ---- those of the context ----------------------------------------------------------------------------
+
+
+async def test_who_has_no_credentials_of_its_own_uses_those_of_the_context(
+    fixtures: Fixtures, journal: Journal
+) -> None:
+    with wool.RuntimeContext(credentials=fixtures.credentials("worker")):
+        worker = wool.LocalWorker(host=HOST)
+    async with worker:
+        assert worker.metadata.secure
+        with wool.RuntimeContext(credentials=fixtures.credentials("caller")):
+            proxy = wool.WorkerProxy(workers=[worker.metadata])
+            pool = wool.WorkerPool(discovery=wool.StaticDiscovery(worker.metadata.address))
+            stranger = wool.WorkerProxy(workers=[worker.metadata], credentials=fixtures.credentials("expired"))
+            nobody = wool.WorkerPool(size=1)
+        async with proxy:
+            assert await run(journal.path, "by proxy") == worker.metadata.pid
+        async with pool:
+            assert await run(journal.path, "by pool") == worker.metadata.pid
+        async with stranger:
+            with pytest.raises(wool.NoWorkersAvailable, match="refused this side's certificate"):
+                await run(journal.path, "by its own")
+        async with nobody:  # its workers are nobody else's, and need none
+            assert await run(journal.path, "private") == nobody.workers[0].pid
+            assert not nobody.workers[0].secure
+    assert journal.executions("by its own") == 0
+
+
+def test_credentials_of_the_context_are_for_workers_on_tcp_too(fixtures: Fixtures) -> None:
+    with wool.RuntimeContext(credentials=fixtures.credentials("worker")):
+        with pytest.raises(ValueError, match=r"credentials are for workers on TCP: say at which host, WorkerPool\("):
+            wool.WorkerPool(size=1, discovery=wool.LocalDiscovery("team"))
+        with pytest.raises(ValueError, match="credentials are for workers on TCP"):
+            wool.LocalWorker()
+
+
+async def test_a_body_uses_the_credentials_of_its_worker_and_none_of_its_callers_key_arrives(
+    fixtures: Fixtures, journal: Journal
+) -> None:
+    """The workers take only workers: a nested call under the caller's certificate would be refused."""
+    shown = fixtures.credentials("worker", callers=(WORKER,))
+    async with (
+        wool.LocalWorker(host=HOST, credentials=fixtures.credentials("worker")) as first,
+        wool.LocalWorker(host=HOST, credentials=shown) as picky,
+    ):
+        both = {first.metadata.pid, picky.metadata.pid}
+        with wool.RuntimeContext(credentials=fixtures.credentials("caller")):
+            async with wool.WorkerProxy(workers=[first.metadata, picky.metadata]):
+                assert {await run(journal.path, journal.new_call()) for _ in range(4)} == {first.metadata.pid}
+                found: set[int] = set()
+                while found != both:
+                    found.add(await through(journal.path, journal.new_call()))
+                assert await credentials_of_the_context() is None
+
+
+@wool.routine
+async def credentials_of_the_context() -> object:
+    return credentials_in_force()
 
 
 # ---- rotation ----------------------------------------------------------------------------------------

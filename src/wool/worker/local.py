@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wool.bridge import IoLoopDied, MailboxLike, run_on
+from wool.context import credentials_in_force
 from wool.credentials import CredentialsArgument, as_provider, for_worker, secret_of
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
@@ -88,7 +89,8 @@ class LocalWorker:
 
     With ``credentials`` it speaks TLS, at any ``host``, and who may call is decided by certificates. They are
     `WorkerCredentials`, or a function that returns them, such as `CredentialFiles`, which are read again when
-    they change; what another function returns is taken as it is at the start.
+    they change; what another function returns is taken as it is at the start. Left out, they are those of the
+    `RuntimeContext`.
 
     ``tags`` are free strings to filter by, ``extra`` is the application's own. Raises `ValueError` for a
     host that is not loopback without credentials: others are not served.
@@ -106,7 +108,7 @@ class LocalWorker:
         self._runtime: Runtime = current_runtime()
         self._extra = dict(extra or {})
         as_provider(credentials)
-        self._credentials = credentials
+        self._credentials = credentials = credentials_in_force() if credentials is None else credentials
         self._bind = address_to_bind(host, port, secure=credentials is not None)
         self._home: Home | None = None
         self._fleet: Fleet | None = None
