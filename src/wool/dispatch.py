@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
@@ -381,3 +381,35 @@ def leave_source(source: DispatcherSource) -> None:
     """
     if _current.get() is source:
         _current.set(_not_left(source.outer) or _Left(source))
+
+
+class _Used:
+    """Stands in a context for a pool that was entered in another."""
+
+    def __init__(self, pool: DispatcherSource, outer: DispatcherSource | None) -> None:
+        self._pool = pool
+        self.outer = outer
+
+    @property
+    def open_dispatcher(self) -> Dispatcher | None:
+        return self._pool.open_dispatcher
+
+    @property
+    def is_left(self) -> bool:
+        return self._pool.is_left
+
+    async def dispatcher(self) -> Dispatcher:
+        return await self._pool.dispatcher()
+
+    def __repr__(self) -> str:
+        return repr(self._pool)
+
+
+@contextlib.contextmanager
+def used(source: DispatcherSource) -> Iterator[None]:
+    """Make ``source`` current in a block of another context than the one in which it was entered."""
+    token = _current.set(_Used(source, innermost_open()))
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from wool.context import credentials_in_force
 from wool.credentials import CredentialsArgument, as_provider, for_worker, secret_of
 from wool.crew import Crew
 from wool.discovery.base import DiscoveryLike, WorkerMetadata, check_tags, lives_on_io_loop
-from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, innermost_open, leave_source
+from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, innermost_open, leave_source, used
 from wool.errors import RpcError
 from wool.runtime import Home, Runtime, current_runtime
 from wool.supplied import (
@@ -52,6 +52,17 @@ class _Entered:
         if self.open_dispatcher is None:
             raise RuntimeError(f"{self!r} is closed: call routines inside its 'async with' block")
         return self.open_dispatcher
+
+    def use(self) -> AbstractContextManager[None]:
+        """Make this pool, which is open, current in a ``with`` block: for tasks that were not started inside its own.
+
+        A web server, say, opens a pool in one task, and handles requests in others. The block may be in any task,
+        thread and event loop of the process that has opened the pool. Leaving it leaves the pool open; where the pool
+        is left first, calls in the block raise what they raise outside a pool. Raises `RuntimeError` if it is not open.
+        """
+        if self.is_left:
+            raise RuntimeError(f"{self!r} is closed: use it between entering and leaving its 'async with' block")
+        return used(self)
 
     def _begin(self) -> None:
         if self._opened:

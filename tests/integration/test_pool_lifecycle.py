@@ -417,6 +417,40 @@ async def test_a_pool_may_be_left_in_another_task_than_it_was_entered_in(journal
     assert not is_alive(worker)
 
 
+async def test_a_pool_is_used_by_tasks_that_were_not_started_inside_it(journal: Journal) -> None:
+    pool, outer = wool.WorkerPool(size=1), wool.WorkerPool(size=1)
+    await asyncio.create_task(pool.__aenter__())
+
+    async def handle(call: str) -> int:
+        with pytest.raises(RuntimeError, match="outside a pool"):
+            await run(journal.path, "before")
+        with pool.use():
+            return await run(journal.path, call)
+
+    [worker] = pids(pool)
+    assert (
+        await asyncio.gather(*(asyncio.create_task(handle(f"request {number}")) for number in range(3))) == [worker] * 3
+    )
+    assert await asyncio.to_thread(lambda: asyncio.run(handle("of another loop"))) == worker
+    async with outer:
+        with pool.use(), pool.use():
+            assert await run(journal.path, "inner") == worker
+        assert await run(journal.path, "outer") == pids(outer)[0]
+        with pool.use():
+            await asyncio.create_task(pool.__aexit__(None, None, None))
+            assert await run(journal.path, "left meanwhile") == pids(outer)[0]
+
+
+async def test_only_an_open_pool_can_be_used() -> None:
+    pool = wool.WorkerPool(size=1)
+    with pytest.raises(RuntimeError, match="<WorkerPool of 1 closed> is closed: use it between"):
+        pool.use()
+    async with pool:
+        used = pool.use()
+    with pytest.raises(RuntimeError, match="outside a pool: <WorkerPool of 1 closed> is closed"), used:
+        await run(Path("nowhere"), "late")
+
+
 async def test_a_pool_that_is_left_takes_the_current_one_of_nobody_away(journal: Journal) -> None:
     outer, inner = wool.WorkerPool(size=1), wool.WorkerPool(size=1)
     await asyncio.create_task(outer.__aenter__())
