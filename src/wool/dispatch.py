@@ -119,10 +119,12 @@ class Dispatcher:
         balancer: LoadBalancerLike,
         credentials: CredentialsProvider | None = None,
         description: bytes | None = None,
+        own: frozenset[str] = frozenset(),
     ) -> Dispatcher:
         """Open a proxy for ``spec``; run on the user's loop. Pair with `close`.
 
-        ``balancer`` is what has become of the spec's, ``description`` what the spec was loaded from, if it was. A
+        ``balancer`` is what has become of the spec's, ``description`` what the spec was loaded from, if it was, ``own``
+        the uids of workers that this process has started for it, and uses however many they are. A
         built-in discovery is followed on the I/O loop, one of the user's own on this loop. Cancelling leaves nothing
         open.
         """
@@ -152,7 +154,7 @@ class Dispatcher:
                     limits=runtime.limits,
                     random_bytes=runtime.random_bytes,
                     what=spec.what,
-                    terms=dataclasses.replace(spec.terms, secure=credentials is not None),
+                    terms=dataclasses.replace(spec.terms, own=spec.terms.own | own, secure=credentials is not None),
                     observer=runtime.observer,
                 )
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from typing import Protocol
 
@@ -72,9 +72,11 @@ class Link:
         "draining",
         "dropped",
         "half_open",
+        "lot",
         "place",
         "reason",
         "same_as",
+        "spare",
         "state",
         "status",
         "uid",
@@ -108,6 +110,10 @@ class Link:
         self.draining: bool = False
         self.dropped: bool = False
         """Discovery has withdrawn it: no new call, but what was started goes on."""
+        self.lot: bytes = b""
+        """What it has drawn, where there are more workers than are used."""
+        self.spare: bool = False
+        """There are enough others: it keeps a session only as long as calls are on it."""
         self.reason: RpcError | None = None
         """Why it could not be used, the last time that it could not."""
         self.half_open: bool = False
@@ -227,11 +233,20 @@ class Link:
         """End the session after what is queued, bounded; give up what is being opened."""
         self.dropped = True
         self._stop_probing()
-        task = self._task
+        await self._end(self._task, self.connection, reason)
+
+    def rest(self, reason: str) -> Coroutine[None, None, None]:
+        """Be without a session until a call needs one; return what ends the one that there is, as `close` does."""
+        ending = self._end(self._task, self.connection, reason)
+        self.state, self.connection, self._task = LinkState.CLOSED, None, None
+        self._stop_probing()
+        return ending
+
+    async def _end(self, task: asyncio.Task[None] | None, connection: Connection | None, reason: str) -> None:
         if task is None:
             return
-        if self.connection is not None:
-            self.connection.session.finish(reason)
+        if connection is not None:
+            connection.session.finish(reason)
             await asyncio.wait([task], timeout=self._limits.handshake_seconds)
         if not task.done():
             task.cancel()

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import heapq
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from wool.admission import Outside, Terms
 from wool.balancer import WorkerStatus
+from wool.call import PlacedCall
 from wool.connection import Connection
 from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
@@ -25,6 +27,7 @@ from wool.limits import Limits
 from wool.link import Link, LinkOwner, LinkState
 from wool.observer import Observer
 
+_LOT_BYTES = 8
 _MOST_GONE = 64
 """Workers that are gone, remembered to say why nobody is left."""
 
@@ -46,14 +49,16 @@ class Links:
 
     def __init__(
         self,
-        *,
         owner: LinksOwner,
         connect: Callable[[WorkerMetadata], Awaitable[Connection]],
+        random_bytes: Callable[[int], bytes],
+        *,
         limits: Limits,
         terms: Terms,
         observer: Observer | None = None,
     ) -> None:
         self._owner = owner
+        self._random_bytes = random_bytes
         self._connect = connect
         self._limits = limits
         self._terms = terms
@@ -74,10 +79,49 @@ class Links:
         """Why discovery will say no more, `EOFError` if it had nothing more to say; None as long as it may."""
 
     def candidates(self) -> list[WorkerStatus]:
-        """Return the workers that may be given a call, suspects included."""
+        """Return the workers that may be given a call, suspects included; of more than ``sessions``, those to use."""
         if self._candidates is None:
-            self._candidates = [link.status for link in self.links.values() if link.usable]
+            usable = [link for link in self.links.values() if link.usable]
+            self._draw_lots(usable)
+            self._candidates = [link.status for link in usable if not link.spare]
         return self._candidates
+
+    def spares(self) -> list[WorkerStatus]:
+        """Return the workers that are kept for when no candidate takes a call."""
+        return [link.status for link in self.links.values() if link.usable and link.spare]
+
+    def surplus(self) -> list[Link]:
+        """Return those of them that have a session."""
+        if len(self.links) <= self._limits.sessions:
+            return []
+        self.candidates()
+        return [link for link in self.links.values() if link.spare and link.connection is not None]
+
+    def _draw_lots(self, usable: list[Link]) -> None:
+        """Choose whom to use, if there are too many: own workers all, of the others suspects last, else by lot.
+
+        By lot, since callers that all took the first would leave the rest idle; each lot is drawn once, so that the
+        choice stays.
+        """
+        own, most = self._terms.own, self._limits.sessions
+        others = [link for link in usable if link.uid not in own]
+        enough = len(others) > most
+        for link in others:
+            # A suspect whose session is open must be tried, or it would be one for ever.
+            link.spare = enough and not (link.status.suspect and link.connection is not None)
+        if enough:
+            for link in others:
+                link.lot = link.lot or self._random_bytes(_LOT_BYTES)
+            for link in heapq.nsmallest(most, others, key=lambda link: (link.status.suspect, link.lot)):
+                link.spare = False
+
+    def has_other(self, call: PlacedCall) -> bool:
+        """Whether a worker besides the call's own, not suspect and not tried, may be given it."""
+        tried = call.tried or {}
+        return any(
+            link is not call.link and link.usable and not link.status.suspect and link.uid not in tried
+            for link in self.links.values()
+        )
 
     def recount(self) -> None:
         """Find the candidates anew, the next time that they are asked for: one may have come or gone."""

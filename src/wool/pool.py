@@ -264,14 +264,15 @@ class WorkerPool(_Entered):
             found, what = discovery, _in_words(discovery, self.tags)
             terms = Terms(tags=self.tags, lease=self.lease)
         specs = self._specs(secret)
+        own = frozenset(spec.uid or "" for spec in specs)
         if discovery is not None:
-            terms = Terms(tags=self.tags, lease=self.lease, own=frozenset(spec.uid or "" for spec in specs))
+            terms = Terms(tags=self.tags, lease=self.lease, own=own)
         subscriber = found.subscriber
         if specs:
             await self._start(specs, found, on_io=lives_on_io_loop(subscriber), shared=discovery is not None)
         spec = ProxySpec(balancer=self._balancer, subscriber=subscriber, discovery=given, terms=terms, what=what)
         dispatcher = await Dispatcher.open(
-            spec, runtime=runtime, secret=secret, credentials=self._provider, balancer=balancer
+            spec, runtime=runtime, secret=secret, credentials=self._provider, balancer=balancer, own=own
         )
         self.open_dispatcher = dispatcher
         for metadata in self.workers:

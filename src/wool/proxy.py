@@ -68,7 +68,7 @@ class Proxy:
         self._limits = limits
         self._random_bytes = random_bytes
         self._what = what
-        self._view = Links(owner=self, connect=self._connect, limits=limits, terms=terms, observer=observer)
+        self._view = Links(self, self._connect, random_bytes, limits=limits, terms=terms, observer=observer)
         self._links: Mapping[str, Link] = self._view.links
         self._by_connection: dict[Connection, Link] = {}
         self._unplaced: dict[PlacedCall, None] = {}
@@ -116,9 +116,14 @@ class Proxy:
         self._close_if_unused(link)
 
     def _close_if_unused(self, link: Link) -> None:
-        # A worker that discovery has withdrawn keeps its session as long as a task of ours is on it.
-        if link.dropped and (link.connection is None or not link.connection.calls()):
+        # A worker that was withdrawn, or is not needed, keeps its session as long as a task of ours is on it.
+        if (connection := link.connection) is not None and connection.calls():
+            return
+        if link.dropped:
             self._spawn(link.close("no longer used"), f"wool closing link to worker {link.uid[:8]}")
+        elif link.spare and connection is not None and not link.waiting:
+            del self._by_connection[connection]
+            self._spawn(link.rest("others are used"), f"wool resting link to worker {link.uid[:8]}")
 
     async def _connect(self, metadata: WorkerMetadata) -> Connection:
         return await Connection.open(
@@ -177,6 +182,8 @@ class Proxy:
         candidates = self._view.candidates()
         try:
             link = self._choose(call, self._balancer.order(call.task, candidates)) if candidates else None
+            if link is None and (spares := self._view.spares()):
+                link = self._choose(call, self._balancer.order(call.task, candidates := spares))
         except BaseException as error:
             # The balancer is the user's code: its fault is told to the caller, and nothing has begun. Also a
             # SystemExit: this loop is not its own to end.
@@ -337,7 +344,7 @@ class Proxy:
             call.connection = None
         if isinstance(link, Link):
             self._unbind(call)
-            if link.dropped:
+            if link.dropped or link.spare:
                 self._close_if_unused(link)
         self._active -= 1
         call.arguments = _SENT
@@ -369,7 +376,7 @@ class Proxy:
         # Also if it has just come to its end: the worker could not answer before.
         moved = progress != call.uploaded and (uploading or call.uploaded != _UPLOADED)
         call.uploaded = progress if uploading else _UPLOADED
-        if moved or not self._has_other(call):
+        if moved or not self._view.has_other(call):
             self._patience.add(call)
         elif call.waits:
             call.waits -= 1
@@ -379,17 +386,11 @@ class Proxy:
             call.leave_behind(uid)
             self._perform(call, call.machine.impatient(connection, call.number))
 
-    def _has_other(self, call: PlacedCall) -> bool:
-        tried = call.tried or {}
-        return any(
-            status is not getattr(call.link, "status", None) and not status.suspect and status.metadata.key not in tried
-            for status in self._view.candidates()
-        )
-
     def _suspect(self, connection: Connection) -> None:
         link = self._by_connection.get(connection)
         if link is not None:
             link.suspect_open()
+            self._view.recount()
             link.reason = TransientRpcError(f"worker {link.uid[:8]} did not answer an offer in time")
             self._rebind_waiting(link)
 
@@ -402,6 +403,8 @@ class Proxy:
         self._by_connection[link.connection] = link
         self._drain_waiting(link)
         self._view.changed()
+        for other in self._view.surplus():
+            self._close_if_unused(other)
 
     def unreachable(self, link: Link, reason: RpcError) -> None:
         """The session could not be opened."""
@@ -414,7 +417,8 @@ class Proxy:
     def slow_to_connect(self, link: Link) -> None:
         """The session is not up after the patience of an offer."""
         link.status.suspect = True
-        if any(self._has_other(call) for call in link.waiting):
+        self._view.recount()
+        if any(self._view.has_other(call) for call in link.waiting):
             self._rebind_waiting(link)
 
     def heard(self, connection: Connection) -> None:
@@ -422,6 +426,7 @@ class Proxy:
         link = self._by_connection.get(connection)
         if link is not None and link.status.suspect:
             link.heard()
+            self._view.recount()
 
     def has_room(self, connection: Connection) -> None:
         """An offer was settled: the next one may go."""

@@ -15,6 +15,7 @@ import pytest
 from support import bodies
 from support.one_loop import QUICK, Cluster, all_sizes, cluster, holders, metadata_of, until
 from support.peers import RawWorker, returned
+from wool.admission import Terms
 from wool.balancer import WorkerStatus
 from wool.discovery.base import DiscoveryEvent
 from wool.errors import (
@@ -830,6 +831,120 @@ async def test_a_half_open_probe_readmits_a_worker_that_was_not_reachable() -> N
         assert made.link("a").state is LinkState.OPEN
         await made.call(bodies.echo, 1)
         assert started(made)["a"] == 1
+
+
+# ---- how many sessions -------------------------------------------------------------------------------
+
+
+def sessions(made: Cluster) -> int:
+    return sum(link.connection is not None for link in made.proxy._links.values())
+
+
+async def test_connections_are_opened_lazily() -> None:
+    async with cluster(*(f"w{number}" for number in range(10))) as made:
+        await made.settle()
+        assert sessions(made) == 0
+        for calls in range(1, 4):
+            await made.call(bodies.echo, 1)
+            assert sessions(made) == calls
+
+
+async def test_connections_are_bounded_and_calls_spread_evenly_over_them() -> None:
+    async with cluster(*(f"w{number}" for number in range(20)), limits=limits(sessions=5)) as made:
+        for _ in range(10):
+            await asyncio.gather(*(made.call(bodies.echo, number) for number in range(10)))
+            assert sessions(made) == 5
+        counts = sorted(started(made).values())
+        assert counts == [0] * 15 + [20] * 5
+
+
+async def test_two_callers_draw_different_workers() -> None:
+    async with cluster(*(f"w{number}" for number in range(40)), limits=limits(sessions=5)) as made:
+        used: list[set[str]] = []
+        for _ in range(4):
+            before = started(made)
+            for _ in range(5):
+                await made.call(bodies.echo, 1)
+            used.append({uid for uid, calls in started(made).items() if calls > before[uid]})
+            made.proxy = made.open_proxy()
+            for uid in made.workers:
+                made.announce(uid)
+        assert len(set().union(*used)) > 5
+        assert all(len(each) == 5 for each in used)
+
+
+async def test_of_more_workers_than_are_used_others_take_over_while_some_cannot_be_reached() -> None:
+    async with cluster(limits=limits(sessions=2)) as made:
+        for number in range(6):
+            made.announce(f"w{number}")
+        await made.add("w6")
+        # Nobody but one is there, and no call fails as long as one is.
+        for _ in range(3):
+            assert await made.call(bodies.echo, 1) == 1
+        await made.add("w0", announce=False)
+        await made.add("w1", announce=False)
+        await until(lambda: not any(made.link(uid).status.suspect for uid in made.workers))
+        for _ in range(6):
+            await made.call(bodies.echo, 1)
+        await until(lambda: sessions(made) == 2)
+        assert sorted(calls > 0 for calls in started(made).values()).count(True) >= 2
+
+
+async def test_a_call_that_all_that_are_used_refuse_goes_to_one_of_the_others() -> None:
+    async with (
+        cluster(limits=limits(sessions=2)) as made,
+        raw(made, *(f"r{number}" for number in range(3))) as refusing,
+    ):
+        made.announce("a")
+        await made.add("a", announce=False)
+        call = made.spawn(bodies.echo, 1)
+
+        async def refuse(worker: RawWorker) -> None:
+            peer = await worker.session()
+            offer = await peer.expect(Offer)
+            await peer.say(Reject(offer.number, RejectCode.ADMISSION, "not now"))
+
+        serving = [asyncio.ensure_future(refuse(worker)) for worker in refusing]
+        try:
+            assert await call == 1
+            await until(lambda: sessions(made) <= 2)
+        finally:
+            for each in serving:
+                each.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def test_a_session_that_is_not_needed_any_more_stays_until_its_last_task_has_ended() -> None:
+    async with cluster("a", limits=limits(sessions=1)) as made:
+        made.link("a").lot = b"\x80"
+        stream = made.stream(bodies.count, 2)
+        assert await stream.next() == 0
+        await made.add("b")
+        made.link("b").lot = b"\x00"
+        assert await made.call(bodies.echo, 1) == 1
+        assert (sessions(made), started(made)["b"]) == (2, 1)
+        assert await stream.next() == 1
+        await stream.close()
+        await until(lambda: sessions(made) == 1)
+        assert made.link("a").state is LinkState.CLOSED
+        await until(lambda: not made.workers["a"].sessions, "the worker hears of it")
+
+
+async def test_a_frozen_worker_is_left_behind_for_one_that_is_not_used_so_far() -> None:
+    async with cluster("b", limits=limits(sessions=1)) as made, raw(made, "a") as (frozen,):
+        made.link("a").lot, made.link("b").lot = b"\x00", b"\x80"
+        call = made.spawn(bodies.echo, 1)
+        await (await frozen.session()).expect(Offer)
+        assert await call == 1
+        assert made.link("a").status.suspect
+
+
+async def test_the_workers_that_a_pool_has_started_are_used_however_many_they_are() -> None:
+    own = frozenset(f"w{number}" for number in range(6))
+    async with cluster(*own, *"ab", limits=limits(sessions=1), terms=Terms(own=own)) as made:
+        for _ in range(7):
+            await made.call(bodies.echo, 1)
+        assert sorted(started(made).values()) == [0, *[1] * 7]
 
 
 class CountingTransport(MemoryTransport):

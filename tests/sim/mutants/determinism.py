@@ -12,8 +12,8 @@ MUTANTS = (
         edits=(
             Edit(
                 module="wool.links",
-                old="[link.status for link in self.links.values() if link.usable]",
-                new="[self.links[uid].status for uid in set(self.links) if self.links[uid].usable]",
+                old="[link.status for link in usable if not link.spare]",
+                new="[self.links[uid].status for uid in set(self.links) if self.links[uid] in usable]",
             ),
         ),
     ),
@@ -52,12 +52,11 @@ MUTANTS = (
         edits=(
             Edit(
                 module="wool.links",
-                old="[link.status for link in self.links.values() if link.usable]",
+                old="[link.status for link in usable if not link.spare]",
                 # Scrambled, as by a hash table: fresh objects often lie in memory in the order in which they were made.
                 new="[\n"
                 "                link.status\n"
-                "                for link in sorted(self.links.values(), key=lambda link: id(link) * 40503 % 2**16)\n"
-                "                if link.usable\n"
+                "                for link in sorted(usable, key=lambda link: id(link) * 40503 % 2**16)\n"
                 "            ]",
             ),
         ),

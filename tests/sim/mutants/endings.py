@@ -64,7 +64,7 @@ MUTANTS = (
         edits=(
             Edit(
                 module=LINK,
-                old="            self.connection.session.finish(reason)\n"
+                old="            connection.session.finish(reason)\n"
                 "            await asyncio.wait([task], timeout=self._limits.handshake_seconds)\n",
                 new="            await asyncio.wait([task])\n",
             ),
