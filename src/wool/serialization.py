@@ -32,9 +32,9 @@ import io
 import pickle
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pickle import PickleBuffer
-from types import FunctionType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from wool.reducers import (
@@ -286,13 +286,52 @@ class _ValuePickler(CloudPickler):
         if is_dispatching(function):
             return reduce_dispatching(function)
         if ROUTINE_ATTRIBUTE not in function.__dict__:
-            return super().reducer_override(function)
+            return self._by_value(function)
         raw = raw_function(function)
         if raw is not None:
             return _reduce_routine(raw)
-        make, arguments, (attributes, slots), *rest = super().reducer_override(function)
+        make, arguments, (attributes, slots), *rest = self._by_value(function)
         kept = {name: value for name, value in attributes.items() if name != ROUTINE_ATTRIBUTE}
         return make, arguments, (kept, slots), *rest
+
+    def _by_value(self, function: FunctionType) -> Any:
+        reduced = super().reducer_override(function)
+        if inner := [names for names in _names_of_inner(function.__code__) if names]:
+            # cloudpickle has the other side import ``urllib.request`` for a function that names both, but does not look
+            # into the functions inside.
+            _, slots = reduced[2]
+            reach = [*slots["__globals__"].values(), *map(_content, function.__closure__ or ())]
+            packages = [value for value in reach if isinstance(value, ModuleType) and hasattr(value, "__path__")]
+            slots["_cloudpickle_submodules"] += _submodules(packages, inner)
+        return reduced
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it holds nothing yet
+        return None
+
+
+def _names_of_inner(code: CodeType) -> Iterator[frozenset[str]]:
+    """Yield the names in each function, comprehension and class body inside ``code``."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield frozenset(constant.co_names)
+            yield from _names_of_inner(constant)
+
+
+def _submodules(packages: Iterable[ModuleType], names: Sequence[frozenset[str]]) -> list[ModuleType]:
+    """Return the modules of ``packages`` that are imported here and that code with some of ``names`` can reach."""
+    found: list[ModuleType] = []
+    for package in packages:
+        prefix = package.__name__ + "."
+        for name, module in list(sys.modules.items()):
+            if name.startswith(prefix):
+                way = set(name[len(prefix) :].split("."))
+                if any(way <= known for known in names):
+                    found.append(module)
+    return found
 
 
 def _reduce_instance(obj: Any) -> Any:

@@ -295,6 +295,24 @@ def test_a_local_function_and_a_lambda_travel() -> None:
     assert travelled(lambda x: x + offset)(2) == 42
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def work(): return SCHEME({})",
+        "def work():\n    def inner(): return SCHEME({})\n    return inner()",
+        "def work(): return [SCHEME(environ) for environ in [{}]][0]",
+        "def work():\n    class Inner:\n        def get(self): return SCHEME({})\n    return Inner().get()",
+        "def make(wsgiref):\n    def work(): return (lambda: SCHEME({}))()\n    return work\nwork = make(wsgiref)",
+    ],
+)
+def test_a_submodule_that_is_used_anywhere_in_a_function_is_imported_with_it(source: str, tmp_path: Path) -> None:
+    # A package whose submodule no worker has imported.
+    source = source.replace("util.scheme", "wsgiref.util.guess_scheme").replace(
+        "package.scheme", "package.util.guess_scheme"
+    )
+    run_caller(f"import wsgiref.util\n{source}\nassert worker.call(work) == 'http'", tmp_path)
+
+
 def test_code_that_travels_by_value_keeps_the_file_and_line_it_was_written_in() -> None:
     def outer() -> Any:
         def inner() -> None: ...
