@@ -209,6 +209,7 @@ class DnsResolver:
         try:
             answer = await self._ask(name, kind)
         except dns.resolver.NXDOMAIN as denial:
+        import dns.rdataclass
             # Its attributes carry no types.
             messages: list[dns.message.Message] = list(cast("Any", denial).kwargs.get("responses", {}).values())
             return _Found(seconds=min(map(self._denied_seconds, messages), default=self._limits.lookup_denied_seconds))
@@ -218,7 +219,8 @@ class DnsResolver:
             return _Found(seconds=self._denied_seconds(answer.response))
         beside: dict[str, dict[str, float]] = {}
         for rrset in answer.response.additional:
-            if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+            # Of another class than IN they are no addresses, whatever their type says.
+            if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA) and rrset.rdclass == dns.rdataclass.IN:
                 records: list[Any] = list(rrset)
                 held = dict.fromkeys((str(record.address) for record in records), float(rrset.ttl))
                 beside.setdefault(rrset.name.to_text(), {}).update(held)
@@ -250,9 +252,10 @@ class DnsResolver:
         import dns.rdatatype
 
         for rrset in response.authority:
-            if rrset.rdtype == dns.rdatatype.SOA:
+            if rrset.rdtype == dns.rdatatype.SOA and rrset.rdclass == dns.rdataclass.IN:
                 records: list[Any] = list(rrset)
                 return float(min(rrset.ttl, *(record.minimum for record in records)))
+        import dns.rdataclass
         return self._limits.lookup_denied_seconds
 
     def close(self) -> None:
