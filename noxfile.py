@@ -96,6 +96,8 @@ PYTHONS = find_pythons()
 if not PYTHONS:
     raise SystemExit(f"no Python {OLDEST[0]}.{OLDEST[1]} or newer was found")
 OLDEST_FOUND = PYTHONS[0]
+FUZZED = next((python for python in PYTHONS if python in ("3.11", "3.12", "3.13")), OLDEST_FOUND)
+"""One that atheris is built for."""
 EXTRAS = ("certs", "dns", "lan", "progress")
 """Extras that tests and types need."""
 TESTED = f".[{','.join(EXTRAS)}]"
@@ -222,6 +224,14 @@ def mutants(session: nox.Session) -> None:
     session.install("-e", ".[sim]")
     with session.chdir("tests"):
         session.run("python", "-m", "sim.mutants", *session.posargs)
+
+
+@nox.session(python=FUZZED, default=False)
+def fuzz(session: nox.Session) -> None:
+    """Search for bytes that break what reads bytes; ``-- --help`` tells the options. Tests replay what is kept."""
+    session.install(*group("fuzz"), "-e", TESTED)
+    with session.chdir("tests"):
+        session.run("python", "-m", "fuzz", *session.posargs)
 
 
 @nox.session(python=OLDEST_FOUND, default=False)
