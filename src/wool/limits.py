@@ -56,6 +56,9 @@ class Limits:
     """Routine definitions that a worker keeps per session before it forgets the oldest."""
     definition_bytes: int = 64 * MIB
     """Bytes of routine definitions that a worker keeps per session."""
+    cancels: int = 1024
+    """Cancellations of one task that a worker keeps while the step that they are for is still on its way. Each counts,
+    as locally; nobody cancels so often."""
     nested_idle_seconds: float = 30.0
     """A worker that nobody's bodies have made a call from for so long ends its own sessions with the other workers, at
     the second look. Else each worker's sessions would keep the other's open, long after the pool has gone."""

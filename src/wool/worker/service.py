@@ -207,7 +207,8 @@ class CallerSession:
         elif isinstance(frame, frames.Cancel):
             served = self._find(frame.number)
             if served is not None:
-                self._do(served, served.machine.handle(Event.CANCEL), frame)
+                message = frame.message and frame.message[: self._limits.text_characters]
+                self._do(served, served.machine.handle(Event.CANCEL), frames.Cancel(frame.number, message))
         elif isinstance(frame, frames.Step):
             served = self._find(frame.number)
             if served is not None:
@@ -237,12 +238,10 @@ class CallerSession:
             served.machine.handle(Event.REFUSE)
             self.session.say(frames.Reject(offer.number, code, reason))
             return None
-        self._unstarted += 1
-        self._unstarted_bytes += served.size
-        if self._unstarted > 1 and (
-            self._unstarted > self._limits.window_tasks or self._unstarted_bytes > self._limits.window_bytes
-        ):
-            raise ProtocolError(f"{self._unstarted} unstarted offers with {self._unstarted_bytes} bytes: no window")
+        unstarted, size = self._unstarted + 1, self._unstarted_bytes + served.size
+        if unstarted > 1 and (unstarted > self._limits.window_tasks or size > self._limits.window_bytes):
+            raise ProtocolError(f"{unstarted} unstarted offers with {size} bytes: no window")
+        self._unstarted, self._unstarted_bytes = unstarted, size
         self._served[offer.number] = served
         return served
 
@@ -319,6 +318,8 @@ class CallerSession:
             served.cancels.clear()
         elif do is Do.KEEP_CANCEL:
             assert isinstance(frame, frames.Cancel)
+            if len(served.cancels) >= self._limits.cancels:
+                raise ProtocolError(f"more than {self._limits.cancels} cancels of number {offer.number} wait for its step")
             served.cancels.append(frame)
         elif do is Do.CLOSE_GENERATOR:
             assert served.job is not None

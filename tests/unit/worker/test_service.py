@@ -402,3 +402,27 @@ async def test_an_interrupted_task_collects_no_more_of_a_step_on_its_way() -> No
         await caller.say(Chunk(number, bytes(10)))
         await made.settle()
         assert len(made.workers["a"].sessions) == 1
+
+
+async def test_more_cancels_of_a_step_on_its_way_than_are_kept_end_the_session() -> None:
+    async with served(limits(cancels=3)) as (made, caller):
+        number = await begin(caller, bodies.count, 3)
+        await caller.expect(Result)
+        await caller.say(Step(number, StepKind.SEND, Body((100_000,), b"", True)), *[Cancel(number)] * 3)
+        await made.settle()
+        (session,) = made.workers["a"].sessions
+        assert len(session._served[number].cancels) == 3
+        with contextlib.suppress(StreamLost):
+            await caller.say(Cancel(number))
+        await caller.expect_end()
+        await until(lambda: "count finally" in bodies.story)
+
+
+async def test_the_message_of_a_cancel_is_cut_where_it_is_kept_and_where_it_is_delivered() -> None:
+    async with served(limits(text_characters=5)) as (made, caller):
+        number = await begin(caller, bodies.count, 3)
+        await caller.expect(Result)
+        await caller.say(Step(number, StepKind.SEND, Body((100_000,), b"", True)), Cancel(number, "x" * 1000))
+        await made.settle()
+        (session,) = made.workers["a"].sessions
+        assert session._served[number].cancels == [Cancel(number, "x" * 5)]
