@@ -24,7 +24,7 @@ from wool.call import Call
 from wool.context import dispatch_timeout_seconds
 from wool.credentials import CredentialsProvider
 from wool.definition import define, unpicklable_part
-from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, WorkerMetadata, lives_on_io_loop
+from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, Sought, WorkerMetadata, lives_on_io_loop
 from wool.errors import RpcError
 from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
@@ -153,7 +153,7 @@ class Dispatcher:
                     pool=description,
                     limits=runtime.limits,
                     random_bytes=runtime.random_bytes,
-                    what=spec.what,
+                    what=Sought(words=spec.what, subscriber=spec.subscriber),
                     terms=dataclasses.replace(spec.terms, own=spec.terms.own | own, secure=credentials is not None),
                     observer=runtime.observer,
                 )

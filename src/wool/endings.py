@@ -6,6 +6,7 @@ It makes exceptions of what the proxy knows, and must never change anything of t
 from __future__ import annotations
 
 from wool.call import PlacedCall
+from wool.discovery.base import Sought
 from wool.errors import (
     DispatchTimeout,
     NoWorkersAvailable,
@@ -20,13 +21,13 @@ from wool.links import Links
 from wool.protocol.caller import State
 
 
-def not_placed(call: PlacedCall, view: Links, what: str, closing: str | None) -> NoWorkersAvailable:
+def not_placed(call: PlacedCall, view: Links, what: Sought, closing: str | None) -> NoWorkersAvailable:
     """Nobody is left to try."""
     reasons = reasons_of(call, view, closing)
     if closing is not None:
         error = NoWorkersAvailable(f"{call.task} was not placed: {closing}", reasons)
     else:
-        said = [] if reasons else ["none is known"]
+        said = [] if reasons else ["none is known", *what.troubles()]
         broken = view.ended_with
         if broken is not None:
             said.append(str(broken) if type(broken) is EOFError else f"discovery failed: {in_words(broken)}")
@@ -36,11 +37,11 @@ def not_placed(call: PlacedCall, view: Links, what: str, closing: str | None) ->
     return error
 
 
-def timed_out(call: PlacedCall, view: Links, what: str, closing: str | None) -> DispatchTimeout:
+def timed_out(call: PlacedCall, view: Links, what: Sought, closing: str | None) -> DispatchTimeout:
     """Nobody has accepted in time."""
     reasons = reasons_of(call, view, closing)
     words = f"no worker of {what} accepted {call.task} within {call.dispatch_timeout} s (dispatch_timeout)"
-    return DispatchTimeout(words if reasons else f"{words}: none was found", reasons)
+    return DispatchTimeout(words if reasons else "; ".join((f"{words}: none was found", *what.troubles())), reasons)
 
 
 def interrupted(call: PlacedCall, closing: str | None) -> TaskInterrupted:

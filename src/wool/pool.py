@@ -16,7 +16,7 @@ from wool.bridge import MailboxLike
 from wool.context import credentials_in_force
 from wool.credentials import CredentialsArgument, as_provider, for_worker, secret_of
 from wool.crew import Crew
-from wool.discovery.base import DiscoveryLike, WorkerMetadata, check_tags, lives_on_io_loop
+from wool.discovery.base import DiscoveryLike, NoPublisher, WorkerMetadata, check_tags, lives_on_io_loop
 from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, innermost_open, leave_source, used
 from wool.errors import RpcError
 from wool.runtime import Home, Runtime, current_runtime
@@ -250,6 +250,11 @@ class WorkerPool(_Entered):
     async def _open(self, balancer: LoadBalancerLike) -> None:
         runtime, given = self._runtime, self._given
         discovery = None if given is None else await DISCOVERY.entered(DISCOVERY.made(given), self._stack)
+        if discovery is not None and self.size and isinstance(discovery.publisher, NoPublisher):
+            raise RuntimeError(
+                f"{discovery!r:.200} cannot publish the workers that it would start: {discovery.publisher.why}; "
+                "leave size= out"
+            )
         self._io = runtime.mailbox(runtime.io.acquire())
         if self._provider is not None:
             secret = secret_of(self._provider)

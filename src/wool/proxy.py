@@ -21,7 +21,7 @@ from wool.balancer import LoadBalancerLike, WorkerStatus
 from wool.call import Answer, PlacedCall
 from wool.connection import Connection
 from wool.deadlines import Deadlines, Timeouts
-from wool.discovery.base import DiscoveryEvent, WorkerMetadata
+from wool.discovery.base import DiscoveryEvent, Sought, WorkerMetadata
 from wool.errors import NoWorkersAvailable, RpcError, TransientRpcError, UnexpectedResponse
 from wool.limits import Limits
 from wool.link import Link
@@ -54,7 +54,7 @@ class Proxy:
         pool: bytes,
         limits: Limits,
         random_bytes: Callable[[int], bytes],
-        what: str,
+        what: Sought,
         terms: Terms = EVERYBODY,
         observer: Observer | None = None,
     ) -> None:

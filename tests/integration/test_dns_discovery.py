@@ -28,6 +28,7 @@ from wool import (
 )
 from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.worker.launch import ProcessLauncher
 
 QUICK = dataclasses.replace(
     DEFAULT_LIMITS,
@@ -301,12 +302,49 @@ async def test_a_name_that_does_not_resolve_is_named_by_call_and_log_and_found_l
         server.failing = True
         async with WorkerPool(discovery=discovery):
             with RuntimeContext(dispatch_timeout=1.0):
-                with pytest.raises(DispatchTimeout, match=r"no worker of <DnsDiscovery workers\.test\."):
+                with pytest.raises(DispatchTimeout, match=r"no worker of <DnsDiscovery workers\.test\.") as caught:
                     await pid_of_worker()
+            for kind in ("A", "AAAA"):
+                assert f"{kind} workers.test. cannot be looked up: " in str(caught.value)
+            assert "SERVFAIL" in str(caught.value)
             assert any("A workers.test. cannot be looked up" in told for told in caplog.messages)
             server.failing = False
             server.set("workers", "A", "127.0.0.1")
             assert await pid_of_worker() == one.metadata.pid
+
+
+async def test_who_waited_in_vain_for_a_name_hears_what_the_name_server_said() -> None:
+    async with name_server() as server:
+        async with WorkerPool(discovery=dns_of(server)):
+            with RuntimeContext(dispatch_timeout=1.0), pytest.raises(DispatchTimeout) as caught:
+                await pid_of_worker()
+            assert "none was found; A workers.test. leads to no worker; AAAA workers.test. leads" in str(caught.value)
+            server.silent = True
+        async with WorkerPool(discovery=dns_of(server)):
+            with RuntimeContext(dispatch_timeout=0.3), pytest.raises(DispatchTimeout, match="A workers.test. is being"):
+                await pid_of_worker()
+
+
+async def test_who_waited_in_vain_for_a_host_hears_what_the_resolver_said() -> None:
+    async with WorkerPool(discovery=StaticDiscovery("no-such-host.invalid:7000")):
+        with RuntimeContext(dispatch_timeout=3.0), pytest.raises(DispatchTimeout) as caught:
+            await pid_of_worker()
+    assert "no worker of <StaticDiscovery no-such-host.invalid:7000>" in str(caught.value)
+    assert "none was found; no-such-host.invalid:7000 cannot be looked up: " in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["static", "dns"])
+async def test_a_pool_that_could_not_publish_its_workers_says_so_before_it_starts_any(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def launch(*_: object) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(ProcessLauncher, "launch", launch)
+    discovery = StaticDiscovery("127.0.0.1:7000") if kind == "static" else DnsDiscovery("workers.test", port=7000)
+    with pytest.raises(RuntimeError, match="cannot publish the workers that it would start: .*leave size= out"):
+        async with WorkerPool(size=2, discovery=discovery):
+            pass
 
 
 async def test_workers_behind_a_name_come_and_go_with_its_records() -> None:

@@ -19,7 +19,7 @@ from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
 from wool.call import Answer, Call
 from wool.connection import Connection
 from wool.definition import define
-from wool.discovery.base import DiscoveryEvent, WorkerMetadata
+from wool.discovery.base import DiscoveryEvent, Sought, WorkerMetadata
 from wool.failure import rebuild
 from wool.limits import Limits
 from wool.link import Link
@@ -180,7 +180,7 @@ class Cluster:
             pool=b"pool",
             limits=limits,
             random_bytes=self._random.randbytes,
-            what="the cluster",
+            what=Sought(words="the cluster"),
             terms=terms,
         )
         self.proxies.append(proxy)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from support import bodies
 from support.one_loop import SECRET, Cluster, cluster, metadata_of
 from wool.balancer import RoundRobinLoadBalancer
-from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerMetadata
+from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, Sought, WorkerMetadata
 from wool.protocol.frames import Frame
 from wool.proxy import Proxy
 from wool.transport.base import Stream
@@ -53,7 +53,7 @@ def watched(made: Cluster, witness: Witness) -> Proxy:
         pool=b"pool",
         limits=made.limits,
         random_bytes=lambda size: bytes(range(size)),
-        what="the cluster",
+        what=Sought(words="the cluster"),
         observer=witness,
     )
     made.proxies.append(proxy)

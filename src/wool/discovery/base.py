@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 from wool.limits import DEFAULT_LIMITS
 
@@ -172,6 +172,35 @@ def lives_on_io_loop(subscriber: DiscoverySubscriberLike) -> bool:
     One of the user's own stays on the user's loop; it says otherwise with ``lives_on_io_loop = True``.
     """
     return getattr(subscriber, "lives_on_io_loop", False) is True
+
+
+class NoPublisher:
+    """For a discovery whose records are kept by somebody else."""
+
+    def __init__(self, why: str) -> None:
+        self.why: str = why
+
+    async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata, /) -> NoReturn:
+        """Raise `RuntimeError`: here nothing can be announced."""
+        if type not in DISCOVERY_EVENT_TYPES:
+            raise ValueError(f"unknown discovery event {type!r}, expected one of {DISCOVERY_EVENT_TYPES}")
+        raise RuntimeError(f"worker {metadata.key[:8]} cannot be published: {self.why}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """What a proxy looks for, in the words of its errors."""
+
+    words: str
+    subscriber: DiscoverySubscriberLike | None = None
+
+    def troubles(self) -> list[str]:
+        """Return what keeps the subscriber from finding workers, if it knows: names that cannot be looked up."""
+        built_in = self.subscriber is not None and lives_on_io_loop(self.subscriber)
+        return list(getattr(self.subscriber, "troubles", ())) if built_in else []
+
+    def __str__(self) -> str:
+        return self.words
 
 
 @runtime_checkable

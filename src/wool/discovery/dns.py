@@ -15,8 +15,8 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from wool.discovery.base import DiscoveryEvent, WorkerFilter
-from wool.discovery.following import NoPublisher, follow
+from wool.discovery.base import DiscoveryEvent, NoPublisher, WorkerFilter
+from wool.discovery.following import follow
 from wool.discovery.lookups import (
     Answer,
     LookupFailed,
@@ -122,6 +122,12 @@ class DnsSubscriber:
         self._nameservers = nameservers
         self._filter = filter
         self._limits = limits
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why the name leads to nobody, as the last subscription has found."""
+        return list(self._troubles.values())
 
     def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
         """Return a new subscription: what the name server says, then what it says differently, without end.
@@ -131,7 +137,7 @@ class DnsSubscriber:
         # Each kind of record is a name of its own: a server that knows nothing of AAAA does not hide the As.
         kinds = ["SRV"] if self._port is None else ["A", "AAAA"]
         names = [f"{kind} {self._name}" for kind in kinds]
-        return follow(names, self._resolver, filter=self._filter, limits=self._limits)
+        return follow(names, self._resolver, filter=self._filter, limits=self._limits, troubles=self._troubles)
 
     def _resolver(self) -> ResolverLike:
         return DnsResolver(self._port, self._nameservers, self._limits)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import NoReturn
 
-from wool.discovery.base import DISCOVERY_EVENT_TYPES, DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
+from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
 from wool.discovery.lookups import Answer, LookupFailed, Lookups, ResolverLike
 from wool.discovery.roster import Roster
 from wool.limits import Limits
@@ -26,10 +25,17 @@ async def follow(
     fixed: Iterable[str] = (),
     filter: WorkerFilter | None,
     limits: Limits,
+    troubles: dict[str, str] | None = None,
 ) -> AsyncGenerator[DiscoveryEvent, None]:
-    """Yield who is at the ``fixed`` addresses, then what the names lead to, then changes, without end."""
+    """Yield who is at the ``fixed`` addresses, then what the names lead to, then changes, without end.
+
+    In ``troubles`` stands at any time, by name, why it leads to nobody.
+    """
     loop = asyncio.get_running_loop()
+    names = list(names)
     lookups, roster = Lookups(names, limits), Roster(filter)
+    troubles = {} if troubles is None else troubles
+    troubles |= {name: f"{name} is being looked up" for name in names}
     always = [WorkerMetadata.at(address) for address in fixed]
     asked: dict[asyncio.Task[Answer], str] = {}
     resolving = resolver()
@@ -50,7 +56,8 @@ async def follow(
             done, _ = await asyncio.wait(asked, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             for task in list(asked):
                 if task in done:
-                    _take(lookups, asked.pop(task), task, loop.time(), limits)
+                    name = asked.pop(task)
+                    _take(lookups, name, task, loop.time(), limits, troubles)
     finally:
         for task in asked:
             task.cancel()
@@ -71,7 +78,9 @@ async def _ask(resolver: ResolverLike, name: str, limits: Limits) -> Answer:
         raise LookupFailed(f"no answer within {limits.lookup_seconds} s (lookup_seconds)") from None
 
 
-def _take(lookups: Lookups, name: str, task: asyncio.Task[Answer], now: float, limits: Limits) -> None:
+def _take(
+    lookups: Lookups, name: str, task: asyncio.Task[Answer], now: float, limits: Limits, troubles: dict[str, str]
+) -> None:
     again = lookups.has_failed(name)
     try:
         answer = task.result()
@@ -80,23 +89,13 @@ def _take(lookups: Lookups, name: str, task: asyncio.Task[Answer], now: float, l
         # Once, and not each time: it may go on for days.
         level = logging.DEBUG if again else logging.WARNING
         _log.log(level, "%s cannot be looked up: %s; workers known so far stay, next try in %g s", name, error, wait)
+        troubles[name] = f"{name} cannot be looked up: {error}"
         return
+    troubles.pop(name, None)
     if not answer.addresses:
+        troubles[name] = f"{name} leads to no worker"
         _log.info("%s leads to no worker", name)
     elif again:
         _log.info("%s can be looked up again", name)
     if lookups.answered(name, answer, now):
         _log.warning("%s leads to more workers than are used: %d (addresses)", name, limits.addresses)
-
-
-class NoPublisher:
-    """For a discovery whose records are kept by somebody else."""
-
-    def __init__(self, why: str) -> None:
-        self._why = why
-
-    async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata, /) -> NoReturn:
-        """Raise `RuntimeError`: here nothing can be announced."""
-        if type not in DISCOVERY_EVENT_TYPES:
-            raise ValueError(f"unknown discovery event {type!r}, expected one of {DISCOVERY_EVENT_TYPES}")
-        raise RuntimeError(f"worker {metadata.key[:8]} cannot be published: {self._why}")

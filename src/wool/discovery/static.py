@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from wool.discovery.base import DiscoveryEvent, WorkerFilter
-from wool.discovery.following import NoPublisher, follow
+from wool.discovery.base import DiscoveryEvent, NoPublisher, WorkerFilter
+from wool.discovery.following import follow
 from wool.discovery.lookups import Answer, LookupFailed, is_literal, join, split
 from wool.limits import DEFAULT_LIMITS, Limits
 
@@ -81,6 +81,12 @@ class StaticSubscriber:
         self._addresses = addresses
         self._filter = filter
         self._limits = limits
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why names lead to nobody, as the last subscription has found."""
+        return list(self._troubles.values())
 
     def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
         """Return a new subscription: ``worker-added`` per address, then what becomes of the names, without end.
@@ -95,6 +101,7 @@ class StaticSubscriber:
             fixed=fixed,
             filter=self._filter,
             limits=self._limits,
+            troubles=self._troubles,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
