@@ -209,13 +209,13 @@ class DnsResolver:
     async def _query(self, name: str, kind: str) -> _Found:
         """Return the records; none, if the name server denies that there are any. Raises `LookupFailed`."""
         import dns.exception
+        import dns.rdataclass
         import dns.rdatatype
         import dns.resolver
 
         try:
             answer = await self._ask(name, kind)
         except dns.resolver.NXDOMAIN as denial:
-        import dns.rdataclass
             # Its attributes carry no types.
             messages: list[dns.message.Message] = list(cast("Any", denial).kwargs.get("responses", {}).values())
             return _Found(seconds=min(map(self._denied_seconds, messages), default=self._limits.lookup_denied_seconds))
@@ -255,13 +255,13 @@ class DnsResolver:
 
     def _denied_seconds(self, response: dns.message.Message) -> float:
         """Return how long a denial holds (RFC 2308): as the zone's SOA record says, if it came along."""
+        import dns.rdataclass
         import dns.rdatatype
 
         for rrset in response.authority:
             if rrset.rdtype == dns.rdatatype.SOA and rrset.rdclass == dns.rdataclass.IN:
                 records: list[Any] = list(rrset)
                 return float(min(rrset.ttl, *(record.minimum for record in records)))
-        import dns.rdataclass
         return self._limits.lookup_denied_seconds
 
     def close(self) -> None:
