@@ -31,12 +31,19 @@ class Fixtures:
 
     authority: Authority
     """The one that everybody believes."""
+    former: Authority
+    """The one of the same name that they believed before, and believe no longer."""
     issued: dict[str, Issued]
 
     @property
     def ca(self) -> bytes:
         """The certificate of the authority."""
         return self.authority.chain
+
+    @property
+    def both(self) -> bytes:
+        """What is believed while one authority takes the other's place."""
+        return self.ca + self.former.chain
 
     def renewed(self, name: str) -> Issued:
         """Return what the authority issues next for the same names."""
@@ -52,12 +59,14 @@ class Fixtures:
 
 def make() -> Fixtures:
     """Make all of them afresh."""
-    authority, stranger = Authority.create(), Authority.create("an authority that nobody believes")
+    authority, former = Authority.create(), Authority.create()
+    stranger = Authority.create("an authority that nobody believes")
     intermediate = authority.intermediate()
     now = datetime.datetime.now(datetime.UTC)
     both = NAMES["worker"]
     return Fixtures(
         authority=authority,
+        former=former,
         issued={
             "worker": authority.issue(both),
             "worker of an intermediate": intermediate.issue(both),
@@ -66,6 +75,8 @@ def make() -> Fixtures:
             "expired": authority.issue(both, not_before=now - 2 * _DAY, not_after=now - _DAY),
             "not yet valid": authority.issue(both, not_before=now + _DAY, not_after=now + 2 * _DAY),
             "wrong authority": stranger.issue(both),
+            "caller of a wrong authority": stranger.issue([CALLER], usages=[CLIENT]),
+            "revoked by rotation": former.issue(both),
             "wrong name": authority.issue(["192.0.2.1", "somebody-else"]),
             "server usage only": authority.issue(both, usages=[SERVER]),
             "client usage only": authority.issue(both, usages=[CLIENT]),

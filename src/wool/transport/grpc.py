@@ -25,6 +25,7 @@ from wool.transport.grpc_options import Address, channel_options, check, join, p
 from wool.transport.grpc_pulse import STREAM_KEY, Pulse, name_of, new_name
 from wool.transport.grpc_streams import AcceptedStream, ConnectedStream
 from wool.transport.grpc_tls import (
+    NO_USE,
     channel_credentials,
     expecting,
     is_for_another,
@@ -290,8 +291,8 @@ class GrpcTransport:
     async def listen(self, address: str, handler: StreamHandler) -> GrpcListener:
         """Serve ``address``: ``unix:/path``, or ``host:port`` with a literal host; port 0 means any.
 
-        Raises `ValueError` for a malformed address, and `OSError`, which names the address, if it cannot be
-        had. A Unix socket may be used by its owner only, and a stale one is replaced.
+        Raises `ValueError` for a malformed address and for credentials that are no use, and `OSError`, which names
+        the address, if it cannot be had. A Unix socket may be used by its owner only, and a stale one is replaced.
         """
         self._use()
         where = parse(address)
@@ -367,14 +368,14 @@ def _bind(server: grpc.aio.Server, where: Address, tls: grpc.ServerCredentials |
         else:
             port = server.add_secure_port(where.binding, tls)
     except RuntimeError as error:
-        raise _why_not_bound(where) from error
+        raise _why_not_bound(where, tls) from error
     if where.kind == "tcp":
         return parse(join(where.host, port))
     os.chmod(where.path, 0o600)
     return where
 
 
-def _why_not_bound(where: Address) -> OSError:
+def _why_not_bound(where: Address, tls: grpc.ServerCredentials | None) -> OSError | ValueError:
     """Ask the system for the reason, which gRPC keeps to itself."""
     family = socket.AF_UNIX if where.kind == "unix" else socket.AF_INET6 if ":" in where.host else socket.AF_INET
     try:
@@ -388,6 +389,8 @@ def _why_not_bound(where: Address) -> OSError:
                 probe.listen()
     except OSError as error:
         return OSError(error.errno, f"cannot listen at {where.text}: {os.strerror(error.errno or 0)}")
+    if tls is not None:
+        return ValueError(f"cannot listen at {where.text}: {NO_USE}")
     return _in_use(where)  # it was, a moment ago
 
 

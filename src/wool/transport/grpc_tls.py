@@ -17,6 +17,9 @@ with environment_for_import():
     import grpc
     import grpc.aio
 
+NO_USE = "the credentials are no use: the key is not the certificate's, or the certificate is not meant for TLS"
+"""What gRPC does not tell of credentials that it cannot load."""
+
 _NAMES = "x509_subject_alternative_name"
 
 
@@ -74,6 +77,8 @@ def why_refused(details: str, expected: str) -> str | None:
         return f"this side refused the worker: its certificate is not for {expected}"
     if found := re.search(r"CERTIFICATE_VERIFY_FAILED: ([^:]*)", details):
         return f"this side refused the worker's certificate: {found[1]}"
+    if "Failed to create security handshaker" in details:
+        return NO_USE
     if "WRONG_VERSION_NUMBER" in details:
         return "this side speaks TLS, the worker does not: give it credentials"
     if "Socket closed" in details or "Connection reset" in details:

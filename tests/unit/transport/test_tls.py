@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from fixtures import CALLER, HOST, WORKER, Fixtures, make
 
+from wool.certificates import judge_caller, judge_worker
 from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.limits import Limits
 from wool.transport.base import ConnectFailed, Stream
@@ -22,6 +23,10 @@ SECRET = bytes(32)
 @pytest.fixture(scope="module")
 def fixtures() -> Fixtures:
     return make()
+
+
+def now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 async def echo(stream: Stream) -> None:
@@ -60,51 +65,120 @@ WORKERS = {
     "worker": None,
     "worker of an intermediate": None,
     "server usage only": None,
-    "worker by identity": f"its certificate is not for {HOST}",
-    "wrong name": f"its certificate is not for {HOST}",
-    "expired": "certificate has expired",
-    "not yet valid": "certificate is not yet valid",
-    "wrong authority": "unable to get local issuer certificate",
-    "client usage only": "unsupported certificate purpose",
+    "worker by identity": ("name", f"its certificate is not for {HOST}"),
+    "wrong name": ("name", f"its certificate is not for {HOST}"),
+    "expired": ("expired", "certificate has expired"),
+    "not yet valid": ("not yet valid", "certificate is not yet valid"),
+    "wrong authority": ("authority", "unable to get local issuer certificate"),
+    "caller of a wrong authority": ("usage", "unable to get local issuer certificate"),
+    "revoked by rotation": ("authority", "unable to get local issuer certificate"),
+    "client usage only": ("usage", "unsupported certificate purpose"),
+    "caller": ("usage", "unsupported certificate purpose"),
 }
-"""What a worker shows, and why its caller refuses it."""
+"""What a worker shows, and why its caller refuses it: in the words of `judge_worker`, and in those of gRPC."""
+
+
+def test_every_fixture_is_in_both_tables(fixtures: Fixtures) -> None:
+    assert set(WORKERS) == set(CALLERS) == set(fixtures.issued)
 
 
 @pytest.mark.parametrize("shown", WORKERS)
 async def test_a_caller_judges_the_certificate_of_a_worker(fixtures: Fixtures, shown: str) -> None:
+    """Real gRPC and `judge_worker`, by which the simulator goes, take and refuse the same ones."""
     worker, caller = fixtures.credentials(shown), fixtures.credentials("caller")
+    judged = judge_worker(fixtures.issued[shown].cert, fixtures.ca, HOST, now())
     async with serving(lambda: worker) as address:
-        if (why := WORKERS[shown]) is None:
+        if (refusal := WORKERS[shown]) is None:
+            assert judged is None
             await call(address, lambda: caller)
         else:
-            with pytest.raises(ConnectFailed, match=f"{address}: this side refused the worker.*{why}"):
+            assert judged is not None
+            assert judged.why == refusal[0]
+            with pytest.raises(ConnectFailed, match=f"{address}: this side refused the worker.*{refusal[1]}"):
                 await call(address, lambda: caller)
 
 
 CALLERS = {
-    "caller": True,
-    "worker": True,
-    "worker of an intermediate": True,
-    "worker by identity": True,
-    "wrong name": True,
-    "client usage only": True,
-    "expired": False,
-    "not yet valid": False,
-    "wrong authority": False,
-    "server usage only": False,
+    "caller": None,
+    "worker": None,
+    "worker of an intermediate": None,
+    "worker by identity": None,
+    "wrong name": None,
+    "client usage only": None,
+    "expired": "expired",
+    "not yet valid": "not yet valid",
+    "wrong authority": "authority",
+    "caller of a wrong authority": "authority",
+    "revoked by rotation": "authority",
+    "server usage only": "usage",
 }
-"""What a caller shows, and whether a worker takes it that names no callers."""
+"""What a caller shows, and why a worker refuses it that names no callers, in the words of `judge_caller`."""
 
 
 @pytest.mark.parametrize("shown", CALLERS)
 async def test_a_worker_judges_the_certificate_of_a_caller(fixtures: Fixtures, shown: str) -> None:
+    """Real gRPC and `judge_caller`, by which the simulator goes, take and refuse the same ones."""
     worker, caller = fixtures.credentials("worker"), fixtures.credentials(shown)
+    judged = judge_caller(fixtures.issued[shown].cert, fixtures.ca, (), now())
+    assert (judged and judged.why) == CALLERS[shown]
     async with serving(lambda: worker) as address:
-        if CALLERS[shown]:
+        if judged is None:
             await call(address, lambda: caller)
         else:
             with pytest.raises(ConnectFailed, match=f"{address}: the worker refused this side's certificate"):
                 await call(address, lambda: caller)
+
+
+async def test_while_an_authority_takes_anothers_place_both_are_believed(fixtures: Fixtures) -> None:
+    old, new = fixtures.issued["revoked by rotation"], fixtures.issued["worker"]
+    shown = [WorkerCredentials(ca=fixtures.both, key=issued.key, cert=issued.cert) for issued in (old, new)]
+    for worker in shown:
+        async with serving(lambda worker=worker: worker) as address:
+            for caller in shown:
+                assert caller.cert is not None
+                assert judge_caller(caller.cert, fixtures.both, (), now()) is None
+                await call(address, lambda caller=caller: caller)
+
+
+@pytest.mark.parametrize("wanted", [CALLER, WORKER, "another"])
+async def test_who_names_its_callers_takes_the_same_ones_by_grpc_and_by_the_judge(
+    fixtures: Fixtures, wanted: str
+) -> None:
+    async with serving(lambda: fixtures.credentials("worker", callers=(wanted,))) as address:
+        for name in ("caller", "worker", "wrong name"):
+            judged = judge_caller(fixtures.issued[name].cert, fixtures.ca, (wanted,), now())
+            if judged is None:
+                await call(address, lambda name=name: fixtures.credentials(name))
+            else:
+                assert judged.why == "name"
+                with pytest.raises(ConnectFailed, match="PERMISSION_DENIED"):
+                    await call(address, lambda name=name: fixtures.credentials(name))
+
+
+@pytest.mark.parametrize("name", ["worker", "WORKER", "a.team.example", "team.example", "a.b.team.example", "10.0.0.9"])
+@pytest.mark.parametrize("issued", ["worker", "*.team.example", "10.0.0.9"])
+async def test_grpc_and_the_judge_agree_for_whom_a_certificate_is(fixtures: Fixtures, name: str, issued: str) -> None:
+    made = fixtures.authority.issue([issued])
+    judged = judge_worker(made.cert, fixtures.ca, name, now())
+    async with serving(lambda: WorkerCredentials(ca=fixtures.ca, key=made.key, cert=made.cert)) as address:
+        if judged is None:
+            await call(address, lambda: fixtures.credentials("caller", workers=(name,)))
+        else:
+            assert judged.why == "name"
+            with pytest.raises(ConnectFailed, match=f"its certificate is not for {name}"):
+                await call(address, lambda: fixtures.credentials("caller", workers=(name,)))
+
+
+async def test_a_key_of_another_certificate_is_told_and_not_blamed_on_the_address(fixtures: Fixtures) -> None:
+    worker, caller = fixtures.issued["worker"], fixtures.issued["caller"]
+    mixed = WorkerCredentials(ca=fixtures.ca, key=caller.key, cert=worker.cert)
+    transport = GrpcTransport(LIMITS, lambda: mixed)
+    with pytest.raises(ValueError, match="cannot listen at .*: the credentials are no use: the key is not the cert"):
+        await transport.listen(f"{HOST}:0", echo)
+    async with serving(lambda: fixtures.credentials("worker")) as address:
+        with pytest.raises(ConnectFailed, match="the credentials are no use: the key is not the certificate's"):
+            await transport.connect(address)
+    await transport.close()
 
 
 async def test_a_worker_is_known_by_its_identity_where_addresses_change(fixtures: Fixtures) -> None:
