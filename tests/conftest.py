@@ -10,7 +10,7 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from hypothesis import settings
 
-pytest_plugins = ["pytester", "support.leaks"]
+pytest_plugins = ["pytester", "support.fixtures", "support.leaks"]
 
 # In CI the same examples every time: a failure there belongs to the change, not to the dice.
 settings.register_profile("ci", derandomize=True, database=None, deadline=None, print_blob=True)

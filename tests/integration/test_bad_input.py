@@ -54,11 +54,6 @@ from wool.transport.grpc import GrpcTransport
 MIB = 1024 * 1024
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
 @contextlib.asynccontextmanager
 async def unharmed(journal: Journal, *, size: int = 2) -> AsyncIterator[wool.WorkerPool]:
     """A pool that must be as good after the block as before: the same workers, none suspect, sessions open."""

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
-
-import pytest
 
 import wool
 from support.faults import Journal
 from support.pools import pid
 from support.traced import run, run_until
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
 
 
 @wool.routine

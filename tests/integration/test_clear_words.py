@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,6 @@ import wool
 from support.faults import Journal, workers
 from support.traced import run, run_until
 from wool.discovery.local import LocalDiscovery
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
 
 
 @pytest.mark.parametrize("given", [3, None, "abc", [3], [None]])

@@ -16,7 +16,7 @@ from fixtures import HOST, WORKER, Fixtures, make, write
 
 import wool
 from support import namespaces
-from support.command import environment, wool_command, worker_command
+from support.command import environment, free_port, wool_command, worker_command
 from support.far_caller import through
 from support.faults import Journal, until
 from support.traced import run
@@ -30,11 +30,6 @@ hosts = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not
 @pytest.fixture(scope="module")
 def fixtures() -> Fixtures:
     return make()
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
 
 
 @pytest.fixture
@@ -267,7 +262,7 @@ async def test_a_command_says_what_credentials_lack(files: Path, given: tuple[st
 
 
 async def test_the_command_serves_tls_and_ps_asks_by_it(files: Path, fixtures: Fixtures, journal: Journal) -> None:
-    async with worker_command("--discovery", "static", "--port", str(await free_port()), *flags(files)) as command:
+    async with worker_command("--discovery", "static", "--port", str(free_port()), *flags(files)) as command:
         ready = await command.event("worker-ready")
         discovery = wool.StaticDiscovery(ready["address"])
         async with wool.WorkerPool(discovery=discovery, credentials=fixtures.credentials("caller")):
@@ -277,14 +272,6 @@ async def test_the_command_serves_tls_and_ps_asks_by_it(files: Path, fixtures: F
         assert (status, [row["pid"] for row in json.loads(output)]) == (0, [ready["pid"]])
         command.signal()
         assert await command.ended() == Status.DRAINED
-
-
-async def free_port() -> int:
-    server = await asyncio.start_server(lambda _, writer: writer.close(), HOST, 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port
 
 
 @contextlib.asynccontextmanager

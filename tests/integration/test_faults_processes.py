@@ -33,11 +33,6 @@ MARGIN_SECONDS = 2.0
 """For a loaded machine."""
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
 async def seconds_of(call: Any) -> tuple[Any, float]:
     """Await ``call``; return its outcome and how long that took."""
     began = time.monotonic()

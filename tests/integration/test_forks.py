@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import pytest
 
@@ -18,11 +17,6 @@ from support.faults import Journal, is_alive, kill, until, workers
 from support.traced import note, run
 
 FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
 
 
 def square(number: int) -> int:

@@ -18,11 +18,6 @@ from wool.discovery.local import LocalDiscovery
 pytestmark = pytest.mark.timeout(40)
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
 class Leaving:
     """A load balancer that tries to end the process, whenever it is told to."""
 

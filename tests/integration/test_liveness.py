@@ -39,11 +39,6 @@ SLOW_BYTES_PER_SECOND = 1024 * 1024
 TRANSPORTS = pytest.mark.parametrize("transport", ["unix", "tcp"])
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
 async def together(**scenarios: Coroutine[Any, Any, float]) -> dict[str, float]:
     """Run scenarios at the same time, since most of theirs is waiting; return what each measured."""
     async with asyncio.TaskGroup() as group:

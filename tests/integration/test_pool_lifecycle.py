@@ -24,11 +24,6 @@ from wool.runtime import real_runtime, set_runtime
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
-@pytest.fixture
 def place() -> Iterator[Place]:
     with user_place() as made:
         yield made

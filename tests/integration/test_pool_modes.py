@@ -42,11 +42,6 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         yield made
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
     Entered.story.clear()

@@ -5,35 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import sys
 import time
-import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import wool
-from support.command import environment, wool_command, worker_command
+from support import namespaces
+from support.command import environment, free_port, wool_command, worker_command
 from support.faults import PATIENCE_SECONDS, Journal, frozen
 from support.traced import run, run_until
 
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture
-def namespace() -> str:
-    return f"ps-{uuid.uuid4().hex[:8]}"
+hosts = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not() or "never")
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
-
-
-async def listed(how: str, *flags: str) -> list[dict[str, Any]]:
-    status, output, errors = await wool_command("ps", "--discovery", how, "--json", *flags)
+async def listed(how: str, *flags: str, inside: Sequence[str] = ()) -> list[dict[str, Any]]:
+    status, output, errors = await wool_command("ps", "--discovery", how, "--json", *flags, inside=inside)
     assert (status, errors) == (0, "")
     found: list[dict[str, Any]] = json.loads(output)
     return found
@@ -120,10 +113,34 @@ async def test_an_address_at_which_nobody_is_is_shown_with_the_reason() -> None:
     assert "Connection refused" in output
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@hosts
+async def test_the_workers_behind_a_name_are_listed(tmp_path: Path) -> None:
+    """The command asks the name servers of the system, which are those of its mount namespace here."""
+    pytest.importorskip("dns", reason="needs the extra wool[dns]")
+    from support.name_server import name_server
+
+    inside = with_name_server(tmp_path, "127.0.0.77")
+    port = free_port()
+    async with (
+        name_server(host="127.0.0.77", port=53) as server,
+        worker_command("--discovery", f"dns:workers.test:{port}") as command,
+    ):
+        ready = command.all("worker-ready")[0]
+        server.set("workers", "A", "127.0.0.1")
+        server.set("_wool._tcp", "SRV", f"0 0 {port} workers.test.")
+        for how in (f"dns:workers.test:{port}", "dns:_wool._tcp.test"):
+            [worker] = await listed(how, inside=inside)
+            assert (worker["uid"], worker["status"]) == (ready["worker"], "up")
+            assert worker["address"] == f"127.0.0.1:{port}" == ready["address"]
+        status, output, errors = await wool_command("ps", "--discovery", "dns:others.test:7000", inside=inside)
+        assert (status, len(output.splitlines()), errors) == (0, 1, "")
+
+
+def with_name_server(place: Path, address: str) -> tuple[str, ...]:
+    """Return the command inside which the system's name server is at ``address``."""
+    own = place / "resolv.conf"
+    own.write_text(f"nameserver {address}\n")
+    return ("unshare", "--mount", "sh", "-c", f'mount --bind "{own}" /etc/resolv.conf && exec "$@"', "sh")
 
 
 async def test_watching_shows_who_comes_and_ends_with_ctrl_c(namespace: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import wool
-from support.command import WorkerCommand, environment, wool_command, worker_command
+from support.command import WorkerCommand, environment, free_port, wool_command, worker_command
 from support.faults import PATIENCE_SECONDS, Journal, is_alive, statuses, until
 from support.traced import block, count_up, die, ignore_cancellation, run, run_until
 from wool.cli.supervisor import Status
@@ -28,16 +28,6 @@ AT_ONCE_SECONDS = 2.0
 """What is said to happen at once, on a machine that is busy."""
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def namespace() -> str:
-    return f"command-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal")
 
 
 @contextlib.asynccontextmanager
@@ -308,9 +298,7 @@ async def test_a_worker_that_others_told_to_stop_is_withdrawn_and_replaced(names
 
 
 async def test_at_a_fixed_port_a_crashed_worker_is_replaced_at_that_port(journal: Journal) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     async with (
         worker_command("--discovery", "static", "--port", str(port), "--tag", "gpu") as command,
         wool.WorkerProxy(discovery=wool.StaticDiscovery(f"127.0.0.1:{port}").subscriber),

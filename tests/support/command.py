@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,22 @@ def environment(more: Mapping[str, str] = {}) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": os.pathsep.join([str(SOURCE), str(TESTS)]), **more}
 
 
-async def wool_command(*arguments: str, env: Mapping[str, str] = {}, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Run ``wool`` to its end; return its exit status, what it printed, and its errors."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def wool_command(
+    *arguments: str, env: Mapping[str, str] = {}, cwd: Path | None = None, inside: Sequence[str] = ()
+) -> tuple[int, str, str]:
+    """Run ``wool`` to its end, perhaps ``inside`` another command; return its exit status, what it printed, and its
+    errors.
+    """
     process = await asyncio.create_subprocess_exec(
+        *inside,
         sys.executable,
         *("-W", "error", "-m", "wool", *arguments),
         env=environment(env),

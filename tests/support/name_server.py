@@ -37,6 +37,7 @@ class NameServer:
     asked: list[tuple[float, str, str]] = field(default_factory=list)
     """When it was asked, for what name and kind."""
     over_tcp: int = 0
+    host: str = "127.0.0.1"
     port: int = 0
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,7 +50,7 @@ class NameServer:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def times(self, kind: str) -> list[float]:
         """Return when it was asked for records of ``kind``."""
@@ -122,9 +123,9 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def name_server() -> AsyncIterator[NameServer]:
-    """A name server, on one free port of both UDP and TCP."""
-    server = NameServer()
+async def name_server(*, host: str = "127.0.0.1", port: int = 0, zone: str = "test.") -> AsyncIterator[NameServer]:
+    """A name server, on one port of both UDP and TCP; by default a free one."""
+    server = NameServer(zone=zone, host=host)
     loop = asyncio.get_running_loop()
 
     async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -138,11 +139,9 @@ async def name_server() -> AsyncIterator[NameServer]:
                 await writer.drain()
         writer.close()
 
-    streams = await asyncio.start_server(stream, "127.0.0.1", 0)
+    streams = await asyncio.start_server(stream, host, port)
     server.port = streams.sockets[0].getsockname()[1]
-    datagrams, _ = await loop.create_datagram_endpoint(
-        lambda: _Datagrams(server), local_addr=("127.0.0.1", server.port)
-    )
+    datagrams, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), local_addr=(host, server.port))
     try:
         yield server
     finally:
