@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,10 @@ SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 397
 """Longer than a year by the leeway that the field has agreed on."""
+MOST_NAME = 253
+"""Characters of a host name."""
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 BACKDATED = datetime.timedelta(minutes=5)
 """Clocks differ: what is issued now is valid a little earlier."""
 
@@ -55,7 +60,7 @@ def alternative_name(text: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         pass
-    if not text or not text.isascii() or any(character.isspace() for character in text):
+    if len(text) > MOST_NAME or not _HOST.fullmatch(text):
         raise ValueError(f"{text!r} is neither an IP address nor a name that a certificate can hold")
     return x509.DNSName(text)
 
@@ -116,6 +121,7 @@ class Authority:
         """
         if not names:
             raise ValueError("a certificate needs at least one name: a host, an IP address or an identity")
+        named = [alternative_name(name) for name in names]
         key = ec.generate_private_key(ec.SECP256R1())
         began = not_before or _now() - BACKDATED
         ends = not_after or began + datetime.timedelta(days=days)
@@ -124,7 +130,7 @@ class Authority:
             (x509.BasicConstraints(ca=False, path_length=None), True),
             (_key_usage(signs_certificates=False), True),
             (x509.ExtendedKeyUsage(list(usages)), False),
-            (x509.SubjectAlternativeName([alternative_name(name) for name in names]), False),
+            (x509.SubjectAlternativeName(named), False),
             (x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False),
         ):
             builder = builder.add_extension(extension, critical=critical)

@@ -121,6 +121,7 @@ LAYERS = (
         "what the user touches",
         {
             "cli",
+            "cli.certs",
             "cli.credentials",
             "cli.main",
             "cli.ps",

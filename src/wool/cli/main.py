@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 from wool._version import __version__
+from wool.cli import certs
 from wool.cli.settings import Option, SettingError, Settings, resolve
 
 _SAID = {
@@ -33,9 +34,16 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     for name, said in _SAID.items():
         words = f"{said[0].upper()}{said[1:]}."
         _add_command(commands.add_parser(name, help=said, description=words, allow_abbrev=False), name)
+    certs.add_arguments(
+        commands.add_parser(
+            "certs", help=certs.SAID, description=f"{certs.SAID[0].upper()}{certs.SAID[1:]}.", allow_abbrev=False
+        )
+    )
     flags = vars(parser.parse_args(arguments))
     command = str(flags.pop("command"))
     try:
+        if command == "certs":  # told by flags alone
+            return certs.run(flags)
         settings = resolve(command, _options(command), flags, environment)
         return _run(command)(settings)
     except SettingError as error:
