@@ -38,6 +38,7 @@ _EVENTS: dict[ResultKind, Event] = {
     ResultKind.CANCELLED: Event.RAISE,
     ResultKind.UNLOADABLE: Event.RAISE,
     ResultKind.UNSENDABLE: Event.RAISE,
+    ResultKind.UNBEGUN: Event.RAISE,
     ResultKind.INTERRUPTED: Event.INTERRUPTED,
 }
 

@@ -5,7 +5,7 @@ It makes exceptions of what the proxy knows, and must never change anything of t
 
 from __future__ import annotations
 
-from wool.call import PlacedCall
+from wool.call import Answer, PlacedCall
 from wool.discovery.base import Sought
 from wool.errors import (
     DispatchTimeout,
@@ -19,6 +19,8 @@ from wool.errors import (
 from wool.link import Link
 from wool.links import Links
 from wool.protocol.caller import State
+from wool.protocol.frames import Result, ResultKind
+from wool.serialization import Payload
 
 
 def not_placed(call: PlacedCall, view: Links, what: Sought, closing: str | None) -> NoWorkersAvailable:
@@ -48,6 +50,18 @@ def interrupted(call: PlacedCall, closing: str | None) -> TaskInterrupted:
     """The pool was closed, or the worker's drain time was over."""
     why = " by its worker's operator" if closing is None else f": {closing}"
     return TaskInterrupted(f"{call.task} was interrupted{why}")
+
+
+def told(call: PlacedCall, result: Result, payload: Payload) -> Answer:
+    """What the worker says of the end."""
+    if result.kind is not ResultKind.UNBEGUN:
+        return Answer(result.kind, payload, result.echo, cancels=result.cancels)
+    link = call.link
+    uid = link.uid if isinstance(link, Link) else "?"
+    why = "its operator ended the task before the body began"
+    # It was started, so nobody else is asked; but nobody has run it, and nobody will.
+    error = NoWorkersAvailable(f"worker {uid[:8]} did not begin {call.task}", {uid: TransientRpcError(why)})
+    return Answer(None, error=error, cancels=result.cancels)
 
 
 def lost(call: PlacedCall) -> WorkerLost:

@@ -80,7 +80,10 @@ class RemoteError(WoolError, RuntimeError):
 
 
 class TaskInterrupted(WoolError):
-    """An operator ended the task: drain time over, or the pool was closed. It ran, and has ended."""
+    """An operator ended the task: drain time over, or the pool was closed. It ran, and has ended.
+
+    A task whose body had not begun by then ends as `NoWorkersAvailable`, which says so.
+    """
 
     executed: Executed = "yes"
 

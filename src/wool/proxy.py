@@ -479,7 +479,7 @@ class Proxy:
                 self._grace.remove(call)
                 call.respond(Answer(result.kind, payload, cancels=result.cancels))
             elif isinstance(instruction, caller.End) and event is not Event.INTERRUPTED:
-                self._finish(call, (instruction,), Answer(result.kind, payload, result.echo, cancels=result.cancels))
+                self._finish(call, (instruction,), endings.told(call, result, payload))
             else:
                 self._perform(call, (instruction,))
 

@@ -16,9 +16,21 @@ from typing import Any
 import pytest
 
 import wool
-from support.faults import InOrder, Journal, OneAtATime, freeze, is_alive, is_suspect, statuses, thaw, until, workers
+from support.faults import (
+    InOrder,
+    Journal,
+    OneAtATime,
+    freeze,
+    is_alive,
+    is_suspect,
+    started,
+    statuses,
+    thaw,
+    until,
+    workers,
+)
 from support.scripts import How, Place, assert_vanish, user_place
-from support.traced import count_up, run, run_nested, run_nested_when, run_until
+from support.traced import block, count_up, run, run_nested, run_nested_when, run_until
 from wool.limits import Limits
 from wool.runtime import real_runtime, set_runtime
 
@@ -832,6 +844,23 @@ async def test_what_outlasts_the_drain_time_is_interrupted(journal: Journal) -> 
                 await running
             assert caught.value.executed == "yes"
             assert len(journal.pids("cancelled", "running")) == 1
+
+
+async def test_what_had_not_begun_when_the_drain_time_was_over_is_said_never_to_have_begun(journal: Journal) -> None:
+    async with workers("one") as [one]:
+        async with wool.WorkerProxy(workers=[one.metadata]) as proxy:
+            blocking = asyncio.create_task(block(journal.path, "blocking", 2.0))
+            await journal.appears("begin", "blocking")
+            waiting = asyncio.create_task(run(journal.path, "waiting"))
+            await until(lambda: started(proxy) == 2, what="a second task that is started")
+            await one.stop(drain_seconds=0)
+            with pytest.raises(wool.NoWorkersAvailable, match="did not begin") as caught:
+                await waiting
+            assert caught.value.executed == "no"
+            assert "before the body began" in str(caught.value.reasons[one.metadata.uid])
+            with pytest.raises(wool.TaskInterrupted):
+                await blocking
+    assert journal.pids("begin", "waiting") == []
 
 
 async def test_when_every_worker_drains_a_new_call_is_told_so(journal: Journal, tmp_path: Path) -> None:

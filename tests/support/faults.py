@@ -143,6 +143,14 @@ def statuses(pool: WorkerPool | WorkerProxy) -> dict[int, WorkerStatus]:
     return {status.metadata.pid: status for status in dispatcher._proxy.workers()}
 
 
+def started(pool: WorkerPool | WorkerProxy) -> int:
+    """How many calls the pool has said start of, whose end it has not heard."""
+    dispatcher = pool.open_dispatcher
+    assert dispatcher is not None
+    connections = list(dispatcher._proxy._by_connection)
+    return sum(call.machine.started is not None for connection in connections for call in connection.calls())
+
+
 def is_suspect(pool: WorkerPool | WorkerProxy, pid: int) -> bool:
     """Whether the worker was found silent or lost, and has not been heard since."""
     status = statuses(pool).get(pid)

@@ -56,6 +56,7 @@ class ResultKind(IntEnum):
     CANCELLED = 5
     UNLOADABLE = 6
     UNSENDABLE = 7
+    UNBEGUN = 8
 
 
 class Body(NamedTuple):

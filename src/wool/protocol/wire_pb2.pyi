@@ -273,6 +273,7 @@ class Result(_message.Message):
         CANCELLED: _ClassVar[Result.Kind]
         UNLOADABLE: _ClassVar[Result.Kind]
         UNSENDABLE: _ClassVar[Result.Kind]
+        UNBEGUN: _ClassVar[Result.Kind]
     UNSPECIFIED: Result.Kind
     YIELD: Result.Kind
     RETURN: Result.Kind
@@ -281,6 +282,7 @@ class Result(_message.Message):
     CANCELLED: Result.Kind
     UNLOADABLE: Result.Kind
     UNSENDABLE: Result.Kind
+    UNBEGUN: Result.Kind
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SIZES_FIELD_NUMBER: _ClassVar[int]

@@ -30,6 +30,7 @@ _OUTCOMES: dict[ResultKind, str] = {
     ResultKind.UNSENDABLE: FAILED,
     ResultKind.CANCELLED: CANCELLED,
     ResultKind.INTERRUPTED: INTERRUPTED,
+    ResultKind.UNBEGUN: INTERRUPTED,
 }
 
 

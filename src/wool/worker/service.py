@@ -319,7 +319,9 @@ class CallerSession:
         elif do is Do.KEEP_CANCEL:
             assert isinstance(frame, frames.Cancel)
             if len(served.cancels) >= self._limits.cancels:
-                raise ProtocolError(f"more than {self._limits.cancels} cancels of number {offer.number} wait for its step")
+                raise ProtocolError(
+                    f"more than {self._limits.cancels} cancels of number {offer.number} wait for its step"
+                )
             served.cancels.append(frame)
         elif do is Do.CLOSE_GENERATOR:
             assert served.job is not None
@@ -374,8 +376,10 @@ class CallerSession:
         if do is Do.CLOSE_GENERATOR:
             self._do(served, do)
             return
-        if do is Do.SAY_INTERRUPTED:
-            kind, payload, echo = ResultKind.INTERRUPTED, Payload((b"",)), False
+        if do is Do.SAY_INTERRUPTED and kind is not ResultKind.UNLOADABLE:
+            # A body that never began was not interrupted: its caller is told so.
+            kind = ResultKind.UNBEGUN if kind is ResultKind.CANCELLED else ResultKind.INTERRUPTED
+            payload, echo = Payload((b"",)), False
         if served.machine.state is State.ENDED:
             self._service.ledger.end(job, kind, echo=echo, cancels=cancels)
             self._forget(job.number)

@@ -51,6 +51,7 @@ ENDS = [kind for kind in ResultKind if kind is not ResultKind.YIELD]
         (ResultKind.UNSENDABLE, {}, "failed"),
         (ResultKind.CANCELLED, {}, "cancelled"),
         (ResultKind.INTERRUPTED, {}, "interrupted"),
+        (ResultKind.UNBEGUN, {}, "interrupted"),
     ],
 )
 def test_a_task_ends_as_what_became_of_it(
