@@ -304,6 +304,7 @@ def check_sdist(sdist: Path) -> list[str]:
         names = {member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()}
     wanted = source_files("src") | source_files("protos") | source_files("tests") | source_files("examples")
     wanted |= {"pyproject.toml", "noxfile.py", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
+    wanted |= {"SECURITY.md"}
     problems = differences("the sdist", names, wanted, others_allowed=True)
     unwanted = re.compile(r"(^|/)(__pycache__|\.git|\.nox|\.venv|dist)/|\.py[cod]$")
     return problems + [f"the sdist holds {name}" for name in sorted(names) if unwanted.search(name)]
