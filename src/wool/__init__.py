@@ -37,6 +37,7 @@ from wool.mapping import map
 from wool.pool import WorkerPool, WorkerProxy
 from wool.routine import routine
 from wool.task import Task, current_task
+from wool.variables import ContextVar
 from wool.worker.child import WorkerStartError
 from wool.worker.local import LocalWorker
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from wool.discovery.static import StaticDiscovery
 
 __all__ = [
+    "ContextVar",
     "CredentialFiles",
     "DiscoveryEvent",
     "DiscoveryLike",

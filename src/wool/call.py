@@ -12,10 +12,12 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wool.bridge import MailboxLike
+from wool.errors import SerializationError
 from wool.protocol.caller import CallerTask
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Definition, Payload
 from wool.task import Task
+from wool.variables import ContextFault, Held, held, pack, receive
 
 if TYPE_CHECKING:
     from wool.connection import Connection
@@ -161,7 +163,7 @@ class PlacedCall:
 class Call:
     """The user side of a call. Lives on the loop on which its last step was asked for, the first where it was made."""
 
-    __slots__ = ("_answer", "_io", "_loop", "_placed", "_placer", "_ways", "unseen")
+    __slots__ = ("_answer", "_context_bytes", "_held", "_io", "_loop", "_placed", "_placer", "_ways", "unseen")
 
     def __init__(
         self,
@@ -174,7 +176,11 @@ class Call:
         dispatch_timeout: float | None,
         user: MailboxLike,
         ways: Ways | None = None,
+        context_bytes: int = 0,
     ) -> None:
+        self._held = held()
+        """What the other side has of the context variables: as they were when the arguments were pickled."""
+        self._context_bytes = context_bytes
         self._placer = placer
         self._ways = ways
         self._io = io
@@ -209,8 +215,26 @@ class Call:
     def step(self, kind: StepKind, payload: Payload | None, *, cancelled: bool = False) -> Coroutine[Any, Any, Answer]:
         """Ask for the next step of a generator and return the answer.
 
-        ``cancelled`` is a step by which the body hears of a cancellation: the grace bounds it.
+        ``cancelled`` is a step by which the body hears of a cancellation: the grace bounds it. Raises if a context
+        variable that was set since cannot be pickled; then nothing has happened.
         """
+        if (now := held()) is not self._held:
+            payload = self._with_context(now, payload)
+        return self._step(kind, payload, cancelled)
+
+    def close(self) -> Coroutine[Any, Any, Answer]:
+        """Close a generator that cannot go on: as `step`, but that the body sees the context that it has."""
+        return self._step(StepKind.CLOSE, None, False)
+
+    def _with_context(self, now: Held | None, payload: Payload | None) -> Payload | None:
+        try:
+            packed = pack(now, self._held, self._context_bytes)
+        except ContextFault as fault:
+            raise fault.for_caller(f"{self.task} has been closed", executed=True) from None
+        self._held = now
+        return Payload(_NOTHING if payload is None else payload.parts, packed) if packed else payload
+
+    def _step(self, kind: StepKind, payload: Payload | None, cancelled: bool) -> Coroutine[Any, Any, Answer]:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._move(loop)
@@ -230,6 +254,23 @@ class Call:
         self._io, self._placed.user = self._ways.way(loop)
         self._loop = loop
 
+    def _receive(self, answer: Answer) -> Answer:
+        """Set what the body has set, in the context of whoever waits; return the answer, or why it is none."""
+        if answer.payload is None or not answer.payload.context:
+            return answer
+        try:
+            self._held = receive(answer.payload.context)
+        except Exception as error:
+            wrong = SerializationError(
+                f"what {self.task} says of context variables cannot be read here: {type(error).__name__}: {error}",
+                executed="yes",
+            )
+            wrong.__cause__ = error
+            if answer.kind is not ResultKind.YIELD:
+                raise wrong from error
+            return Answer(None, error=wrong, cancels=answer.cancels)
+        return answer
+
     async def _wait(self) -> Answer:
         self.unseen = None
         last: asyncio.CancelledError | None = None
@@ -244,6 +285,7 @@ class Call:
                 if self.unseen is not None:
                     # The answer was here, and the cancellation came before we looked: it wins, as it
                     # does for any future that is awaited.
+                    self._receive(self.unseen)
                     raise
                 # The answer may come meanwhile; what counts is what the remote end makes of it.
                 self._answer = self._loop.create_future()
@@ -252,6 +294,7 @@ class Call:
                 message = cancelled.args[0] if cancelled.args and isinstance(cancelled.args[0], str) else None
                 self._io.post(self._placer.cancel, self._placed, message)
                 continue
+            answer = self._receive(answer)
             if last is not None:
                 if answer.kind is ResultKind.CANCELLED or _was_cancelled(answer):
                     raise last
@@ -260,6 +303,9 @@ class Call:
                     self.unseen = answer
                     raise last
             return answer
+
+
+_NOTHING = (b"",)
 
 
 def _was_cancelled(answer: Answer) -> bool:

@@ -212,7 +212,7 @@ class Connection:
         digest = call.definition.digest
         defines = digest not in self._defined
         if defines:
-            payload = Payload((call.definition.blob, *payload.parts))
+            payload = Payload((call.definition.blob, *payload.parts), payload.context)
             self._defining.add(number)
         body = body_of(payload, self._limits)
         if defines and not body.chunked:
@@ -229,7 +229,8 @@ class Connection:
         elif timeout is None:
             timeout = frames.FOR_EVER
         task = call.task
-        self.session.say(frames.Offer(number, task.key, digest, defines, body, task.parent, timeout), payload)
+        context = bool(payload.context)
+        self.session.say(frames.Offer(number, task.key, digest, defines, body, task.parent, timeout, context), payload)
 
     def start(self, number: int) -> None:
         """Say start."""
@@ -254,8 +255,11 @@ class Connection:
 
     def step(self, number: int, kind: StepKind, payload: Payload | None) -> None:
         """Say the next step of a generator."""
-        body = frames.EMPTY if payload is None else body_of(payload, self._limits)
-        self.session.say(frames.Step(number, kind, body), payload)
+        if payload is None:
+            self.session.say(frames.Step(number, kind))
+        else:
+            body = body_of(payload, self._limits)
+            self.session.say(frames.Step(number, kind, body, bool(payload.context)), payload)
 
     def forget(self, number: int) -> None:
         """The call has ended; what still comes for it has crossed."""

@@ -48,6 +48,7 @@ from wool.references import (
     unwrap,
 )
 from wool.serialization import Definition, dumps_by_value, dumps_inline, loads_inline, raw_function
+from wool.variables import ContextVar, Token
 
 __all__ = ["Definition", "define", "load_definition", "unpicklable_part"]
 
@@ -401,6 +402,9 @@ def _frozen(value: object, depth: int = 0) -> bool:
         return value.__self__ is None or isinstance(value.__self__, ModuleType)
     if kind is logging.Logger:
         return True  # Travels as its name.
+    if kind is ContextVar:
+        default = cast("Any", value)._default
+        return default is Token.MISSING or _frozen(default, depth + 1)
     if isinstance(value, UnionType) or typing.get_origin(value) is not None:
         origin = typing.get_origin(value)
         return _frozen(origin, depth + 1) and all(_frozen(item, depth + 1) for item in typing.get_args(value))

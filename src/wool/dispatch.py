@@ -30,6 +30,7 @@ from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
 from wool.supplied import DiscoveryArgument, LoadBalancerArgument
 from wool.task import RoutineKind, Task, current_task
+from wool.variables import ContextFault, held, pack
 
 if TYPE_CHECKING:
     from wool.proxy import Proxy
@@ -258,6 +259,13 @@ class Dispatcher:
                 f"{culprit(args, kwargs) or 'all of them together'}; no worker was contacted"
             )
             raise
+        now = held()
+        if now is not None:
+            try:
+                packed = pack(now, None, runtime.limits.context_bytes)
+            except ContextFault as fault:
+                raise fault.for_caller(f"routine {definition.name} did not run") from None
+            arguments = Payload(arguments.parts, packed)
         parent = current_task()
         task = Task(
             key=runtime.task_key(),
@@ -268,7 +276,18 @@ class Dispatcher:
         )
         to_io, to_user = self.way(loop)
         self.calls += 1
-        return Call(self._proxy, to_io, loop, task, definition, arguments, dispatch_timeout_seconds(), to_user, self)
+        return Call(
+            self._proxy,
+            to_io,
+            loop,
+            task,
+            definition,
+            arguments,
+            dispatch_timeout_seconds(),
+            to_user,
+            self,
+            runtime.limits.context_bytes,
+        )
 
     def way(self, loop: asyncio.AbstractEventLoop) -> tuple[MailboxLike, MailboxLike]:
         """Return how ``loop`` posts to the I/O loop, and the I/O loop to it."""

@@ -83,6 +83,9 @@ class Limits:
     traceback_bytes: int = 64 * KIB
     """Pickled remote traceback of one exception; beyond it the oldest frames are dropped."""
     exceptions: int = 256
+    context_bytes: int = 1 * MIB
+    """What context variables (`wool.ContextVar`) add to one call, step or answer, pickled: they go along unasked, so
+    that large ones would slow down every call."""
     """Exceptions in one chain of causes, contexts and groups that travel; beyond it the tail is text."""
 
     # gRPC keepalive: section 4 of the design. The receiving side must tolerate the sending side.

@@ -184,7 +184,7 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
             if stream.suspended:
                 # Left in a way that the body has not heard of: what was sent in could not be pickled,
                 # or an item could not be loaded.
-                await call.step(StepKind.CLOSE, None)
+                await call.close()
 
     return wrapper
 
@@ -216,7 +216,9 @@ class _Stream:
                 # An item had come, unseen, when we were cancelled: the body hears of it where it stands.
                 thrown = cancelled
                 capsule = capture(cancelled, here=None, limits=DEFAULT_LIMITS)
+                self.suspended = True
                 step = self._call.step(StepKind.THROW, capsule, cancelled=True)
+                self.suspended = False
                 continue
             break
         if answer.kind is ResultKind.YIELD:

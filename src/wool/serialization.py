@@ -102,9 +102,12 @@ class Payload(NamedTuple):
 
     A part is ``bytes`` or ``memoryview`` (flat, of bytes), or the list of chunks in which it was received,
     which only `loads` joins. Nothing in it changes with the object that was pickled.
+
+    ``context`` is what `wool.variables` sends along; empty where no variable was set, and no part of the value.
     """
 
     parts: tuple[Part, ...]
+    context: bytes = b""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -116,11 +119,12 @@ class Payload(NamedTuple):
         """Bytes in all."""
         parts = self.parts
         if len(parts) == 1 and type(parts[0]) is bytes:
-            return len(parts[0])
-        return sum(self.sizes)
+            return len(parts[0]) + len(self.context)
+        return sum(self.sizes) + len(self.context)
 
     def __repr__(self) -> str:
-        return f"Payload(sizes={self.sizes})"
+        context = f", context={len(self.context)}" if self.context else ""
+        return f"Payload(sizes={self.sizes}{context})"
 
 
 class Definition(NamedTuple):

@@ -15,7 +15,7 @@ from wool.limits import Limits
 from wool.observer import Observer
 from wool.protocol.caller import IllegalEvent
 from wool.protocol.codec import decode, encode, encode_chunk
-from wool.protocol.flow import CREDIT_SHARE, Inbox, Outbox
+from wool.protocol.flow import CREDIT_SHARE, Inbox, Outbox, with_context
 from wool.protocol.frames import (
     Chunk,
     Credit,
@@ -177,7 +177,10 @@ class Session:
                 # Whole frames are all but all of them, and need nothing of what follows.
                 if isinstance(frame, _WITH_PAYLOAD):
                     if not frame.body.chunked:
-                        self._on_frame(frame, self.inbox.open(frame.number, frame.body))
+                        payload = self.inbox.open(frame.number, frame.body)
+                        if frame.context and payload is not None:
+                            payload = with_context(payload)
+                        self._on_frame(frame, payload)
                     elif self._owner.on_head(frame):
                         self.inbox.open(frame.number, frame.body)
                         self._heads[frame.number] = frame
@@ -202,7 +205,8 @@ class Session:
         if isinstance(frame, Chunk):
             payload = self.inbox.chunk(frame)
             if payload is not None:
-                self._on_frame(self._heads.pop(frame.number), payload)
+                head = self._heads.pop(frame.number)
+                self._on_frame(head, with_context(payload) if head.context else payload)
         elif isinstance(frame, Credit):
             self.outbox.acknowledge(frame.size)
             if self._wake is not None:

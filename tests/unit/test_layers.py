@@ -56,6 +56,7 @@ LAYERS = (
             "serialization",
             "task",
             "whereabouts",
+            "variables",
         },
     ),
     (

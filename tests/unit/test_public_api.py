@@ -13,7 +13,17 @@ import pytest
 import wool
 
 PUBLIC = {
-    "routines": {"Origin", "routine", "RuntimeContext", "Task", "TaskException", "current_task", "map", "origin"},
+    "routines": {
+        "ContextVar",
+        "Origin",
+        "routine",
+        "RuntimeContext",
+        "Task",
+        "TaskException",
+        "current_task",
+        "map",
+        "origin",
+    },
     "workers": {"WorkerPool", "WorkerProxy", "LocalWorker", "WorkerMetadata"},
     "discovery": {
         "CredentialFiles",

@@ -66,6 +66,8 @@ def _put_offer(wire: wire_pb2.Frame, frame: Offer) -> None:
         offer.parent = frame.parent
     if frame.dispatch_timeout is not None:
         offer.dispatch_timeout = frame.dispatch_timeout
+    if frame.context:
+        offer.context = True
 
 
 def _put_start(wire: wire_pb2.Frame, frame: Start) -> None:
@@ -87,6 +89,8 @@ def _put_step(wire: wire_pb2.Frame, frame: Step) -> None:
     step.number = frame.number
     step.kind = int(frame.kind)  # type: ignore[assignment]
     _put_body(step, frame.body)
+    if frame.context:
+        step.context = True
 
 
 def _put_accept(wire: wire_pb2.Frame, frame: Accept) -> None:
@@ -109,6 +113,8 @@ def _put_result(wire: wire_pb2.Frame, frame: Result) -> None:
         result.echo = True
     if frame.cancels:
         result.cancels = frame.cancels
+    if frame.context:
+        result.context = True
 
 
 def _put_draining(wire: wire_pb2.Frame, frame: Draining) -> None:
@@ -292,6 +298,12 @@ def _get_body(wire: Any) -> Body:
     return Body(tuple(wire.sizes), b"", True)
 
 
+def _get_context(context: bool, body: Body) -> bool:
+    if context and len(body.sizes) < 2:
+        raise ProtocolError("a payload with context variables has no part of its own for them")
+    return context
+
+
 def _get_offer(wire: wire_pb2.Frame) -> Frame:
     offer = wire.offer
     task, definition, parent = offer.task, offer.definition, offer.parent
@@ -299,9 +311,11 @@ def _get_offer(wire: wire_pb2.Frame) -> Frame:
         raise ProtocolError("an offer's task, definition or parent has the wrong length")
     timeout = offer.dispatch_timeout if offer.HasField("dispatch_timeout") else None
     body = _get_body(offer)
-    if offer.defines and len(body.sizes) < 2:
+    if offer.defines and len(body.sizes) < 2 + offer.context:
         raise ProtocolError("an offer that defines has no definition in its payload")
-    return Offer(offer.number, task, definition, offer.defines, body, parent, timeout)
+    return Offer(
+        offer.number, task, definition, offer.defines, body, parent, timeout, _get_context(offer.context, body)
+    )
 
 
 def _get_cancel(wire: wire_pb2.Frame) -> Frame:
@@ -315,7 +329,8 @@ def _get_step(wire: wire_pb2.Frame) -> Frame:
         kind = StepKind(step.kind)
     except ValueError:
         raise ProtocolError(f"unknown step {step.kind}") from None
-    return Step(step.number, kind, _get_body(step))
+    body = _get_body(step)
+    return Step(step.number, kind, body, _get_context(step.context, body))
 
 
 def _get_reject(wire: wire_pb2.Frame) -> Frame:
@@ -335,7 +350,10 @@ def _get_result(wire: wire_pb2.Frame) -> Frame:
     kind = _RESULT_KINDS.get(result.kind)
     if kind is None:
         raise ProtocolError(f"unknown result {result.kind}")
-    return Result(result.number, kind, _get_body(result), result.echo, result.cancels)
+    body = _get_body(result)
+    if not result.context:
+        return Result(result.number, kind, body, result.echo, result.cancels)
+    return Result(result.number, kind, body, result.echo, result.cancels, _get_context(True, body))
 
 
 _GET: dict[str, Callable[[wire_pb2.Frame], Frame]] = {

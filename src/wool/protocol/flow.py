@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from io import BytesIO
 from itertools import accumulate
+from typing import cast
 
 from wool.buffers import fillable
 from wool.limits import Limits
@@ -31,7 +32,7 @@ SIZE_OVERHEAD_BYTES = 10
 def body_of(payload: Payload, limits: Limits) -> Body:
     """Return how ``payload`` travels in a frame: inline, or announced for chunks."""
     parts = payload.parts
-    if len(parts) == 1:
+    if len(parts) == 1 and not payload.context:
         part = parts[0]
         if type(part) is bytes:
             if len(part) <= limits.inline_bytes:
@@ -39,8 +40,14 @@ def body_of(payload: Payload, limits: Limits) -> Body:
             return Body((len(part),), b"", True)
     sizes = payload.sizes
     if sum(sizes) <= limits.inline_bytes:
-        return Body(tuple(sizes), b"".join(_flat(payload)))
-    return Body(tuple(sizes), b"", True)
+        return Body(sizes, b"".join(_flat(payload)))
+    return Body(sizes, b"", True)
+
+
+def with_context(payload: Payload) -> Payload:
+    """Return what has come with a frame that says that its first part is of context variables."""
+    context, *parts = payload.parts
+    return Payload(tuple(parts), b"".join(context) if type(context) is list else bytes(cast("bytes", context)))
 
 
 def _flat(payload: Payload) -> Iterator[bytes | memoryview]:
@@ -50,12 +57,16 @@ def _flat(payload: Payload) -> Iterator[bytes | memoryview]:
         else:
             yield part
 
+    if payload.context:
+        sizes = (len(payload.context), *sizes)
 
 def _chunks(payload: Payload, size: int) -> Iterator[memoryview]:
     # No chunk spans two parts, so that the receiver need not copy to split them.
     for part in _flat(payload):
         view = memoryview(part).cast("B")
         for offset in range(0, len(view), size):
+    if payload.context:
+        yield payload.context
             yield view[offset : offset + size]
 
 

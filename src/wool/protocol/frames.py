@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Compared in the handshake. It rises with every change that an older peer would misread."""
 
 TASK_BYTES = 16
@@ -62,6 +62,9 @@ class ResultKind(IntEnum):
 class Body(NamedTuple):
     """A payload as a frame carries it: whole, or announced and then sent in chunks.
 
+    A frame's ``context`` says that the first part is what context variables the sender has set, and the value only
+    begins with the next.
+
     ``sizes`` holds the bytes of each part; it is empty where there is one part and it is inline.
     """
 
@@ -86,6 +89,7 @@ class Offer(NamedTuple):
     body: Body
     parent: bytes = b""
     dispatch_timeout: float | None = None
+    context: bool = False
 
 
 class Start(NamedTuple):
@@ -105,6 +109,7 @@ class Step(NamedTuple):
     number: int
     kind: StepKind
     body: Body = EMPTY
+    context: bool = False
 
 
 class Accept(NamedTuple):
@@ -124,6 +129,7 @@ class Result(NamedTuple):
     echo: bool = False
     cancels: int = 0
     """Cancels that the body has seen in this step: what is missing was too late for it."""
+    context: bool = False
 
 
 class Draining(NamedTuple):

@@ -184,7 +184,7 @@ class Returns(_message.Message):
     def __init__(self, numbers: _Optional[_Iterable[int]] = ..., inline: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout")
+    __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout", "context")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +194,7 @@ class Offer(_message.Message):
     CHUNKED_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
     DISPATCH_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     number: int
     task: bytes
     definition: bytes
@@ -203,7 +204,8 @@ class Offer(_message.Message):
     chunked: bool
     parent: bytes
     dispatch_timeout: float
-    def __init__(self, number: _Optional[int] = ..., task: _Optional[bytes] = ..., definition: _Optional[bytes] = ..., defines: bool = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., parent: _Optional[bytes] = ..., dispatch_timeout: _Optional[float] = ...) -> None: ...
+    context: bool
+    def __init__(self, number: _Optional[int] = ..., task: _Optional[bytes] = ..., definition: _Optional[bytes] = ..., defines: bool = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., parent: _Optional[bytes] = ..., dispatch_timeout: _Optional[float] = ..., context: bool = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("number", "message")
@@ -214,7 +216,7 @@ class Cancel(_message.Message):
     def __init__(self, number: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("number", "kind", "sizes", "inline", "chunked")
+    __slots__ = ("number", "kind", "sizes", "inline", "chunked", "context")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[Step.Kind]
@@ -232,12 +234,14 @@ class Step(_message.Message):
     SIZES_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
     CHUNKED_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     number: int
     kind: Step.Kind
     sizes: _containers.RepeatedScalarFieldContainer[int]
     inline: bytes
     chunked: bool
-    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Step.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ...) -> None: ...
+    context: bool
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Step.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., context: bool = ...) -> None: ...
 
 class Reject(_message.Message):
     __slots__ = ("number", "code", "reason")
@@ -262,7 +266,7 @@ class Reject(_message.Message):
     def __init__(self, number: _Optional[int] = ..., code: _Optional[_Union[Reject.Code, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("number", "kind", "sizes", "inline", "chunked", "echo", "cancels")
+    __slots__ = ("number", "kind", "sizes", "inline", "chunked", "echo", "cancels", "context")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNSPECIFIED: _ClassVar[Result.Kind]
@@ -290,6 +294,7 @@ class Result(_message.Message):
     CHUNKED_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     number: int
     kind: Result.Kind
     sizes: _containers.RepeatedScalarFieldContainer[int]
@@ -297,7 +302,8 @@ class Result(_message.Message):
     chunked: bool
     echo: bool
     cancels: int
-    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Result.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., echo: bool = ..., cancels: _Optional[int] = ...) -> None: ...
+    context: bool
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Result.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., echo: bool = ..., cancels: _Optional[int] = ..., context: bool = ...) -> None: ...
 
 class Draining(_message.Message):
     __slots__ = ()

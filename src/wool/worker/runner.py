@@ -25,6 +25,7 @@ from wool.limits import Limits
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Payload, dumps, loads
 from wool.task import Task, set_current_task
+from wool.variables import ContextFault, Held, held, pack, receive
 from wool.worker.forks import leave_if_forked
 from wool.worker.service import Job
 
@@ -53,6 +54,7 @@ class _Running:
         "closing",
         "delivered",
         "ended",
+        "held",
         "owed",
         "step",
         "stepping",
@@ -76,6 +78,8 @@ class _Running:
         self.closing = False
         """An operator has had the generator closed."""
         self.ended = False
+        self.held: Held | None = None
+        """What the caller has of the context variables."""
         self.owed = True
         """The caller waits for an answer."""
 
@@ -192,7 +196,7 @@ class Runner:
                 self._answer(job, state, ResultKind.CANCELLED, _NONE)
                 return
             try:
-                function, args, kwargs = self._load(job)
+                function, args, kwargs = self._load(job, state)
             except BaseException as error:
                 self._answer(job, state, ResultKind.UNLOADABLE, self._capture(job, error))
                 return
@@ -223,7 +227,9 @@ class Runner:
                 # It could not even be said how the body ended, out of memory perhaps: then nobody shall wait for it.
                 self._io.post(job.session.broken, f"task {job.task.hex()[:12]} has ended and cannot be answered")
 
-    def _load(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    def _load(self, job: Job, state: _Running) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        if job.arguments.context:
+            state.held = receive(job.arguments.context)
         function = load_definition(job.definition)
         arguments: Any = loads(job.arguments)
         job.arguments = _NONE
@@ -231,7 +237,7 @@ class Runner:
         return function, args, kwargs
 
     async def _run_coroutine(self, job: Job, state: _Running, task: Task, body: Coroutine[Any, Any, Any]) -> None:
-        answer = self._pickled(job, task, "the result", await body)
+        answer = self._pickled(job, state, task, "the result", await body)
         await self._settle(state)
         if isinstance(answer, SerializationError):
             self._answer(job, state, ResultKind.UNSENDABLE, self._capture(job, answer))
@@ -275,7 +281,7 @@ class Runner:
                 own.uncancel()
             if state.closing and kind is StepKind.CLOSE:
                 raise RuntimeError("async generator ignored GeneratorExit")
-            answer = self._pickled(job, task, "an item", item)
+            answer = self._pickled(job, state, task, "an item", item)
             del item
             if isinstance(answer, SerializationError):
                 await self._close_unanswerable(job, state, body, answer)
@@ -289,6 +295,12 @@ class Runner:
                 return
             kind, payload = await self._next_step(state)
             state.stepping = state.owed = True
+            if payload.context:
+                try:
+                    state.held = receive(payload.context)
+                except BaseException as error:
+                    await self._close_unanswerable(job, state, body, _not_loaded(task, error))
+                    return
             for message in state.cancels:
                 # Delivered where the body suspends next, as it is to a local body whose task was
                 # cancelled just before.
@@ -327,14 +339,32 @@ class Runner:
 
     # ---- answering ----
 
-    def _answer(self, job: Job, state: _Running, kind: ResultKind, payload: Payload, echo: bool = False) -> None:
+    def _answer(
+        self,
+        job: Job,
+        state: _Running,
+        kind: ResultKind,
+        payload: Payload,
+        echo: bool = False,
+        error: BaseException | None = None,
+    ) -> None:
+        """Say how a step ended, and what the body has set. ``error`` is what the body raised."""
         if not state.abandoned:
+            if (now := held()) is not state.held:
+                try:
+                    payload = self._with_context(job, state, now, payload)
+                except ContextFault as fault:
+                    if kind is not ResultKind.UNSENDABLE:
+                        kind, echo = ResultKind.UNSENDABLE, False
+                        wrong = fault.for_worker(f"task {job.task.hex()[:12]}")
+                        wrong.__context__ = error
+                        payload = self._capture(job, wrong)
             self._io.post(job.session.answer, job, kind, payload, echo, state.delivered)
         state.owed = False
         state.delivered = 0
 
-    def _pickled(self, job: Job, task: Task, what: str, value: object) -> Payload | SerializationError:
-        """Return ``value`` as it travels, or why it does not."""
+    def _pickled(self, job: Job, state: _Running, task: Task, what: str, value: object) -> Payload | SerializationError:
+        """Return ``value`` as it travels, with what the body has set, or why it does not."""
         try:
             payload = dumps(value)
         except BaseException as error:
@@ -345,12 +375,23 @@ class Runner:
             wrong.__cause__ = error
             return wrong
         if payload.size <= job.limit:
+            if (now := held()) is not state.held:
+                try:
+                    return self._with_context(job, state, now, payload)
+                except ContextFault as fault:
+                    return fault.for_worker(task)
             return payload
         return SerializationError(
             f"{what} of {task} takes {payload.size} bytes pickled, the limit is {job.limit} (payload_bytes): "
             "return a reference to the data, or yield it in pieces",
             executed="yes",
         )
+
+    def _with_context(self, job: Job, state: _Running, now: Held | None, payload: Payload) -> Payload:
+        """Return ``payload`` with what the context variables of this context are now. Raises `ContextFault`."""
+        packed = pack(now, state.held, min(self._limits.context_bytes, job.limit - payload.size))
+        state.held = now
+        return Payload(payload.parts, packed)
 
     async def _close_unanswerable(
         self, job: Job, state: _Running, body: AsyncGenerator[Any, Any], why: SerializationError
@@ -371,7 +412,7 @@ class Runner:
             task.exception = TaskException.from_exception(error)
         if state.abandoned and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             _log.info("task %s, whose caller has gone, ended with %r", job.task.hex()[:12], type(error).__name__)
-        self._answer(job, state, ResultKind.RAISE, self._capture(job, error, thrown), echo=error is thrown)
+        self._answer(job, state, ResultKind.RAISE, self._capture(job, error, thrown), error is thrown, error)
 
     def _capture(self, job: Job, error: BaseException, thrown: BaseException | None = None) -> Payload:
         here = Origin(worker=self._worker, host=self._host, pid=self._pid, task=job.task.hex())

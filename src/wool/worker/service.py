@@ -252,7 +252,7 @@ class CallerSession:
             served.definition = self._define(
                 offer.definition, b"".join(blob) if isinstance(blob, list) else bytes(blob)
             )
-            payload = Payload(payload.parts[1:])
+            payload = Payload(payload.parts[1:], payload.context)
         else:
             known = self._definitions.get(offer.definition)
             if known is None:
@@ -385,7 +385,8 @@ class CallerSession:
             self._forget(job.number)
             # A step that was on its way when the task was interrupted is not collected any more.
             self.session.ignore(job.number)
-        self.session.say(frames.Result(job.number, kind, body_of(payload, self._limits), echo, cancels), payload)
+        body, context = body_of(payload, self._limits), bool(payload.context)
+        self.session.say(frames.Result(job.number, kind, body, echo, cancels, context), payload)
 
     def broken(self, reason: str) -> None:
         """An answer that is owed will never come: end the session, so that its caller knows. Posted by the runner."""

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from wool.limits import Limits
 from wool.protocol.codec import decode, encode
-from wool.protocol.flow import Inbox, Outbox, body_of
+from wool.protocol.flow import Inbox, Outbox, body_of, with_context
 from wool.protocol.frames import (
     EMPTY,
     Accept,
@@ -72,6 +72,23 @@ def test_a_payload_travels_inline_up_to_the_limit_and_announced_beyond(parts: tu
 
 
 # ---- leaving -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [(b"",), (b"ab",), (b"abc", b"", b"d")])
+@pytest.mark.parametrize("context", [b"c", b"more than fits inline"])
+def test_context_variables_travel_before_the_value_and_are_taken_apart_again(
+    value: tuple[Part, ...], context: bytes
+) -> None:
+    payload = Payload(value, context)
+    body = body_of(payload, SMALL)
+    assert body.total == payload.size == len(context) + sum(map(len, value))
+    outbox, inbox = Outbox(SMALL, SMALL.credit_bytes), Inbox()
+    outbox.say(Result(1, ResultKind.RETURN, body, context=True), payload)
+    arrived: Payload | None = None
+    while arrived is None:
+        for frame in decode(encode(outbox.take())):
+            arrived = inbox.chunk(frame) if isinstance(frame, Chunk) else inbox.open(1, body)
+    assert with_context(arrived) == payload
 
 
 def test_control_frames_overtake_chunks() -> None:

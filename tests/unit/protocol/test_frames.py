@@ -51,16 +51,33 @@ def bodies(draw: st.DrawFn, fewest: int = 0) -> Body:
     return Body(tuple(map(len, parts)), b"".join(parts))
 
 
-offers = st.booleans().flatmap(
-    lambda defines: st.builds(
+steps = st.booleans().flatmap(
+    lambda context: st.builds(
+        Step, numbers, st.sampled_from(StepKind), bodies(fewest=2 if context else 0), st.just(context)
+    )
+)
+results = st.booleans().flatmap(
+    lambda context: st.builds(
+        Result,
+        numbers,
+        st.sampled_from(ResultKind),
+        bodies(fewest=2 if context else 0),
+        st.booleans(),
+        st.integers(0, 2**32 - 1),
+        st.just(context),
+    )
+)
+offers = st.tuples(st.booleans(), st.booleans()).flatmap(
+    lambda carries: st.builds(
         Offer,
         number=numbers,
         task=st.binary(min_size=TASK_BYTES, max_size=TASK_BYTES),
         definition=st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES),
-        defines=st.just(defines),
-        body=bodies(fewest=2 if defines else 0),
+        defines=st.just(carries[0]),
+        body=bodies(fewest=1 + sum(carries) if any(carries) else 0),
         parent=st.sampled_from([b"", bytes(TASK_BYTES)]),
         dispatch_timeout=st.none() | st.floats(allow_nan=False),
+        context=st.just(carries[1]),
     )
 )
 BY_KIND: dict[type[Frame], st.SearchStrategy[Frame]] = {
@@ -68,10 +85,10 @@ BY_KIND: dict[type[Frame], st.SearchStrategy[Frame]] = {
     Start: st.builds(Start, numbers),
     Withdraw: st.builds(Withdraw, numbers),
     Cancel: st.builds(Cancel, numbers, st.none() | texts),
-    Step: st.builds(Step, numbers, st.sampled_from(StepKind), bodies()),
+    Step: steps,
     Accept: st.builds(Accept, numbers),
     Reject: st.builds(Reject, numbers, st.sampled_from(RejectCode), texts),
-    Result: st.builds(Result, numbers, st.sampled_from(ResultKind), bodies(), st.booleans(), st.integers(0, 2**32 - 1)),
+    Result: results,
     Draining: st.just(Draining()),
     Chunk: st.builds(Chunk, numbers, st.binary(max_size=50)),
     Credit: st.builds(Credit, numbers),
@@ -146,6 +163,22 @@ TASK, DIGEST = bytes(TASK_BYTES), bytes(DIGEST_BYTES)
         (wire(offer={"task": TASK, "definition": DIGEST + b"x"}), "wrong length"),
         (wire(offer={"task": TASK, "definition": DIGEST, "parent": b"x"}), "wrong length"),
         (wire(offer={"task": TASK, "definition": DIGEST, "defines": True, "inline": b"xy"}), "no definition"),
+        (
+            wire(
+                offer={
+                    "task": TASK,
+                    "definition": DIGEST,
+                    "defines": True,
+                    "context": True,
+                    "sizes": [1, 1],
+                    "inline": b"xy",
+                }
+            ),
+            "no definition",
+        ),
+        (wire(offer={"task": TASK, "definition": DIGEST, "context": True, "inline": b"xy"}), "no part of its own"),
+        (wire(step={"kind": 1, "context": True}), "no part of its own"),
+        (wire(result={"kind": 2, "context": True, "sizes": [2], "inline": b"xy"}), "no part of its own"),
         (wire(offer={"task": TASK, "definition": DIGEST, "sizes": [1, 2], "inline": b"xy"}), "2 other parts"),
         (wire(offer={"task": TASK, "definition": DIGEST, "chunked": True}), "announces 0 parts"),
         (wire(offer={"task": TASK, "definition": DIGEST, "chunked": True, "sizes": [3], "inline": b"x"}), "1 bytes"),

@@ -35,10 +35,12 @@ offers = st.builds(
     bodies,
     parents,
     st.none() | st.just(2.5),
+    st.just(False),
 )
-results = st.builds(
-    Result, numbers, st.sampled_from([ResultKind.RETURN, ResultKind.YIELD]), bodies, st.booleans(), st.integers(0, 2)
-)
+kinds = st.sampled_from([ResultKind.RETURN, ResultKind.YIELD])
+# Context variables are a part of their own, which no run has room for.
+in_parts = st.builds(Result, numbers, kinds, st.just(Body((1, 2), b"cvv")), st.just(False), st.just(0), st.booleans())
+results = in_parts | st.builds(Result, numbers, kinds, bodies, st.booleans(), st.integers(0, 2), st.just(False))
 mixed: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Start, numbers), st.builds(Accept, numbers), offers, results, st.builds(Withdraw, numbers)
 )
