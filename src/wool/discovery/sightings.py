@@ -5,7 +5,8 @@ heard and from the clock's reading alone; so it is decided here, where the simul
 
 =============================  ======================================================================
 a worker is there              while its pointer, service, text and an address of its are all known
-                               and none is older than its own time to live
+                               and none is older than its own time to live; but for the pointer none
+                               is believed longer than ``lan_browse_seconds``
 it is asked about again        when a fifth of the time to live of one of them is left, or one is
                                missing; after a growing wait, while nothing comes
 it is gone                     when a goodbye (time to live 0) of its pointer or service is heard, at
@@ -147,12 +148,12 @@ class Sightings:
         if instance.port not in (0, record.port):
             instance.text_held = _Held()  # it is another worker's, or will be said anew
         instance.host, instance.port = record.target, record.port
-        instance.service = _Held(now, record.seconds)
+        instance.service = self._held(record, now)
         self._news(instance, now)
 
     def _text(self, instance: _Instance, record: Record, now: float) -> None:
         if record.seconds > 0:
-            instance.text, instance.text_held = record.text, _Held(now, record.seconds)
+            instance.text, instance.text_held = record.text, self._held(record, now)
             self._news(instance, now)
 
     def _addresses(self, records: Sequence[Record], now: float) -> None:
@@ -166,8 +167,12 @@ class Sightings:
                 if record.seconds <= 0:
                     instance.addresses.pop(record.target, None)
                 elif record.target in instance.addresses or len(instance.addresses) < _ADDRESSES:
-                    instance.addresses[record.target] = _Held(now, record.seconds)
+                    instance.addresses[record.target] = self._held(record, now)
                 self._news(instance, now)
+
+    def _held(self, record: Record, now: float) -> _Held:
+        """Believe what was heard of a worker until everybody is asked anew: else a lie could hide it for good."""
+        return _Held(now, min(record.seconds, self._limits.lan_browse_seconds))
 
     def _news(self, instance: _Instance, now: float) -> None:
         instance.asked = 0

@@ -172,6 +172,31 @@ def test_a_record_that_is_no_workers_hides_no_other_and_is_told() -> None:
     assert view.complaint == "a record on the network is no worker's: a: a says that it is worker victim"
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"kind": "TXT", "text": b"\x09txtvers=1\x03no!"},
+        {"kind": "SRV", "port": 7001},
+        {"kind": "A", "target": "10.0.0.66"},
+    ],
+    ids=lambda lie: str(lie["kind"]),
+)
+def test_a_lie_hides_a_worker_no_longer_than_until_everybody_is_asked(lie: dict[str, Any]) -> None:
+    view, true = sightings(), records(worker("a"))
+    view.heard(true, 0.0)
+    view.workers(0.0)
+    like = next(record for record in true if record.kind == lie["kind"])
+    view.heard([dataclasses.replace(like, seconds=1e9, **lie)], 1.0)
+    now, answers = 1.0, {(record.name, record.kind): record for record in true}
+    while now < LIMITS.lan_browse_seconds + LIMITS.lan_retry_most_seconds:
+        asked = view.questions(now)
+        # Who knows the pointer is not told it again.
+        view.heard([answers[question] for question in asked if question in answers and question[1] != "PTR"], now)
+        view.workers(now)
+        now = max(view.next_at(now), now + 0.01)
+    assert view.workers(now) == [worker("a")]
+
+
 def test_no_more_workers_are_kept_than_the_limit_and_the_first_stay() -> None:
     view = sightings()
     view.heard(records(worker("a")), 0.0)
