@@ -303,6 +303,7 @@ def check_sdist(sdist: Path) -> list[str]:
     with tarfile.open(sdist) as archive:
         names = {member.name.split("/", 1)[1] for member in archive.getmembers() if member.isfile()}
     wanted = source_files("src") | source_files("protos") | source_files("tests") | source_files("examples")
+    wanted |= source_files("deploy")
     wanted |= {"pyproject.toml", "noxfile.py", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"}
     wanted |= {"SECURITY.md"}
     problems = differences("the sdist", names, wanted, others_allowed=True)
@@ -365,11 +366,30 @@ def package(session: nox.Session) -> None:
         check_installed(session, python, wheel)
 
 
+# ---- what others run -------------------------------------------------------------------------------
+
+KUBERNETES = ("1.29", "1.37")
+"""The versions against whose schemas `deploy/kubernetes` is checked: an old one that is still met, and a new one."""
+
+
+@nox.session(python=OLDEST_FOUND)
+def deploy(session: nox.Session) -> None:
+    """What `deploy/kubernetes` holds is what Kubernetes takes, by its own schemas; nothing unknown is in it."""
+    session.install(*group("deploy"))
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+    for version in KUBERNETES:
+        session.run("kubernetes-validate", "--strict", "-k", version, *files)
+
+
 # ---- speed -----------------------------------------------------------------------------------------
 
 
 @nox.session(python=OLDEST_FOUND, default=False)
 def bench(session: nox.Session) -> None:
-    """Measure, and print every figure beside its yardstick."""
+    """Measure, and print every figure beside its yardstick; ``-- scale`` measures how far it goes, and draws curves."""
+    if session.posargs[:1] == ["scale"]:
+        session.install(*group("curves"), "-e", ".[lan,sim]")
+        session.run("python", "-m", "bench.scale", *session.posargs[1:])
+        return
     session.install("-e", ".")
     session.run("python", "-m", "bench", *session.posargs)

@@ -134,11 +134,14 @@ async def worker_command(
     json_lines: bool = True,
     cwd: Path | None = None,
     host: str | None = None,
+    inside: Sequence[str] = (),
 ) -> AsyncIterator[WorkerCommand]:
-    """Run ``wool worker``, perhaps on a host of its own, a network namespace; in the end it is told to end at once."""
+    """Run ``wool worker``, perhaps on a host of its own, a network namespace, or ``inside`` another command; in the end
+    it is told to end at once.
+    """
     command = WorkerCommand(
         await asyncio.create_subprocess_exec(
-            *(() if host is None else ("ip", "netns", "exec", host)),
+            *(inside if host is None else ("ip", "netns", "exec", host)),
             sys.executable,
             *("-W", "error", "-m", "wool", "worker", *flags),
             *(("--log-format", "json") if json_lines else ()),

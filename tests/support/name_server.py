@@ -1,10 +1,15 @@
-"""A name server on loopback, as a test pleases: it answers, denies, fails, or says nothing."""
+"""A name server on loopback, as a test pleases: it answers, denies, fails, or says nothing.
+
+``python -m support.name_server HOST ZONE`` is one on a host of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import struct
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -149,3 +154,18 @@ async def name_server(*, host: str = "127.0.0.1", port: int = 0, zone: str = "te
         streams.close()
         await streams.wait_closed()
         await asyncio.sleep(0)
+
+
+async def main(host: str, zone: str) -> None:
+    """Serve on a host of its own, as the lines of standard input say: a JSON list each, the arguments of `set`."""
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    async with name_server(host=host, port=53, zone=zone) as server:
+        print("ready", flush=True)
+        while line := await lines.readline():
+            server.set(*json.loads(line))
+            print("set", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

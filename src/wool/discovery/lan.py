@@ -23,17 +23,14 @@ import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from weakref import WeakMethod
 
 from wool.discovery.base import DISCOVERY_EVENT_TYPES, DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
-from wool.discovery.records import Interface, announce, check_interfaces
+from wool.discovery.records import Announcement, Interface, announce, check_interfaces
 from wool.discovery.roster import Roster
 from wool.discovery.sightings import Question, Record, Sightings
 from wool.limits import DEFAULT_LIMITS, Limits
-
-if TYPE_CHECKING:
-    from wool.discovery.mdns import Multicast
 
 _T = TypeVar("_T")
 _log = logging.getLogger("wool.discovery")
@@ -198,12 +195,10 @@ class _Announcer:
         self._failed = failed
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._multicast: Multicast | None = None
-        self._published: dict[str, str] = {}
+        self._announcements: Announcements | None = None
         self._stopping = False
         self._end = asyncio.Event()
         self._ended: Future[None] = Future()
-        self._lock = asyncio.Lock()
         self.opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="wool-lan", daemon=True)
         self._thread.start()
@@ -211,7 +206,7 @@ class _Announcer:
     @property
     def published(self) -> int:
         """How many workers were published and not dropped."""
-        return len(self._published)
+        return 0 if self._announcements is None else len(self._announcements)
 
     @property
     def forked(self) -> bool:
@@ -257,7 +252,7 @@ class _Announcer:
         try:
             from wool.discovery.mdns import Multicast
 
-            multicast = self._multicast = await Multicast.open(self._interfaces, self._limits)
+            announcements = self._announcements = Announcements(await Multicast.open(self._interfaces, self._limits))
         except BaseException as error:
             if (failed := self._failed()) is not None:
                 failed(self)
@@ -265,9 +260,7 @@ class _Announcer:
             return
         self.opened.set_result(None)
         await self._end.wait()
-        async with self._lock:
-            await multicast.close()
-        self._published.clear()
+        await announcements.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -276,8 +269,49 @@ class _Announcer:
 
     async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> None:
         """See `LanPublisher.publish`; run on the thread's loop."""
-        multicast = self._multicast
-        assert multicast is not None
+        assert self._announcements is not None
+        await self._announcements.publish(type, metadata)
+
+
+class AnnouncingLike(Protocol):
+    """The network, as `Announcements` needs it: the sockets of `wool.discovery.mdns`, or the simulator's."""
+
+    @property
+    def interfaces(self) -> Sequence[Interface]:
+        """Where it is announced."""
+        ...
+
+    async def announce(self, announcement: Announcement, /) -> None:
+        """Announce a worker; on return it was said once."""
+        ...
+
+    async def update(self, announcement: Announcement, /) -> None:
+        """Announce what has changed."""
+        ...
+
+    async def withdraw(self, name: str, /) -> None:
+        """Say goodbye; on return it was said once."""
+        ...
+
+    async def close(self) -> None:
+        """Say goodbye for all that is announced, and close the sockets."""
+        ...
+
+
+class Announcements:
+    """The workers that one open discovery has published: one change at a time, and none that makes no sense."""
+
+    def __init__(self, network: AnnouncingLike) -> None:
+        self._network = network
+        self._published: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+
+    def __len__(self) -> int:
+        return len(self._published)
+
+    async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> None:
+        """See `LanPublisher.publish`."""
+        network = self._network
         who = f"worker {metadata.key[:8]}"
         async with self._lock:
             if type == "worker-added" and metadata.uid in self._published:
@@ -285,14 +319,20 @@ class _Announcer:
             if type != "worker-added" and metadata.uid not in self._published:
                 raise ValueError(f"{who} is not published here")
             if type == "worker-dropped":
-                await multicast.withdraw(self._published.pop(metadata.uid))
+                await network.withdraw(self._published.pop(metadata.uid))
                 return
-            announcement = announce(metadata, multicast.interfaces)
+            announcement = announce(metadata, network.interfaces)
             if type == "worker-updated":
-                await multicast.update(announcement)
+                await network.update(announcement)
                 return
-            await multicast.announce(announcement)
+            await network.announce(announcement)
             self._published[metadata.uid] = announcement.name
+
+    async def close(self) -> None:
+        """Say goodbye for all of them, after the change that is under way."""
+        async with self._lock:
+            await self._network.close()
+        self._published.clear()
 
 
 class LanSubscriber:

@@ -10,19 +10,24 @@ import contextlib
 import zlib
 from collections.abc import Callable
 
-from wool.discovery.base import DiscoveryEventType, WorkerMetadata
+from wool.discovery.base import DiscoveryEventType, DiscoveryLike, WorkerMetadata
+from wool.discovery.static import StaticDiscovery
 from wool.discovery.table import TableFull
 from wool.limits import Limits
 from wool.sim.bodies import Ask, Body
-from wool.sim.discovery import Membership, SharedTable, SimPlace
+from wool.sim.discovery import Disturbed, Membership, Opened, SharedTable, SimDiscovery, SimPlace
 from wool.sim.history import History
 from wool.sim.loop import World
-from wool.sim.network import SimNetwork, address_of
+from wool.sim.multicast import Segment, SimLan
+from wool.sim.network import SimNetwork, address_of, label_at, net_address_of
 from wool.sim.node import Incarnation, SimWorker
 from wool.sim.plan import FAULTS, Fault, Plan
+from wool.sim.zone import UNREADY_SECONDS, SimNames, Zone
 from wool.worker.channel import Configure
 
 NAMESPACE = "cluster"
+TAG = "wanted"
+"""What a pool wants its workers to have, if some have it not."""
 TABLE_SLOTS = 64
 FIRST_PID = 100
 
@@ -51,6 +56,10 @@ class Cluster:
         self.incarnations: dict[str, list[Incarnation]] = {}
         self.workers: dict[str, SimWorker] = {}
         self.when_ended: list[Callable[[Incarnation], None]] = []
+        self.segment: Segment = Segment(self, plan.knobs.latency)
+        self.zone: Zone = Zone(self)
+        self._ports: dict[str, int] = {}
+        self._own = plan.topology.workers if plan.topology.finds else 0
         self._labels: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._tables: dict[str, SharedTable] = {}
@@ -66,6 +75,10 @@ class Cluster:
             base = self._noises[label] = zlib.crc32(f"{self.plan.seed}/{label}/".encode())
         part = zlib.crc32(b"%d" % ordinal, base) / 0xFFFFFFFF
         return self.plan.noise.amplitude * part**4
+
+    def jitter(self, label: str, ordinal: int) -> float:
+        """Return by how much later something comes."""
+        return self._jitter(label, ordinal) if self.plan.noise.amplitude > 0 else 0.0
 
     def note(self, kind: str, detail: tuple[tuple[str, object], ...] = ()) -> None:
         """Write an event of the world into the history."""
@@ -94,25 +107,32 @@ class Cluster:
         """A process is dead."""
         if process.label.startswith("w"):
             self.note("truth.dead", (("worker", process.name),))
+            if self.plan.topology.discovery == "dns":
+                self.world.loop.call_later(UNREADY_SECONDS, self._unready, process)
         for tell in self.when_ended:
             tell(process)
 
-    def start_worker(self, label: str) -> None:
-        """Start a worker that is published in the cluster's namespace, unless it is up."""
+    def start_worker(self, label: str, ports: int | None = None) -> None:
+        """Start a worker that callers find, unless it is up: where it was before, or so many ports further."""
         if self.present(label) is not None or self.fails_to_start(label):
             return
         worker = self.workers[label] = SimWorker(self, label, namespace=NAMESPACE)
         process = worker.process
         uid = process.runtime.new_uid()
         self._labels[uid] = label
+        if ports is not None:
+            self._ports[label] = ports
+        topology = self.plan.topology
+        wanted = not topology.untagged or label in self._wanted()
         self.name_incarnation(uid, process)
         worker.start(
             Configure(
                 sys_path=(),
                 python_path=None,
-                address=address_of(label),
+                address=self.where(label),
                 secret=process.runtime.user_key(),
                 uid=uid,
+                tags=self.tags if wanted else frozenset(),
                 limits=self.limits,
             )
         )
@@ -121,7 +141,8 @@ class Cluster:
 
     def name_worker(self, uid: str) -> str:
         """Give the next label to a worker that a pool is going to start."""
-        label = self._labels[uid] = f"w{len(self._labels)}"
+        label = self._labels[uid] = f"w{self._own}"
+        self._own += 1
         return label
 
     def name_incarnation(self, uid: str, process: Incarnation) -> None:
@@ -130,11 +151,41 @@ class Cluster:
 
     def label_of(self, uid: str) -> str:
         """Return the label of a worker."""
-        return self._labels.get(uid, uid)
+        found = self._labels.get(uid)
+        return found if found is not None else label_at(uid) if ":" in uid else uid
 
     def incarnation_of(self, uid: str) -> str:
         """Return the incarnation that is a worker."""
         return self._names.get(uid, uid)
+
+    # ---- how callers find workers ----
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """What pools want."""
+        return frozenset({TAG}) if self.plan.topology.untagged else frozenset()
+
+    def _wanted(self) -> list[str]:
+        return [f"w{number}" for number in self.plan.topology.wanted]
+
+    def where(self, label: str) -> str:
+        """Return where the present incarnation of a worker listens."""
+        place = address_of if self.plan.topology.discovery == "local" else net_address_of
+        return place(label, self._ports.get(label, 0))
+
+    def discovery(self, *, disturbed: bool) -> Opened:
+        """Return a discovery of the kind that the plan says."""
+        match self.plan.topology.discovery:
+            case "local":
+                return SimDiscovery(NAMESPACE, self.limits, disturbed=disturbed)
+            case "lan":
+                made: DiscoveryLike = SimLan(self.limits)
+            case "dns":
+                made = SimNames(self.limits)
+            case "static":
+                addresses = [net_address_of(f"w{number}") for number in range(self.plan.topology.workers)]
+                made = StaticDiscovery(*addresses, limits=self.limits)
+        return Disturbed(made, disturbed=disturbed)
 
     # ---- the host's shared memory ----
 
@@ -162,6 +213,30 @@ class Cluster:
                 detail = (("worker", self.incarnation_of(metadata.uid)), ("address", metadata.address))
                 self.note("truth.published", detail)
 
+    def ready(self, process: Incarnation, metadata: WorkerMetadata) -> None:
+        """A worker that announces nothing itself serves."""
+        self.note("truth.published", (("worker", process.name), ("address", metadata.address)))
+        if self.plan.topology.discovery == "dns":
+            self.zone.add(metadata.address)
+
+    def leaving(self, process: Incarnation, metadata: WorkerMetadata) -> None:
+        """It was told to stop."""
+        self.note("truth.withdrawn", (("worker", process.name),))
+        if self.plan.topology.discovery == "dns":
+            self.zone.remove(metadata.address)
+
+    def _unready(self, process: Incarnation) -> None:
+        """It is dead, which whoever runs the zone has noticed; perhaps another one serves at its address."""
+        metadata = process.worker.metadata if process.worker is not None else None
+        worker = self.workers.get(process.label)
+        if metadata is not None and not (
+            worker is not None
+            and worker.serves
+            and worker.metadata is not None
+            and worker.metadata.address == metadata.address
+        ):
+            self.zone.remove(metadata.address)
+
     def withdrawn(self, uid: str) -> None:
         """A worker was withdrawn."""
         if uid in self._names:
@@ -177,7 +252,7 @@ class Cluster:
 
     def restore_one(self) -> None:
         """See to it that one worker of the cluster's namespace serves and is announced, as soon as that can be."""
-        labels = [f"w{number}" for number in range(self.plan.topology.workers)]
+        labels = self._wanted()
         if any(self.is_found(label) for label in labels):
             return
         for label in labels:
@@ -186,7 +261,7 @@ class Cluster:
                 # It lives, and who announced it is dead: it is announced anew.
                 for membership in self._abandoned(worker.process):
                     membership.abandoned = False
-                detail = (("worker", worker.process.name), ("address", address_of(label)))
+                detail = (("worker", worker.process.name), ("address", self.where(label)))
                 self.note("truth.published", detail)
                 return
         for label in labels:
@@ -202,7 +277,7 @@ class Cluster:
         shared.members[membership] = None
         uid = f"ghost-{label}-{process.number}"
         self._labels[uid] = label
-        metadata = WorkerMetadata(uid=uid, address=address_of(f"ghost-{label}"), pid=1, version="0")
+        metadata = WorkerMetadata(uid=uid, address=address_of(f"ghost-{label}"), pid=1, version="0", tags=self.tags)
         # Whether or not the table has room is a fault of its own.
         with contextlib.suppress(TableFull):
             membership.try_publish("worker-added", metadata)

@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from wool.discovery import table
 from wool.discovery.base import (
     DiscoveryEvent,
     DiscoveryEventType,
+    DiscoveryLike,
     DiscoverySubscriberLike,
     WorkerFilter,
     WorkerMetadata,
@@ -29,6 +30,7 @@ from wool.discovery.base import (
 from wool.discovery.local import LocalDiscovery
 from wool.limits import Limits
 from wool.sim.loop import LoopOwner, SimLoop
+from wool.supplied import is_manager
 
 if TYPE_CHECKING:
     from wool.discovery.base import DiscoveryPublisherLike
@@ -269,6 +271,13 @@ class SimDiscovery:
         self.local: LocalDiscovery = LocalDiscovery.over(SimPlace(namespace), limits=limits)
         self._disturbed = disturbed
 
+    async def __aenter__(self) -> Self:
+        self.local.__enter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.local.__exit__(None, None, None)
+
     @property
     def publisher(self) -> DiscoveryPublisherLike:
         """See `LocalDiscovery.publisher`."""
@@ -283,6 +292,66 @@ class SimDiscovery:
         """See `LocalDiscovery.subscribe`."""
         inner = self.local.subscribe(filter)
         return Told(inner) if self._disturbed else inner
+
+    def __repr__(self) -> str:
+        return f"<SimDiscovery {self.local.namespace!r}>"
+
+
+class Opened(Protocol):
+    """A discovery of the simulated host or network, of any kind; it is entered to publish."""
+
+    @property
+    def publisher(self) -> DiscoveryPublisherLike:
+        """Announces workers."""
+        ...
+
+    @property
+    def subscriber(self) -> DiscoverySubscriberLike:
+        """Sees all workers."""
+        ...
+
+    def subscribe(self, filter: WorkerFilter | None = None, /) -> DiscoverySubscriberLike:
+        """Return a subscriber that sees only the workers for which ``filter`` is true."""
+        ...
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+class Disturbed:
+    """A discovery over the network, whose subscribers hear what the plan lets them hear."""
+
+    def __init__(self, made: DiscoveryLike, *, disturbed: bool) -> None:
+        self._made = made
+        self._disturbed = disturbed
+
+    async def __aenter__(self) -> Self:
+        if is_manager(self._made):
+            await cast("Opened", self._made).__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if is_manager(self._made):
+            await cast("Opened", self._made).__aexit__()
+
+    @property
+    def publisher(self) -> DiscoveryPublisherLike:
+        """Announces workers, where it can."""
+        return self._made.publisher
+
+    @property
+    def subscriber(self) -> DiscoverySubscriberLike:
+        """Sees all workers."""
+        return self.subscribe()
+
+    def subscribe(self, filter: WorkerFilter | None = None, /) -> DiscoverySubscriberLike:
+        """Return a subscriber that sees only the workers for which ``filter`` is true."""
+        inner = self._made.subscribe(filter)
+        return Told(inner) if self._disturbed else inner
+
+    def __repr__(self) -> str:
+        return f"<Disturbed {self._made!r:.100}>"
 
 
 class Told:
@@ -375,14 +444,14 @@ class _Ear:
 
     def _take(self, event: DiscoveryEvent) -> None:
         cluster, now = self._here.cluster, self._loop.time()
-        worker = cluster.label_of(event.metadata.uid)
+        worker = cluster.label_of(event.metadata.key)
         ordinal = self._count.get(worker, 0)
         self._count[worker] = ordinal + 1
         there = self._there.setdefault(worker, {})
         if event.type == "worker-dropped":
-            there.pop(event.metadata.uid, None)
+            there.pop(event.metadata.key, None)
         else:
-            there[event.metadata.uid] = event.metadata
+            there[event.metadata.key] = event.metadata
         delay = 0.0
         target = f"{self._here.label}>{worker}"
         for index, fault in enumerate(cluster.plan.faults):
@@ -415,8 +484,7 @@ class _Ear:
 
     def _refresh(self, worker: str, event: DiscoveryEvent) -> None:
         """Tell how it stands with a worker of which something was lost or came in the wrong order."""
-        uid = event.metadata.uid
-        metadata = self._there.get(worker, {}).get(uid)
+        metadata = self._there.get(worker, {}).get(event.metadata.key)
         if metadata is None:
             self._tell(worker, DiscoveryEvent("worker-dropped", event.metadata), 0.0)
         else:

@@ -13,6 +13,7 @@ from wool.pool import WorkerPool, WorkerProxy
 from wool.sim.bodies import Body, Step
 from wool.sim.loop import SimFuture, SimTask
 from wool.sim.plan import Call
+from wool.sim.quiet import settling_seconds
 from wool.sim.workload import make_top_call
 
 if TYPE_CHECKING:
@@ -41,12 +42,6 @@ class Caller:
         self._probes = 1 + cluster.plan.topology.workers
         for index in range(self._probes):
             cluster.tasks.setdefault(f"p.{index}", (PROBE, ()))
-
-    @property
-    def _settling(self) -> float:
-        """For so long after the healing a worker that is back may still not be known, or not be tried."""
-        knobs = self.cluster.plan.knobs
-        return knobs.poll + knobs.lease + knobs.reconnect_most + knobs.handshake
 
     @property
     def busy(self) -> bool:
@@ -108,7 +103,7 @@ class Caller:
                 task.cancel()
         for index in range(self._probes if probes else 0):
             if index < 2:
-                await asyncio.sleep(self.cluster.plan.knobs.quiet if index else self._settling)
+                await asyncio.sleep(self.cluster.plan.knobs.quiet if index else settling_seconds(self.cluster.plan))
             await self._probe(f"p.{index}")
         self._tasks.clear()
 

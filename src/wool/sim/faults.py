@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from wool.discovery.base import WorkerMetadata
 from wool.sim.cluster import Cluster
-from wool.sim.network import AFTER_ARRIVAL_SECONDS, Watch, Wire
+from wool.sim.multicast import forge, forged_goodbye, ghostly, twin_of
+from wool.sim.network import AFTER_ARRIVAL_SECONDS, Watch, Wire, net_address_of, number_of
 from wool.sim.node import Incarnation
-from wool.sim.plan import FAULTS, Fault, Stall
+from wool.sim.plan import FAULTS, Discovery, Fault, Stall, Topology
 
 Undo = Callable[[], None]
+SAID_AGAIN_SECONDS = 0.3
+"""Whoever is announced and not there is announced so often."""
+RESTART_SECONDS = 0.05
+"""From the end of a worker, at most, to the start of the next one at its place; and then until that is ready."""
 
 
 class Injector:
@@ -35,6 +41,11 @@ class Injector:
         plan = self.cluster.plan
         ends = [fault.at + (0.0 if fault.frame else fault.seconds) for fault in plan.faults]
         return max((*ends, *(stall.at + stall.seconds for stall in plan.stalls)), default=0.0)
+
+    @property
+    def restarting(self) -> bool:
+        """Whether workers are being restarted, one after the other."""
+        return any(self.cluster.plan.faults[index].kind == "rolling-restart" for index in self._undo)
 
     @property
     def active(self) -> int:
@@ -84,7 +95,10 @@ class Injector:
         if undo is None:
             return
         self._note("fault.injected", index, fault)
-        if undo is not _over:
+        if fault.kind == "rolling-restart":
+            self._undo[index] = undo
+            _Rolling(self.cluster, fault, lambda: self._heal_one(index, fault)).next(0)
+        elif undo is not _over:
             self._undo[index] = undo
             if fault.seconds > 0:
                 self.cluster.world.loop.call_later(fault.seconds, self._heal_one, index, fault)
@@ -227,7 +241,8 @@ def _terminate(cluster: Cluster, fault: Fault) -> Undo | None:
 
 
 def _restart(cluster: Cluster, fault: Fault) -> Undo | None:
-    if cluster.plan.topology.mode != "proxy" or fault.target not in cluster.incarnations:
+    topology = cluster.plan.topology
+    if not topology.finds or fault.target not in cluster.incarnations or number_of(fault.target) >= topology.workers:
         return None
     if cluster.present(fault.target) is not None:
         return None
@@ -236,15 +251,129 @@ def _restart(cluster: Cluster, fault: Fault) -> Undo | None:
 
 
 def _ghost(cluster: Cluster, fault: Fault) -> Undo | None:
-    if cluster.plan.topology.mode != "proxy":
+    match cluster.plan.topology:
+        case Topology(mode="pool") | Topology(discovery="static"):
+            return None
+        case Topology(discovery="dns"):
+            address = net_address_of(f"ghost-{fault.target}")
+            cluster.zone.add(address)
+            return lambda: cluster.zone.remove(address)
+        case Topology(discovery="lan"):
+            label = f"ghost-{fault.target}"
+            ghost = WorkerMetadata(uid=label, address=net_address_of(label), pid=1, version="0", tags=cluster.tags)
+            return _said_again(cluster, ghost)
+        case _:
+            return cluster.ghost(fault.target)
+
+
+def _said_again(cluster: Cluster, metadata: WorkerMetadata) -> Undo:
+    """Announce again and again what nobody can reach; return what ends that, without a goodbye."""
+    over = False
+
+    def say() -> None:
+        if not over:
+            ghostly(cluster.segment, metadata, float(cluster.limits.lan_ttl_seconds))
+            cluster.world.loop.call_later(SAID_AGAIN_SECONDS, say)
+
+    def undo() -> None:
+        nonlocal over
+        over = True
+
+    say()
+    return undo
+
+
+def _metadata(cluster: Cluster, fault: Fault, way: Discovery) -> WorkerMetadata | None:
+    """Return what is known of the worker that a fault of this kind of discovery strikes."""
+    worker = cluster.workers.get(fault.target)
+    return worker.metadata if worker is not None and cluster.plan.topology.discovery == way else None
+
+
+def _forged_goodbye(cluster: Cluster, fault: Fault) -> Undo | None:
+    metadata = _metadata(cluster, fault, "lan")
+    if metadata is None:
         return None
-    return cluster.ghost(fault.target)
+    forged_goodbye(cluster.segment, metadata)
+    return _over
+
+
+def _forged(cluster: Cluster, fault: Fault) -> Undo | None:
+    metadata = _metadata(cluster, fault, "lan")
+    if metadata is None:
+        return None
+    forge(cluster.segment, metadata, fault.ordinal, float(cluster.limits.lan_ttl_seconds))
+    return _over
+
+
+def _twin(cluster: Cluster, fault: Fault) -> Undo | None:
+    metadata = _metadata(cluster, fault, "lan")
+    return None if metadata is None else _said_again(cluster, twin_of(metadata))
+
+
+def _zone_flap(cluster: Cluster, fault: Fault) -> Undo | None:
+    metadata = _metadata(cluster, fault, "dns")
+    if metadata is None:
+        return None
+    times = max(1, fault.ordinal)
+
+    def back() -> None:
+        worker = cluster.workers[fault.target]
+        if worker.serves and worker.metadata is not None:
+            cluster.zone.add(worker.metadata.address)
+
+    def turn() -> None:
+        if not cluster.healed:
+            cluster.zone.remove(metadata.address)
+            cluster.world.loop.call_later(fault.seconds / times / 2, back)
+
+    turn()
+    for number in range(1, times):
+        cluster.world.loop.call_later(fault.seconds * number / times, turn)
+    return back
+
+
+class _Rolling:
+    """A rolling restart under way: the next worker is told to stop when the one before is up again."""
+
+    def __init__(self, cluster: Cluster, fault: Fault, over: Undo) -> None:
+        self._cluster = cluster
+        self._fault = fault
+        self._over = over
+
+    def next(self, number: int) -> None:
+        """Tell the worker with this number to stop, or come to the end."""
+        cluster = self._cluster
+        if cluster.healed or number >= cluster.plan.topology.workers:
+            self._over()
+            return
+        process = cluster.present(f"w{number}")
+        if process is None or process.worker is None or not process.worker.serves:
+            self.next(number + 1)
+            return
+        process.worker.terminate()
+        self._wait(number, process)
+
+    def _wait(self, number: int, process: Incarnation) -> None:
+        cluster, fault = self._cluster, self._fault
+        if cluster.healed:
+            return
+        if not process.dead:
+            cluster.world.loop.call_later(RESTART_SECONDS, self._wait, number, process)
+            return
+        # At its given address, where that is all that anybody knows.
+        ports = 0 if cluster.plan.topology.discovery == "static" else fault.ordinal
+        cluster.start_worker(process.label, ports)
+        cluster.world.loop.call_later(RESTART_SECONDS + fault.seconds, self.next, number + 1)
+
+
+def _rolling(cluster: Cluster, fault: Fault) -> Undo | None:
+    return (lambda: None) if cluster.plan.topology.finds else None
 
 
 def _dead_publisher(cluster: Cluster, fault: Fault) -> Undo | None:
     process = _node(cluster, fault)
     memberships = [] if process is None else [m for m in cluster.memberships_of(process) if m.published]
-    if process is None or not memberships or cluster.plan.topology.mode != "proxy":
+    if process is None or not memberships or not cluster.plan.topology.finds:
         return None
     for membership in memberships:
         membership.abandoned = True
@@ -266,6 +395,11 @@ _STRIKES: dict[str, Callable[[Cluster, Fault], Undo | None]] = {
     "restart": _restart,
     "ghost": _ghost,
     "dead-publisher": _dead_publisher,
+    "rolling-restart": _rolling,
+    "forged-goodbye": _forged_goodbye,
+    "forged": _forged,
+    "twin": _twin,
+    "zone-flap": _zone_flap,
 }
 _TOLD = frozenset(FAULTS) - frozenset(_STRIKES) - {"delay"}
 """Kinds that are looked up where they have their effect."""

@@ -39,6 +39,8 @@ KINDS: dict[str, str] = {
     "truth.published": "what is so: the worker is up and published: worker, address",
     "truth.withdrawn": "the worker was withdrawn: worker",
     "truth.dead": "the worker is gone: worker",
+    "truth.named": "the name server names an address: address",
+    "truth.unnamed": "it names it no more: address",
     "node.up": "an incarnation lives",
     "node.crashed": "it is dead; none of its code runs again",
     "node.paused": "it stands still",

@@ -14,6 +14,7 @@ process says is not said.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -51,14 +52,34 @@ AFTER_ARRIVAL_SECONDS = 50e-6
 """Whoever is struck after a frame has reached it has had so long to read it."""
 
 
-def address_of(label: str) -> str:
-    """Return where the process with this label listens, in all its incarnations."""
-    return f"unix:/{label}"
+SUBNET = ipaddress.ip_network("10.0.0.0/16")
+"""Of the simulated hosts, each process its own."""
+PORT = 7000
+
+
+def address_of(label: str, ports: int = 0) -> str:
+    """Return where the process with this label listens, in all its incarnations: ``ports`` places further."""
+    return f"unix:/{label}" + (f".{ports}" if ports else "")
+
+
+def number_of(label: str) -> int:
+    """Return the number of a label, ghosts' and callers' too."""
+    return int(label.rpartition("-")[2][1:])
+
+
+def net_address_of(label: str, ports: int = 0) -> str:
+    """Return the same where it listens on a network."""
+    kind = "w" if label.startswith("w") else "c" if label.startswith("c") else "g"
+    return f"10.0.{'wcg'.index(kind)}.{number_of(label) + 1}:{PORT + ports}"
 
 
 def label_at(address: str) -> str:
     """Return whose address it is."""
-    return address.removeprefix("unix:/")
+    if address.startswith("unix:/"):
+        return address.removeprefix("unix:/").partition(".")[0]
+    _, _, kind, number = address.partition(":")[0].split(".")
+    prefix = ("w", "c", "ghost-w")[int(kind)] if kind in "012" else "x"
+    return f"{prefix}{int(number) - 1}"
 
 
 class Watch:

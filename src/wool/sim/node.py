@@ -36,9 +36,11 @@ from wool.worker.serve import WorkerNode
 
 if TYPE_CHECKING:
     from wool.sim.bodies import Ask, Body
-    from wool.sim.discovery import Membership
+    from wool.sim.discovery import Membership, Opened
     from wool.sim.history import Detail
+    from wool.sim.multicast import Segment
     from wool.sim.network import SimNetwork
+    from wool.sim.plan import Fault
 
 PIPE_SECONDS = 0.0002
 """From an owner to its worker and back."""
@@ -49,7 +51,7 @@ SPAWN_SECONDS = 0.02
 REPUBLISH_SECONDS = 0.25
 """A worker that could not be announced tries again after so long."""
 
-_BRIEF_TIMERS = frozenset({"MemoryStream.arrive", "SimMailbox._deliver", "_settle"})
+_BRIEF_TIMERS = frozenset({"MemoryStream.arrive", "SimMailbox._deliver", "Socket.arrive", "Socket.reply", "_settle"})
 """The network's and the mailboxes' own."""
 
 next_label: ContextVar[str] = ContextVar("wool.sim.next_label")
@@ -108,6 +110,31 @@ class Surroundings(Host, Names, Protocol):
 
     def memberships_of(self, process: Incarnation) -> list[Membership]:
         """Return what a process has joined and not left."""
+        ...
+
+    @property
+    def segment(self) -> Segment:
+        """What multicast goes over."""
+        ...
+
+    def jitter(self, label: str, ordinal: int) -> float:
+        """Return by how much later something comes."""
+        ...
+
+    def strikes(self, kind: str, target: str) -> Fault | None:
+        """Return the fault of this kind that strikes ``target`` now, and write down that it does."""
+        ...
+
+    def discovery(self, *, disturbed: bool) -> Opened:
+        """Return a discovery of the kind that the plan says."""
+        ...
+
+    def ready(self, process: Incarnation, metadata: WorkerMetadata) -> None:
+        """A worker that announces nothing itself serves."""
+        ...
+
+    def leaving(self, process: Incarnation, metadata: WorkerMetadata) -> None:
+        """It was told to stop."""
         ...
 
     def name_worker(self, uid: str) -> str:
@@ -305,6 +332,8 @@ class Incarnation:
                 self.note("leak.stream", detail=(("what", wire.name),))
         for membership in self.cluster.memberships_of(self):
             self.note("leak.subscription", detail=(("what", membership.place.namespace),))
+        if sockets := self.cluster.segment.joined(self):
+            self.note("leak.subscription", detail=(("what", f"{sockets} sockets of multicast DNS"),))
         if self.host.users:
             self.note("leak.permit", detail=(("what", f"{self.host.users} uses of the I/O loop"),))
 
@@ -351,21 +380,26 @@ class SimWorker:
         if self.namespace is None:
             await self._stopped
         else:
-            await self._announced(self.namespace, self.metadata)
+            await self._announced(self.metadata)
         await self.node.close()
         process.census(user_tasks=False)
         process.exit()
 
-    async def _announced(self, namespace: str, metadata: WorkerMetadata) -> None:
+    async def _announced(self, metadata: WorkerMetadata) -> None:
         """Be found until told to stop."""
-        discovery = SimDiscovery(namespace, self.process.runtime.limits, disturbed=False)
-        with discovery.local:
-            withdrawn = asyncio.Event()
+        cluster, withdrawn = self.cluster, asyncio.Event()
 
-            def withdraw() -> None:
-                self.process.user.call_soon_threadsafe(withdrawn.set)
+        def withdraw() -> None:
+            self.process.user.call_soon_threadsafe(withdrawn.set)
 
-            self.draining = withdraw
+        self.draining = withdraw
+        if cluster.plan.topology.discovery in ("dns", "static"):
+            cluster.ready(self.process, metadata)
+            await withdrawn.wait()
+            cluster.leaving(self.process, metadata)
+            await self._stopped
+            return
+        async with cluster.discovery(disturbed=False) as discovery:
             while not withdrawn.is_set():
                 try:
                     await discovery.publisher.publish("worker-added", metadata)

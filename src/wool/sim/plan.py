@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from wool.limits import KIB, MIB, Limits
 from wool.sim.bodies import MOST_SECONDS, NOTHING, Ask, Body, check_seconds, labelled
@@ -64,12 +64,17 @@ class Call:
 
 # ---- faults -----------------------------------------------------------------------------------------
 
-Sort: TypeAlias = Literal["link", "node", "worker", "caller"]
+Discovery: TypeAlias = Literal["local", "lan", "static", "dns"]
+WAYS: tuple[Discovery, ...] = get_args(Discovery)
+"""How callers find the workers that they have not started."""
+
+Sort: TypeAlias = Literal["link", "node", "worker", "caller", "all"]
 _TARGETS: dict[Sort, re.Pattern[str]] = {
     "link": re.compile(r"[cw]\d+>w\d+"),
     "node": re.compile(r"[cw]\d+"),
     "worker": re.compile(r"w\d+"),
     "caller": re.compile(r"c\d+"),
+    "all": re.compile(r"workers"),
 }
 
 FRAMES = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "goodbye")
@@ -87,6 +92,8 @@ class FaultKind:
     words: str
     needs: Literal["", "proxy"] = ""
     """``proxy``: it has no effect on the workers of a pool."""
+    ways: tuple[Discovery, ...] = ()
+    """The kinds of discovery that it can strike; all, if none is said."""
 
 
 _PLACED = ("frame", "ordinal", "when")
@@ -158,24 +165,28 @@ FAULTS: dict[str, FaultKind] = {
         target="link",
         fields=("seconds", "amount"),
         words="what discovery tells over {target} comes {amount} late{time}",
+        ways=("local",),
     ),
     "view-duplicate": FaultKind(
         group="discovery",
         target="link",
         fields=("ordinal",),
         words="event {ordinal} of {target} in discovery comes twice",
+        ways=("local",),
     ),
     "view-reorder": FaultKind(
         group="discovery",
         target="link",
         fields=("ordinal",),
         words="event {ordinal} of {target} in discovery comes after the one that follows it",
+        ways=("local",),
     ),
     "view-lose": FaultKind(
         group="discovery",
         target="link",
         fields=("ordinal", "seconds"),
         words="event {ordinal} of {target} in discovery is lost, and made good after {seconds}",
+        ways=("local",),
     ),
     "ghost": FaultKind(
         group="discovery",
@@ -183,6 +194,7 @@ FAULTS: dict[str, FaultKind] = {
         fields=("seconds",),
         words="discovery names {target}, where nobody is{time}",
         needs="proxy",
+        ways=("local", "lan", "dns"),
     ),
     "premature-drop": FaultKind(
         group="discovery", target="link", fields=("seconds",), words="discovery takes {target} for gone{time}"
@@ -205,6 +217,7 @@ FAULTS: dict[str, FaultKind] = {
         fields=("ordinal", "how"),
         words="the process that publishes {target} dies in the middle of its record, after write {ordinal}",
         needs="proxy",
+        ways=("local",),
     ),
     "dead-publisher": FaultKind(
         group="discovery",
@@ -212,6 +225,7 @@ FAULTS: dict[str, FaultKind] = {
         fields=(),
         words="the publisher of {target} dies {where} without withdrawing it",
         needs="proxy",
+        ways=("local",),
     ),
     "table-full": FaultKind(
         group="discovery",
@@ -219,6 +233,101 @@ FAULTS: dict[str, FaultKind] = {
         fields=("seconds",),
         words="no slot of the discovery table is free when {target} would be published{time}",
         needs="proxy",
+        ways=("local",),
+    ),
+    "rolling-restart": FaultKind(
+        group="process",
+        target="all",
+        fields=("ordinal", "seconds"),
+        words="the {target} are told to stop and start again, one after the other, {ordinal} ports further, with "
+        "{seconds} in between",
+        needs="proxy",
+    ),
+    # ---- multicast DNS: a datagram may be lost, late, doubled, and anybody may speak ----
+    "packet-lose": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("ordinal",),
+        words="message {ordinal} of multicast DNS over {target} is lost",
+        ways=("lan",),
+    ),
+    "packet-late": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("ordinal", "seconds"),
+        words="message {ordinal} of multicast DNS over {target} comes {seconds} late, after others",
+        ways=("lan",),
+    ),
+    "packet-twice": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("ordinal", "seconds"),
+        words="message {ordinal} of multicast DNS over {target} comes again after {seconds}",
+        ways=("lan",),
+    ),
+    "segment-split": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("seconds",),
+        words="multicast does not pass over {target}{time}",
+        ways=("lan",),
+    ),
+    "lost-goodbye": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=("seconds",),
+        words="nobody hears {target} say goodbye{time}",
+        ways=("lan",),
+    ),
+    "forged-goodbye": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=(),
+        words="somebody says goodbye for {target}",
+        ways=("lan",),
+    ),
+    "forged": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=("ordinal",),
+        words="somebody announces a lie about {target}, of sort {ordinal}",
+        ways=("lan",),
+    ),
+    "twin": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=("seconds",),
+        words="another process is announced under the uid of {target}{time}",
+        ways=("lan",),
+    ),
+    # ---- a name server ----
+    "answer-stale": FaultKind(
+        group="discovery",
+        target="node",
+        fields=("seconds",),
+        words="{target} is told by the name server what was so before{time}",
+        ways=("dns",),
+    ),
+    "answer-lost": FaultKind(
+        group="discovery",
+        target="node",
+        fields=("seconds",),
+        words="the name server does not answer {target}{time}",
+        ways=("dns",),
+    ),
+    "answer-denied": FaultKind(
+        group="discovery",
+        target="node",
+        fields=("seconds",),
+        words="the name server tells {target} that there is no such name{time}",
+        ways=("dns",),
+    ),
+    "zone-flap": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=("seconds", "ordinal"),
+        words="the zone loses and regains {target} {ordinal} times{time}",
+        ways=("dns",),
     ),
 }
 """All kinds of fault. In a link of discovery's, ``c0>w1`` is what ``c0`` sees of ``w1``."""
@@ -318,18 +427,53 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Who is there. ``pool``: the one caller's own pool of so many workers. ``proxy``: workers that
-    are published in a namespace of LocalDiscovery, and callers that use it."""
+    """Who is there, and how callers find them.
 
-    mode: Literal["pool", "proxy"] = "pool"
+    ==========  ================================================================================
+    ``pool``    ephemeral: the one caller's own pool of so many workers
+    ``proxy``   workers that are found by ``discovery``, and callers with a `WorkerProxy`
+    ``durable`` the same, and callers with a `WorkerPool` that starts none
+    ``hybrid``  the same, and the first caller's pool starts ``size`` workers more, and publishes them
+    ==========  ================================================================================
+
+    ``lease`` and tags are a pool's: of the workers that are found the last ``untagged`` have not the tag that
+    pools want; if none has to, pools want none.
+    """
+
+    mode: Literal["pool", "proxy", "durable", "hybrid"] = "pool"
     callers: int = 1
     workers: int = 3
+    discovery: Discovery = "local"
+    lease: int = 0
+    """0: as many as there are."""
+    untagged: int = 0
+    size: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.callers <= 9 or not 1 <= self.workers <= 64:
             raise ValueError("there are 1 to 9 callers and 1 to 64 workers")
         if self.mode == "pool" and self.callers != 1:
             raise ValueError("a pool has one caller")
+        if self.mode == "pool" and self.discovery != "local":
+            raise ValueError("the workers of a pool are not found by a discovery")
+        if self.lease < 0 or not 0 <= self.untagged < self.workers or not 0 <= self.size <= 9:
+            raise ValueError("lease, untagged and size must not be negative, and a worker must have the tag")
+        if (self.lease or self.untagged) and self.mode not in ("durable", "hybrid"):
+            raise ValueError(f"lease and tags are a pool's that finds workers, not of mode {self.mode!r}")
+        if bool(self.size) != (self.mode == "hybrid"):
+            raise ValueError("size is of a hybrid pool, which starts one worker or more")
+        if self.mode == "hybrid" and self.discovery != "local":
+            raise ValueError("the workers of a hybrid pool listen on Unix sockets: they are published locally")
+
+    @property
+    def finds(self) -> bool:
+        """Whether there are workers that are found by a discovery."""
+        return self.mode != "pool"
+
+    @property
+    def wanted(self) -> range:
+        """The numbers of those of them that have the tag that is wanted."""
+        return range(self.workers - self.untagged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +495,8 @@ class Knobs:
     lease: float = 0.5
     latency: float = 0.001
     """One way, of every link."""
+    ttl: int = 1
+    """For so long an answer of the name server holds, and what was heard by multicast DNS."""
     window_tasks: int = 16
     definitions: int = 16
     inline_bytes: int = 1 * KIB
@@ -381,6 +527,15 @@ class Knobs:
             worker_start_seconds=5.0,
             discovery_poll_seconds=self.poll,
             discovery_lease_seconds=self.lease,
+            lan_ttl_seconds=self.ttl,
+            lan_browse_seconds=float(self.ttl),
+            lan_retry_first_seconds=0.05,
+            lan_retry_most_seconds=0.4,
+            lookup_seconds=0.3,
+            lookup_least_seconds=0.1,
+            lookup_retry_first_seconds=0.1,
+            lookup_retry_most_seconds=0.4,
+            address_retry_seconds=1.0,
             window_tasks=self.window_tasks,
             definitions=self.definitions,
             inline_bytes=self.inline_bytes,

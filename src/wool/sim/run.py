@@ -17,8 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from wool.pool import WorkerPool, WorkerProxy
-from wool.sim.cluster import NAMESPACE, Cluster
-from wool.sim.discovery import SimDiscovery
+from wool.sim.cluster import Cluster
 from wool.sim.driver import Caller
 from wool.sim.faults import Injector
 from wool.sim.history import History
@@ -83,7 +82,7 @@ class _Conductor:
     def run(self) -> None:
         cluster, plan = self.cluster, self.plan
         cluster.when_ended.append(self._ended)
-        if plan.topology.mode == "proxy":
+        if plan.topology.finds:
             for number in range(plan.topology.workers):
                 cluster.world.loop.call_at(0.0, cluster.start_worker, f"w{number}")
         for number in range(plan.topology.callers):
@@ -118,20 +117,23 @@ class _Conductor:
         topology = self.plan.topology
         if topology.mode == "pool":
             return WorkerPool(size=topology.workers)
-        discovery = SimDiscovery(NAMESPACE, self.cluster.limits, disturbed=self.cluster.disturbed)
-        return WorkerProxy(discovery=discovery.subscriber)
+        discovery = self.cluster.discovery(disturbed=self.cluster.disturbed)
+        if topology.mode == "proxy":
+            return WorkerProxy(discovery=discovery.subscriber)
+        size = topology.size if number == 0 and topology.size else None
+        return WorkerPool(*self.cluster.tags, size=size, discovery=discovery, lease=topology.lease or None)
 
     # ---- phases ----
 
     def _look(self, last: float) -> None:
         """Heal as soon as nothing is under way any more, or when it has taken long enough."""
         world = self.cluster.world
-        busy = any(caller.busy for caller in self.callers)
+        busy = self.injector.restarting or any(caller.busy for caller in self.callers)
         if busy and world.now < last + STILL_SECONDS:
             world.loop.call_later(LOOK_SECONDS, self._look, last)
             return
         self.injector.heal()
-        if self.plan.topology.mode == "proxy":
+        if self.plan.topology.finds:
             self.cluster.restore_one()
         alive = [caller for caller in self.callers if not caller.node.dead]
         for caller in alive:
@@ -143,7 +145,7 @@ class _Conductor:
         if not self.cluster.healed:
             return
         if any(not caller.node.dead for caller in self.callers):
-            if process is not None and self.plan.topology.mode == "proxy":
+            if process is not None and self.plan.topology.finds:
                 # All were draining when everything was healed; now there is room for another.
                 self.cluster.restore_one()
             return

@@ -17,7 +17,7 @@ from typing import Any
 
 from wool.limits import KIB
 from wool.sim.bodies import Ask, Body, Step, labelled
-from wool.sim.plan import FAULTS, Call, Fault, Knobs, Noise, Plan, Stall, Topology
+from wool.sim.plan import FAULTS, WAYS, Call, Fault, Knobs, Noise, Plan, Stall, Topology
 
 CALLS = 20
 """Slots for calls."""
@@ -207,7 +207,34 @@ SECONDS = (0.005, 0.05, 0.15, 0.3, 0.6, 1.5, 3.0)
 AMOUNTS = (0.001, 0.01, 0.05, 0.15)
 FAULT_TIMES = (*(0.25, 0.28, 0.299, 0.301) * 4, *(round(0.25 + step * 0.028, 3) for step in range(48)))
 """Often when the first calls are made: there are handshakes then, and hardly later."""
-KINDS = {mode: tuple(name for name, kind in FAULTS.items() if kind.needs in ("", mode)) for mode in ("pool", "proxy")}
+KINDS = {
+    (finds, way): tuple(
+        name for name, kind in FAULTS.items() if (finds or not kind.needs) and (not kind.ways or way in kind.ways)
+    )
+    for finds, way in ((False, "local"), *((True, way) for way in WAYS))
+}
+"""By whether workers are found by a discovery, and by which."""
+
+FOUND: tuple[dict[str, Any], ...] = (
+    *({"mode": "proxy"},) * 14,
+    {"mode": "durable"},
+    {"mode": "durable", "lease": 2},
+    {"mode": "hybrid", "size": 1, "lease": 1},
+    {"mode": "hybrid", "size": 2, "untagged": 1},
+    {"mode": "proxy", "discovery": "lan"},
+    {"mode": "durable", "discovery": "lan"},
+    {"mode": "durable", "discovery": "lan"},
+    {"mode": "durable", "discovery": "lan", "lease": 2},
+    {"mode": "durable", "discovery": "lan", "lease": 1, "untagged": 1},
+    {"mode": "proxy", "discovery": "dns"},
+    {"mode": "durable", "discovery": "dns"},
+    {"mode": "durable", "discovery": "dns", "lease": 2},
+    {"mode": "durable", "discovery": "dns", "untagged": 1},
+    {"mode": "proxy", "discovery": "static"},
+    {"mode": "durable", "discovery": "static", "lease": 2},
+    {"mode": "durable", "discovery": "static", "untagged": 1},
+)
+"""How workers are found, and by what sort of pool."""
 
 KNOBS: tuple[dict[str, Any], ...] = (
     {},
@@ -237,7 +264,11 @@ PACES: tuple[tuple[int, dict[str, Any]], ...] = (
 """How many times as far apart all that a plan says happens. Mostly it is at about the same time, which is when things
 meet; in some plans there are minutes for it, with quiet stretches between. In those nobody looks at discovery as often:
 most of what happens would be that."""
-LASTING = frozenset({"refuse", "swallow", "partition", "clog", "slow", "pause"})
+TTLS = {1: 1, 40: 6, 200: 25}
+"""How long what is heard over the network holds, by pace."""
+LASTING = frozenset(
+    {"refuse", "swallow", "partition", "clog", "slow", "pause", "segment-split", "answer-lost", "answer-stale"}
+)
 """Kinds of fault that last as many times as long: they are over when everything is healed."""
 
 
@@ -265,9 +296,9 @@ def decode(
     ``swarm`` chooses which kinds of fault may occur at all: a few of them, so that each gets its turn.
     """
     digits = _Digits(surroundings)
-    mode = digits.of(("pool", "proxy"))
+    finds = digits.of((False, True))
     workers = 3 + digits.of((0, 0, 0, 1, 2))
-    callers = digits.of((1, 1, 2)) if mode == "proxy" else 1
+    callers = digits.of((1, 1, 2)) if finds else 1
     chosen = {**digits.of(KNOBS), **digits.of(KNOBS)}
     amplitude = digits.of(AMPLITUDES)
     pace, unhurried = digits.of(PACES)
@@ -278,12 +309,16 @@ def decode(
         patience=max(knobs.patience, 4 * knobs.latency),
         handshake=max(knobs.handshake, 10 * knobs.latency + 4 * amplitude),
     )
-    kinds = _enabled(swarm, KINDS[mode])
+    topology = Topology(callers=callers, workers=workers, **(digits.of(FOUND) if finds else {}))
+    if topology.discovery != "local":
+        knobs = replace(knobs, ttl=TTLS[pace])
+    kinds = _enabled(swarm, KINDS[finds, topology.discovery])
+    workers += topology.size
     plan = Plan(
-        topology=Topology(mode=mode, callers=callers, workers=workers),
+        topology=topology,
         knobs=knobs,
         calls=tuple(_calls(calls, callers)),
-        faults=tuple(fault for number in faults if number for fault in _faults(number, mode, kinds, callers, workers)),
+        faults=tuple(fault for number in faults if number for fault in _faults(number, finds, kinds, callers, workers)),
         stalls=tuple(_stall(number, callers, workers) for number in stalls if number),
         noise=Noise(amplitude=amplitude),
         seed=seed,
@@ -366,11 +401,11 @@ def _call(slot: int, number: int, callers: int) -> Call:
     )
 
 
-def _faults(number: int, mode: str, kinds: tuple[str, ...], callers: int, workers: int) -> Iterator[Fault]:
+def _faults(number: int, finds: bool, kinds: tuple[str, ...], callers: int, workers: int) -> Iterator[Fault]:
     digits = _Digits(number - 1)
     fault = _fault(digits, kinds, callers, workers)
     yield fault
-    if mode == "proxy" and fault.kind in ("crash", "terminate") and fault.target.startswith("w"):
+    if finds and fault.kind in ("crash", "terminate") and fault.target.startswith("w"):
         # Now and then it comes up again, on the same address.
         after = digits.of((None, None, 0.05, 0.3, 0.8))
         if after is not None:
@@ -397,6 +432,10 @@ def _fault(digits: _Digits, kinds: tuple[str, ...], callers: int, workers: int) 
         said["target"] = f"c{digits.below(callers)}"
     elif form.target == "worker":
         said["target"] = worker
+    elif form.target == "all":
+        said["target"] = "workers"
+    elif form.group == "discovery":
+        said["target"] = caller
     else:
         said["target"] = digits.of((worker,) * 7 + ("c0",))
     fields = form.fields

@@ -228,10 +228,20 @@ def simpler_surroundings(plan: Plan) -> Iterator[Plan]:
     topology = plan.topology
     if topology.mode != "pool" and topology.callers == 1:
         yield replace(plan, topology=Topology(workers=topology.workers))
+    if topology.mode in ("durable", "hybrid"):
+        yield replace(plan, topology=replace(topology, mode="proxy", lease=0, untagged=0, size=0))
+    if topology.mode == "hybrid":
+        yield replace(plan, topology=replace(topology, mode="durable", size=0))
+    if topology.lease:
+        yield replace(plan, topology=replace(topology, lease=0))
+    if topology.untagged:
+        yield replace(plan, topology=replace(topology, untagged=0))
+    if topology.discovery != "local":
+        yield replace(plan, topology=replace(topology, discovery="local"))
     if topology.callers > 1 and all(call.caller == 0 for call in plan.calls):
         yield replace(plan, topology=replace(topology, callers=1))
     for workers in (1, 2, 3):
-        if workers < topology.workers:
+        if topology.untagged < workers < topology.workers:
             yield replace(plan, topology=replace(topology, workers=workers))
     for field in fields(Knobs):
         if getattr(plan.knobs, field.name) != field.default:

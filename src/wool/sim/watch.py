@@ -134,7 +134,7 @@ class NodeObserver:
 
     def viewed(self, type: DiscoveryEventType, worker: WorkerMetadata) -> None:
         """See `Observer`."""
-        name = self._node.cluster.incarnation_of(worker.uid)
+        name = self._node.cluster.incarnation_of(worker.key)
         self._node.note(_VIEWS[type], detail=(("worker", name), ("address", worker.address)))
 
     def bound(self, task: bytes, worker: str, candidates: Sequence[str], suspect: bool) -> None:

@@ -9,6 +9,7 @@ from wool.sim.bodies import Ask, Body, Step
 from wool.sim.plan import FAULTS, Call, Fault, Knobs, Plan, Stall
 
 _DIRECTIONS = {"both": "", "to": " to the worker", "back": " back to the caller"}
+_DISCOVERIES = {"local": "LocalDiscovery", "lan": "LanDiscovery", "dns": "DnsDiscovery", "static": "StaticDiscovery"}
 _HOW = {"reset": "a reset", "silence": "nothing"}
 
 
@@ -26,8 +27,14 @@ def _surroundings(plan: Plan) -> Iterator[str]:
     topology = plan.topology
     callers = "one caller" if topology.callers == 1 else f"{topology.callers} callers"
     workers = "one worker" if topology.workers == 1 else f"{topology.workers} workers"
-    how = "in the caller's own pool" if topology.mode == "pool" else "found by LocalDiscovery"
+    how = "in the caller's own pool" if topology.mode == "pool" else f"found by {_DISCOVERIES[topology.discovery]}"
     yield f"There {'is' if topology.callers == 1 else 'are'} {callers} and {workers}, {how}."
+    if topology.size:
+        yield f"The pool of c0 starts {topology.size} more, which it publishes."
+    if topology.lease:
+        yield f"A pool uses {topology.lease} of those that are found at a time."
+    if topology.untagged:
+        yield f"The last {topology.untagged} of them have not the tag that pools want."
     changed = [
         f"{field.name} is {getattr(plan.knobs, field.name):g}"
         for field in fields(Knobs)

@@ -356,7 +356,7 @@ def test_a_full_table_keeps_a_worker_out_until_there_is_room() -> None:
 
 
 def test_a_fault_that_points_at_what_is_not_there_is_harmless() -> None:
-    targets = {"link": "c0>w9", "node": "w9", "worker": "w9", "caller": "c9"}
+    targets = {"link": "c0>w9", "node": "w9", "worker": "w9", "caller": "c9", "all": "workers"}
     faults = []
     for name, kind in FAULTS.items():
         fields: dict[str, object] = {"target": targets[kind.target]}

@@ -19,6 +19,8 @@ def candidates_are_in_view(story: Story) -> Iterator[Violation]:
     """B: bind(τ, w, C) at n ⇒ w ∈ C, and every one of C is in n's view then."""
     for label, task in story.tasks.items():
         for bound in task.bound:
+            if story.has_several(bound.node):
+                continue
             worker, candidates = value_of(bound, "worker"), value_of(bound, "candidates", ())
             view = story.view_before(bound.node, bound.index)
             strangers = [name for name in candidates if name not in view]
@@ -99,7 +101,7 @@ def nobody_waits_for_others(story: Story) -> Iterator[Violation]:
     for label, task in story.tasks.items():
         for bound in task.bound if not story.too_large(label) else ():
             worker = str(value_of(bound, "worker"))
-            if worker == bound.node:
+            if worker == bound.node or story.has_several(bound.node):
                 # Both ends of a worker's session with itself are written down alike.
                 continue
             session = unstarted.session(bound, worker)

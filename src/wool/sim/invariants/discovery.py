@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wool.sim.invariants.story import At, Story, Violation, value_of, worker_of
+from wool.sim.quiet import quiet_seconds, reunion_seconds
 
+WITHOUT_UID = ("dns", "static")
+"""Kinds of discovery that know workers by their addresses alone."""
 DISTORTING = ("view-duplicate", "view-reorder", "view-lose", "ghost", "flap", "premature-drop", "split-view")
 """Faults that make discovery itself say what is not so: the grammar of its events is theirs then."""
 
 
-def quiet_seconds(story: Story) -> float:
-    """Return T: a publisher that died is noticed by lease, everything else by polling."""
-    knobs = story.plan.knobs
-    delays = max((fault.amount for fault in story.faults("view-delay")), default=0.0)
-    return 2 * knobs.lease + 4 * knobs.poll + delays + 0.5
+def wait_seconds(story: Story) -> float:
+    """Return T, with what the plan itself delays."""
+    return quiet_seconds(story.plan) + max((fault.amount for fault in story.faults("view-delay")), default=0.0)
 
 
 def truth_before(story: Story, index: int) -> tuple[set[str], float]:
@@ -34,13 +35,14 @@ def truth_before(story: Story, index: int) -> tuple[set[str], float]:
 
 
 def view_becomes_truth(story: Story) -> Iterator[Violation]:
-    """D: quiet for T ⇒ view(n) = {w | up(w) ∧ published(w)}, for every caller n that lives.
+    """D: quiet for T ⇒ view(n) = {w | up(w) ∧ published(w) ∧ wanted(w)}, for every caller n that lives.
 
-    Looked at when the caller begins to close: after that nobody cares.
+    With a lease it is a part of those, with all own workers, and as many others as the lease has places for. Looked
+    at when the caller begins to close: after that nobody cares.
     """
-    if story.healed is None:
+    if story.healed is None or story.plan.topology.discovery in WITHOUT_UID:
         return
-    wait = quiet_seconds(story)
+    wait = wait_seconds(story) + (reunion_seconds(story.plan) if story.plan.topology.lease else 0.0)
     for closing in story.of("pool.closing"):
         node = closing.node
         truth, since = truth_before(story, closing.index)
@@ -49,8 +51,13 @@ def view_becomes_truth(story: Story) -> Iterator[Violation]:
         if quiet < wait or story.died(node, closing.index):
             continue
         view = set(story.view_before(node, closing.index))
-        if view != truth:
-            missing, wrong = sorted(truth - view), sorted(view - truth)
+        truth = {worker for worker in truth if story.is_wanted(worker)}
+        missing, wrong = sorted(truth - view), sorted(view - truth)
+        if story.plan.topology.lease:
+            places = {worker for worker in truth if not _own_of(story, node, worker)}
+            full = len(view & places) >= min(story.plan.topology.lease, len(places))
+            missing = [worker for worker in missing if not (full and worker in places)]
+        if missing or wrong:
             words = [f"does not know of {', '.join(missing)}"] if missing else []
             words += [f"believes in {', '.join(wrong)}"] if wrong else []
             yield Violation(
@@ -59,6 +66,11 @@ def view_becomes_truth(story: Story) -> Iterator[Violation]:
                 sentence=f"{node}, {quiet:.3f} s after the last change, {' and '.join(words)}",
                 events=(closing.index,),
             )
+
+
+def _own_of(story: Story, node: str, worker: str) -> bool:
+    """Whether the pool of a node has started a worker: it takes no place of the lease."""
+    return node.startswith("c0") and story.is_own(worker)
 
 
 def nothing_is_offered_to_the_dropped(story: Story) -> Iterator[Violation]:

@@ -121,6 +121,7 @@ def _served(story: Story, index: int) -> bool:
     """Whether there was a worker to call, before the event at ``index``: a pool starts no new ones."""
     return any(
         name.startswith("w")
+        and story.is_wanted(name)
         and not story.died(name, index)
         and (node.terminated is None or node.terminated.index > index)
         for name, node in story.nodes.items()

@@ -271,8 +271,8 @@ class Story:
         return any(item is not None and item.at <= until for item in (story.crashed, story.exited))
 
     @functools.cached_property
-    def _blocked(self) -> float:
-        # A body that blocks holds up all that shares its loop.
+    def blocked(self) -> float:
+        """For how long bodies block: one that does holds up all that shares its loop."""
         return sum(step.seconds for step in self.steps() if step.op == "block")
 
     def steps(self) -> Iterator[Step]:
@@ -293,7 +293,7 @@ class Story:
 
     def _disturbance(self, node: str) -> float:
         label = node.partition("#")[0]
-        total = self._blocked + self.plan.noise.amplitude * 20
+        total = self.blocked + self.plan.noise.amplitude * 20
         for fault in self.plan.faults:
             if fault.target == label and fault.kind in ("pause", "crawl"):
                 total += fault.seconds + (1e9 if fault.kind == "crawl" else 0.0)
@@ -307,6 +307,20 @@ class Story:
         return [fault for fault in self.plan.faults if fault.kind in kinds]
 
     # ---- what is known of workers ----
+
+    def is_own(self, worker: str) -> bool:
+        """Whether a worker, by its incarnation, was started by a pool."""
+        topology, label = self.plan.topology, worker.partition("#")[0]
+        return "#" in worker and (not topology.finds or int(label[1:]) >= topology.workers)
+
+    def has_several(self, node: str) -> bool:
+        """Whether a node may have several proxies at a time: a worker that pools with different descriptions use."""
+        topology = self.plan.topology
+        return node.startswith("w") and topology.mode == "hybrid" and topology.callers > 1
+
+    def is_wanted(self, worker: str) -> bool:
+        """Whether a worker has the tag that pools want."""
+        return self.is_own(worker) or int(worker.partition("#")[0].rpartition("-")[2][1:]) in self.plan.topology.wanted
 
     @functools.cached_property
     def views(self) -> dict[str, list[At]]:
