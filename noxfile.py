@@ -391,5 +391,5 @@ def bench(session: nox.Session) -> None:
         session.install(*group("curves"), "-e", ".[lan,sim]")
         session.run("python", "-m", "bench.scale", *session.posargs[1:])
         return
-    session.install("-e", ".")
+    session.install("-e", ".[certs]")
     session.run("python", "-m", "bench", *session.posargs)
