@@ -7,10 +7,12 @@ where, and what an answer means for a task, is not decided here.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from wool.discovery.base import WorkerMetadata
+from wool.discovery.lookups import split
 from wool.errors import RpcError, TransientRpcError, UnexpectedResponse
 from wool.limits import Limits
 from wool.observer import Observer
@@ -129,9 +131,13 @@ class Connection:
         pool: bytes,
         limits: Limits,
         random_bytes: Callable[[int], bytes],
+        secure: bool = False,
         observer: Observer | None = None,
     ) -> Connection:
-        """Connect and shake hands. Raises `RpcError` or `TransientRpcError`; bounded by ``handshake_seconds``."""
+        """Connect and shake hands. Raises `RpcError` or `TransientRpcError`; bounded by ``handshake_seconds``.
+
+        Unless the transport is ``secure``, the worker must be where it says that it listens.
+        """
         words = CallerWords(
             uid=caller,
             pool=pool,
@@ -151,6 +157,8 @@ class Connection:
                         await stream.write(answer)
             assert handshake.peer is not None
             metadata = _checked_metadata(handshake.peer, expects)
+            if not secure:
+                _check_address(metadata, address)
         except BaseException as error:
             if stream is not None:
                 stream.abort("handshake failed")
@@ -375,6 +383,31 @@ def _checked_metadata(peer: WorkerWords, expects: str) -> WorkerMetadata:
     if expects and metadata.uid != expects:
         raise HandshakeFailed(f"worker {metadata.uid[:8]} answers where {expects[:8]} was expected", permanent=True)
     return metadata
+
+
+def _check_address(metadata: WorkerMetadata, address: str) -> None:
+    """Raise `HandshakeFailed` if an honest worker answers, but at another address than its own.
+
+    Without TLS nothing protects what follows the handshake. Whoever stands at one address and passes the handshake on
+    to a worker at another would know no secret, and still could say what it likes to both ends.
+    """
+    if metadata.secure:
+        why = f"worker {metadata.uid[:8]} has credentials, and this side has no credentials"
+        raise HandshakeFailed(why, permanent=True)
+    if _as_listened_at(metadata.address) != _as_listened_at(address):
+        raise HandshakeFailed(
+            f"worker {metadata.uid[:8]} answers, which listens at {metadata.address}: somebody passes on what is said "
+            "there; to reach a worker by a relay or another address, give both ends credentials",
+            permanent=True,
+        )
+
+
+def _as_listened_at(address: str) -> object:
+    try:
+        host, port = split(address)
+        return ipaddress.ip_address(host), port
+    except ValueError:
+        return address
 
 
 def _as_rpc_error(error: BaseException, address: str, limits: Limits) -> RpcError | None:

@@ -68,6 +68,8 @@ class Proxy:
         self._limits = limits
         self._random_bytes = random_bytes
         self._what = what
+        self._secure = terms.secure
+        self._refusals = Refusals(_log, limits)
         self._view = Links(self, self._connect, random_bytes, limits=limits, terms=terms, observer=observer)
         self._links: Mapping[str, Link] = self._view.links
         self._by_connection: dict[Connection, Link] = {}
@@ -135,6 +137,7 @@ class Proxy:
             pool=self._pool,
             limits=self._limits,
             random_bytes=self._random_bytes,
+            secure=self._secure,
             observer=self._observer,
         )
 

@@ -103,7 +103,7 @@ class RawWorker:
         self.uid = uid
         self.limits = limits
         self._network = network
-        self._words = words
+        self.words = words
         self._listener: Listener | None = None
         self._sessions: asyncio.Queue[RawPeer] = asyncio.Queue()
         self.connected = 0
@@ -111,9 +111,9 @@ class RawWorker:
         self.accepting.set()
         self.closed = asyncio.Event()
 
-    async def listen(self) -> None:
+    async def listen(self, address: str = "") -> None:
         transport = MemoryTransport(self._network, self.limits)
-        self._listener = await transport.listen(f"unix:/{self.uid}", self._serve)
+        self._listener = await transport.listen(address or f"unix:/{self.uid}", self._serve)
 
     async def _serve(self, stream: Stream) -> None:
         self.connected += 1
@@ -127,7 +127,7 @@ class RawWorker:
             "payload_bytes": limits.payload_bytes,
             "credit_bytes": limits.credit_bytes,
         }
-        handshake = WorkerHandshake(secret=SECRET, nonce=b"w" * 32, words=WorkerWords(**(words | self._words)))
+        handshake = WorkerHandshake(secret=SECRET, nonce=b"w" * 32, words=WorkerWords(**(words | self.words)))
         while handshake.peer is None:
             await stream.write(handshake.receive(await stream.read()))
         self._sessions.put_nowait(RawPeer(stream))

@@ -13,6 +13,7 @@ import pytest
 
 from support import bodies
 from support.one_loop import QUICK, Cluster, Worker, cluster, metadata_of, until
+from wool.admission import Terms
 from wool.balancer import WorkerStatus
 from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
 from wool.errors import NoWorkersAvailable, RpcError, TransientRpcError, WorkerLost
@@ -98,10 +99,10 @@ async def test_a_worker_known_by_its_address_runs_calls_and_its_metadata_is_lear
         assert (status.in_flight, set(bodies.begun.values())) == (0, {1})
 
 
-async def test_the_address_that_was_dialled_counts_and_not_the_one_the_worker_has_bound() -> None:
-    async with cluster() as made:
+async def test_with_credentials_the_address_that_was_dialled_counts_and_not_the_one_the_worker_has_bound() -> None:
+    async with cluster(terms=Terms(secure=True)) as made:
         worker = await serve(made, "a", "unix:/here")
-        worker.service._metadata = dataclasses.replace(worker.metadata, address="0.0.0.0:7000")
+        worker.service._metadata = dataclasses.replace(worker.metadata, address="0.0.0.0:7000", secure=True)
         add(made, "unix:/here")
         await made.call(bodies.echo, 1)
         assert made.link("a").status.metadata.address == "unix:/here"

@@ -20,7 +20,13 @@ from wool.transport.memory import MemoryNetwork, MemoryTransport
 
 
 async def connect(
-    network: MemoryNetwork, address: str, *, expects: str = "", secret: bytes = SECRET, limits: Limits = QUICK
+    network: MemoryNetwork,
+    address: str,
+    *,
+    expects: str = "",
+    secret: bytes = SECRET,
+    limits: Limits = QUICK,
+    secure: bool = False,
 ) -> Connection:
     return await Connection.open(
         transport=MemoryTransport(network, limits),
@@ -31,6 +37,7 @@ async def connect(
         pool=b"pool",
         limits=limits,
         random_bytes=random.Random(1).randbytes,
+        secure=secure,
     )
 
 
@@ -48,6 +55,34 @@ async def test_an_open_session_knows_whom_it_talks_to() -> None:
     assert connection.peer.window_tasks == 7
     assert connection.calls() == []
     await close(connection)
+    await worker.close()
+
+
+@pytest.mark.parametrize("says", ["unix:/a", "127.0.0.1:7001", "127.0.0.2:7000"])
+async def test_without_tls_a_worker_that_is_reached_through_somebody_elses_address_is_refused_for_good(
+    says: str,
+) -> None:
+    # Whoever passes the handshake on knows no secret, and could then say what it likes to both.
+    network = MemoryNetwork()
+    worker = RawWorker(network, "a", QUICK, metadata=metadata_of("a", says).to_bytes())
+    await worker.listen("127.0.0.1:7000")
+    with pytest.raises(RpcError, match="somebody passes on what is said there") as failure:
+        await connect(network, "127.0.0.1:7000", expects="a")
+    assert type(failure.value) is RpcError
+    secure = dataclasses.replace(metadata_of("a", says), secure=True)
+    worker.words["metadata"] = secure.to_bytes()
+    with pytest.raises(RpcError, match="has credentials, and this side has no credentials"):
+        await connect(network, "127.0.0.1:7000", expects="a")
+    await close(await connect(network, "127.0.0.1:7000", expects="a", secure=True))
+    await worker.close()
+
+
+@pytest.mark.parametrize(("dialled", "says"), [("[::1]:7000", "[0:0:0:0:0:0:0:1]:7000"), ("unix:/a", "unix:/a")])
+async def test_without_tls_an_address_may_be_written_in_two_ways(dialled: str, says: str) -> None:
+    network = MemoryNetwork()
+    worker = RawWorker(network, "a", QUICK, metadata=metadata_of("a", says).to_bytes())
+    await worker.listen(dialled)
+    await close(await connect(network, dialled))
     await worker.close()
 
 

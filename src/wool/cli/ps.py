@@ -259,6 +259,7 @@ class Look:
                     pool=b"",
                     limits=self._limits,
                     random_bytes=runtime.random_bytes,
+                    secure=self._credentials is not None,
                 )
             except RpcError as error:
                 return Row(metadata=metadata, why=str(error))
