@@ -28,6 +28,7 @@ from wool.protocol.handshake import (
     Statistics,
     WorkerWords,
 )
+from wool.refusals import Refusals
 from wool.serialization import Definition, Payload
 from wool.session import Session
 from wool.task import Task
@@ -93,6 +94,7 @@ class Connection:
         limits: Limits,
         observer: Observer | None = None,
         statistics: Statistics | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.peer = peer
         self.metadata = metadata
@@ -116,6 +118,7 @@ class Connection:
             peer_credit_bytes=peer.credit_bytes,
             name=f"wool session with worker {metadata.uid[:8]}",
             observer=observer,
+            refusals=refusals,
         )
         self.ended: bool = False
 
@@ -133,6 +136,7 @@ class Connection:
         random_bytes: Callable[[int], bytes],
         secure: bool = False,
         observer: Observer | None = None,
+        refusals: Refusals | None = None,
     ) -> Connection:
         """Connect and shake hands. Raises `RpcError` or `TransientRpcError`; bounded by ``handshake_seconds``.
 
@@ -173,6 +177,7 @@ class Connection:
             limits=limits,
             observer=observer,
             statistics=handshake.statistics,
+            refusals=refusals,
         )
 
     async def run(self, owner: ConnectionOwner) -> None:

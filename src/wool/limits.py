@@ -36,6 +36,21 @@ class Limits:
     # Sessions.
     handshake_seconds: float = 5.0
     """From connect to welcome, on both sides; slow peers and slow-loris alike end here."""
+    handshakes: int = 128
+    """Handshakes under way at one worker; with one more the oldest is given up, since an honest one takes some
+    milliseconds. Until it is over a peer is a stranger, and may have sent one message."""
+    connections: int = 4096
+    """Connections to one worker; never more than half of the files that the system lets it open, since bodies need
+    some too. Further ones are closed at once."""
+    streams: int = 4
+    """Streams of one connection. An honest caller has one."""
+    refusals: int = 10
+    refusal_seconds: float = 60.0
+    """So many warnings in so long are written of those that a worker, or a caller, has refused; then how many more
+    there were. Whoever is refused can come again at once."""
+    unread_answers: int = 16384
+    """Accepts and rejections that wait to be written to one caller: sixteen windows. One that offers, and offers
+    again, and reads nothing ends here."""
     close_seconds: float = 2.0
     """A closed stream waits so long for the other end to take what was written; a closed listener for its
     handlers, once before and once after it cancels them."""

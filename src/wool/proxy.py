@@ -30,6 +30,7 @@ from wool.observer import Observer
 from wool.protocol import caller, frames
 from wool.protocol.caller import Event, Instructions, Outcome, State
 from wool.protocol.frames import RejectCode, StepKind
+from wool.refusals import Refusals
 from wool.serialization import Payload
 from wool.transport.base import Transport
 
@@ -139,6 +140,7 @@ class Proxy:
             random_bytes=self._random_bytes,
             secure=self._secure,
             observer=self._observer,
+            refusals=self._refusals,
         )
 
     # ---- what a call's user side asks ----
@@ -545,6 +547,7 @@ class Proxy:
         await asyncio.gather(*(link.close(why) for link in unique.values()), *self._closers)
         for deadlines in (self._patience, self._grace, self._dispatch):
             deadlines.close()
+        self._refusals.close()
         await self._transport.close()
         self.closed = True
 

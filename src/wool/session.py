@@ -26,6 +26,7 @@ from wool.protocol.frames import (
     Result,
     Step,
 )
+from wool.refusals import Refusals
 from wool.serialization import Payload
 from wool.transport.base import Stream, StreamLost
 
@@ -64,8 +65,10 @@ class Session:
         peer_credit_bytes: int,
         name: str,
         observer: Observer | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._stream = stream
+        self._refusals = refusals
         self._observer = observer
         self._owner = owner
         self._on_frame = owner.on_frame
@@ -129,7 +132,8 @@ class Session:
         """The peer broke the protocol: end at once."""
         if self._reason is None:
             self.violated = True
-            _log.warning("%s: protocol error: %s", self.name, reason)
+            warn = _log.warning if self._refusals is None else self._refusals.say
+            warn("%s: protocol error: %s", self.name, reason)
             self.abort(f"protocol error: {reason}")
 
     async def run(self) -> str:

@@ -51,6 +51,7 @@ LAYERS = (
             "lives",
             "reducers",
             "references",
+            "refusals",
             "remote_traceback",
             "runtime_directory",
             "serialization",

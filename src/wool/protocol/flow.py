@@ -15,7 +15,19 @@ from typing import cast
 
 from wool.buffers import fillable
 from wool.limits import Limits
-from wool.protocol.frames import EMPTY, Body, Chunk, Credit, Frame, Offer, ProtocolError, Result, Step
+from wool.protocol.frames import (
+    EMPTY,
+    Accept,
+    Body,
+    Chunk,
+    Credit,
+    Frame,
+    Offer,
+    ProtocolError,
+    Reject,
+    Result,
+    Step,
+)
 from wool.serialization import Payload
 
 CREDIT_SHARE = 4
@@ -117,6 +129,15 @@ class Outbox:
 
     def __bool__(self) -> bool:
         return bool(self._control) or self._chunk_ready()
+
+    @property
+    def waiting(self) -> int:
+        """How many control frames wait to be written."""
+        return len(self._control)
+
+    def answers(self) -> int:
+        """Count the answers to offers among them; takes as long as there are frames."""
+        return sum(isinstance(frame, (Accept, Reject)) for frame, _ in self._control)
 
     @property
     def unfinished(self) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.limits import Limits
+from wool.refusals import Refusals
 from wool.transport.base import ConnectFailed, Stream, StreamHandler
 from wool.transport.grpc_environment import environment_for_import
 from wool.transport.grpc_options import Address, channel_options, check, join, parse, server_options
@@ -67,6 +68,7 @@ class SessionServicer:
         self._name = name
         self._limits = limits
         self._credentials = credentials
+        self._refusals = Refusals(_logger, limits)
         self._handlers = Handlers(handler, name=name, close_seconds=limits.close_seconds)
         # Those that wait for their stream.
         self._pulses: dict[str, asyncio.Future[AcceptedStream]] = {}
@@ -88,7 +90,7 @@ class SessionServicer:
         not cancelled: it learns the end from its stream, as it learns any other.
         """
         if (stranger := self._stranger(context)) is not None:
-            _logger.warning("%s: refused a caller %s", self._name, stranger)
+            self._refusals.say("%s: refused a caller %s", self._name, stranger)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this worker does not take a caller {stranger}")
         if not self._handlers.closing:
             # At once, so that the connecting end knows that it has been accepted.
@@ -140,7 +142,10 @@ class SessionServicer:
 
     async def close(self, reason: str) -> None:
         """Accept no more, abort every open stream, wait for the handlers, bounded."""
-        await self._handlers.close(reason)
+        try:
+            await self._handlers.close(reason)
+        finally:
+            self._refusals.close()
 
 
 def add_servicer_to_server(servicer: SessionServicer, server: grpc.aio.Server) -> None:

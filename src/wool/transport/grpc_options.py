@@ -9,6 +9,7 @@ the connection. Owns the choice of every option; `check` proves that the two sid
 from __future__ import annotations
 
 import ipaddress
+import resource
 import sys
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -117,8 +118,22 @@ def channel_options(kind: Literal["unix", "tcp"], limits: Limits) -> Options:
 def server_options(kind: Literal["unix", "tcp"], limits: Limits) -> Options:
     """Options of the listening end."""
     options = _both_ends(kind, limits)
-    options.append(("grpc.so_reuseport", 0))  # else a second server shares the port silently
+    options += [
+        ("grpc.so_reuseport", 0),  # else a second server shares the port silently
+        # By default a connection that never finishes TLS or HTTP/2's preface is kept for two minutes, one that then
+        # opens no stream for ever, and each may open as many as it likes: all of that by anybody who can connect.
+        ("grpc.server_handshake_timeout_ms", _milliseconds(limits.handshake_seconds)),
+        ("grpc.max_connection_idle_ms", _milliseconds(limits.handshake_seconds)),
+        ("grpc.max_concurrent_streams", limits.streams),
+        ("grpc.max_allowed_incoming_connections", _connections(limits)),
+    ]
     return options
+
+
+def _connections(limits: Limits) -> int:
+    """Return how many connections to take: beyond what files the system allows, nothing would work any more."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limits.connections if files == resource.RLIM_INFINITY else max(1, min(limits.connections, files // 2))
 
 
 def _both_ends(kind: Literal["unix", "tcp"], limits: Limits) -> Options:

@@ -23,6 +23,7 @@ from wool.protocol.flow import body_of
 from wool.protocol.frames import Frame, ProtocolError, RejectCode, ResultKind, StepKind
 from wool.protocol.handshake import NONCE_BYTES, CallerWords, HandshakeFailed, WorkerHandshake, WorkerWords
 from wool.protocol.worker import Do, Event, State, WorkerTask
+from wool.refusals import Refusals
 from wool.serialization import Payload
 from wool.session import Session
 from wool.transport.base import Listener, Stream, StreamLost, Transport
@@ -138,6 +139,7 @@ class CallerSession:
         self._highest = 0
         self._unstarted = 0
         self._unstarted_bytes = 0
+        self._count_at = 0
         self._definitions: OrderedDict[bytes, bytes] = OrderedDict()
         self._definition_bytes = 0
         self._idle = asyncio.Event()
@@ -152,6 +154,7 @@ class CallerSession:
             peer_credit_bytes=caller.credit_bytes,
             name=f"wool session with caller {caller.uid[:8]}",
             observer=observer,
+            refusals=service.refusals,
         )
 
     async def run(self) -> None:
@@ -230,6 +233,7 @@ class CallerSession:
         if offer.number <= self._highest:
             raise ProtocolError(f"offer {offer.number} comes after offer {self._highest}")
         self._highest = offer.number
+        self._check_that_answers_are_read()
         served = _Served(offer)
         code, reason = self._service.refuse(offer, self._limits)
         if code is None and not offer.defines and offer.definition not in self._definitions:
@@ -244,6 +248,16 @@ class CallerSession:
         self._unstarted, self._unstarted_bytes = unstarted, size
         self._served[offer.number] = served
         return served
+
+    def _check_that_answers_are_read(self) -> None:
+        # Results wait there too, and rightly as many as were asked for: so it is counted, but not at each offer.
+        most, waiting = self._limits.unread_answers, self.session.outbox.waiting
+        if waiting <= most:
+            self._count_at = most
+        elif waiting > self._count_at:
+            if self.session.outbox.answers() > most:
+                raise ProtocolError(f"offers go on, and more than {most} answers are not read (unread_answers)")
+            self._count_at = waiting + most
 
     def _complete(self, served: _Served, payload: Payload) -> None:
         offer = served.offer
@@ -433,6 +447,10 @@ class WorkerService:
         self._limits = limits
         self._random_bytes = random_bytes
         self._sessions: dict[CallerSession, None] = {}
+        # Those that have still to say who they are, oldest first.
+        self._strangers: dict[Stream, None] = {}
+        self.refusals: Refusals = Refusals(_log, limits)
+        """Tells of callers that were refused, or broke the protocol, at a bounded rate."""
         self._listener: Listener | None = None
         self._metadata: WorkerMetadata | None = None
         self.draining: bool = False
@@ -458,12 +476,20 @@ class WorkerService:
         return None, ""
 
     async def _serve(self, stream: Stream) -> None:
+        if len(self._strangers) >= self._limits.handshakes:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.abort(f"more than {self._limits.handshakes} handshakes at once (handshakes)")
+        self._strangers[stream] = None
         try:
             async with asyncio.timeout(self._limits.handshake_seconds):
                 caller = await self._shake_hands(stream)
         except (HandshakeFailed, StreamLost, TimeoutError) as failure:
-            _log.warning("a caller was refused: %s", str(failure) or "no handshake in time")
+            why = str(failure) or f"no handshake in {self._limits.handshake_seconds} s (handshake_seconds)"
+            self.refusals.say("a caller was refused: %s", why)
             return
+        finally:
+            self._strangers.pop(stream, None)
         session = CallerSession(
             service=self,
             runner=self._runner,
@@ -553,4 +579,5 @@ class WorkerService:
                 wait.cancel()
         if self._listener is not None:
             await self._listener.close()
+        self.refusals.close()
         await self._transport.close()

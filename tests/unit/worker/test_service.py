@@ -426,3 +426,71 @@ async def test_the_message_of_a_cancel_is_cut_where_it_is_kept_and_where_it_is_d
         await made.settle()
         (session,) = made.workers["a"].sessions
         assert session._served[number].cancels == [Cancel(number, "x" * 5)]
+
+
+# ---- what strangers, and callers that know the secret, may take up ------------------------------------
+
+
+async def test_of_more_handshakes_than_there_is_room_for_the_oldest_is_given_up_and_others_are_served() -> None:
+    async with served(limits(handshakes=3, handshake_seconds=30)) as (made, caller):
+        transport = MemoryTransport(made.network, made.limits)
+        silent = [await transport.connect("unix:/a") for _ in range(10)]
+        await made.settle()
+        assert len(made.workers["a"].service._strangers) == 3
+        for stream in silent[:7]:
+            with pytest.raises(StreamLost, match="more than 3 handshakes at once"):
+                await stream.read()
+        # Among them somebody honest comes, and one who is known goes on.
+        another = await RawCaller.connect(made.network, "unix:/a", made.limits)
+        for honest in (another, caller):
+            await begin(honest, bodies.echo, 1)
+            await honest.expect(Result)
+        for stream in (*silent, another.stream):
+            stream.abort("the test is over")
+            await stream.close()
+        await until(lambda: not made.workers["a"].service._strangers)
+
+
+@pytest.mark.parametrize("how", ["rejected", "withdrawn"])
+async def test_a_caller_that_offers_on_and_on_and_reads_nothing_loses_its_session(how: str) -> None:
+    async with served(limits(unread_answers=50, unix_lookahead_bytes=1)) as (made, caller):
+        (session,) = made.workers["a"].sessions
+        most = 0
+        with contextlib.suppress(StreamLost):
+            for _ in range(2000):
+                offer = caller.offer(bodies.echo, 1, defines=how == "withdrawn", limits=QUICK)
+                await caller.say(offer, *([Withdraw(offer.number)] if how == "withdrawn" else []))
+                await asyncio.sleep(0)
+                most = max(most, session.session.outbox.waiting)
+            pytest.fail("it was never told off")
+        assert most <= 2 * 50 + 2
+        await until(lambda: session not in made.workers["a"].sessions)
+        assert await made.call(bodies.echo, "another") == "another"
+
+
+async def test_results_that_wait_for_a_slow_caller_are_no_unread_answers() -> None:
+    async with served(limits(unread_answers=5, unix_lookahead_bytes=1)) as (made, caller):
+        (session,) = made.workers["a"].sessions
+        numbers = [await begin(caller, bodies.wait_for, "gate") for _ in range(30)]
+        numbers.append(await begin(caller, bodies.echo, "unread"))
+        await until(lambda: session.open_tasks == 30)
+        bodies.gates["gate"].set()
+        await until(lambda: session.session.outbox.waiting > 20)
+        last = caller.offer(bodies.echo, "last", limits=QUICK)
+        await caller.say(last, Start(last.number))
+        heard = [await caller.hear() for _ in range(len(numbers) + 2)]
+        assert {frame.number for frame in heard if isinstance(frame, Result)} == {*numbers, last.number}
+
+
+async def test_refusals_are_logged_at_a_bounded_rate_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(limits(refusals=3)) as (made, _):
+        transport = MemoryTransport(made.network, made.limits)
+        for _ in range(20):
+            stream = await transport.connect("unix:/a")
+            await stream.write(b"who?")
+            with pytest.raises(StreamLost):
+                while True:
+                    await stream.read()
+            await stream.close()
+        assert sum("a caller was refused" in message for message in caplog.messages) == 3
+    assert any("17 more were refused in" in message for message in caplog.messages)
