@@ -83,6 +83,9 @@ class Limits:
     # The wire.
     payload_bytes: int = 1 * GIB
     """Arguments, result or item of one task, pickled. Its own limit, not gRPC's."""
+    context_bytes: int = 1 * MIB
+    """What context variables (`wool.ContextVar`) add to one call, step or answer, pickled: they go along unasked, so
+    that large ones would slow down every call."""
     inline_bytes: int = 32 * KIB
     """A payload up to this size travels inside its frame; a larger one in chunks."""
     chunk_bytes: int = 128 * KIB
@@ -98,9 +101,6 @@ class Limits:
     traceback_bytes: int = 64 * KIB
     """Pickled remote traceback of one exception; beyond it the oldest frames are dropped."""
     exceptions: int = 256
-    context_bytes: int = 1 * MIB
-    """What context variables (`wool.ContextVar`) add to one call, step or answer, pickled: they go along unasked, so
-    that large ones would slow down every call."""
     """Exceptions in one chain of causes, contexts and groups that travel; beyond it the tail is text."""
 
     # gRPC keepalive: section 4 of the design. The receiving side must tolerate the sending side.

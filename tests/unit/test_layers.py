@@ -56,8 +56,8 @@ LAYERS = (
             "runtime_directory",
             "serialization",
             "task",
-            "whereabouts",
             "variables",
+            "whereabouts",
         },
     ),
     (

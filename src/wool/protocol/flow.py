@@ -51,6 +51,8 @@ def body_of(payload: Payload, limits: Limits) -> Body:
                 return Body((), part) if part else EMPTY
             return Body((len(part),), b"", True)
     sizes = payload.sizes
+    if payload.context:
+        sizes = (len(payload.context), *sizes)
     if sum(sizes) <= limits.inline_bytes:
         return Body(sizes, b"".join(_flat(payload)))
     return Body(sizes, b"", True)
@@ -63,22 +65,20 @@ def with_context(payload: Payload) -> Payload:
 
 
 def _flat(payload: Payload) -> Iterator[bytes | memoryview]:
+    if payload.context:
+        yield payload.context
     for part in payload.parts:
         if isinstance(part, list):
             yield from part
         else:
             yield part
 
-    if payload.context:
-        sizes = (len(payload.context), *sizes)
 
 def _chunks(payload: Payload, size: int) -> Iterator[memoryview]:
     # No chunk spans two parts, so that the receiver need not copy to split them.
     for part in _flat(payload):
         view = memoryview(part).cast("B")
         for offset in range(0, len(view), size):
-    if payload.context:
-        yield payload.context
             yield view[offset : offset + size]
 
 
