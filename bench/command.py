@@ -13,8 +13,12 @@ from pathlib import Path
 
 from bench.fresh import progress
 from bench.measure import Row
+from bench.secure import tls
 from bench.table import describe_machine, render
-from bench.workloads import BENCHMARKS, Nothing, Options
+from bench.workloads import BENCHMARKS as OTHERS
+from bench.workloads import Benchmark, Nothing, Options
+
+BENCHMARKS: dict[str, Benchmark] = {**OTHERS, "tls": tls}
 
 BUSY = 0.25
 """Load per core from which the figures are said to be disturbed."""

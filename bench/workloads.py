@@ -45,13 +45,13 @@ class Options:
 Benchmark: TypeAlias = Callable[[Options], Coroutine[Any, Any, list[Row]]]
 
 
-async def _gathered(routine: Callable[[], Awaitable[Any]], calls: int) -> float:
+async def gathered_seconds(routine: Callable[[], Awaitable[Any]], calls: int) -> float:
     began = time.perf_counter()
     await asyncio.gather(*(routine() for _ in range(calls)))
     return time.perf_counter() - began
 
 
-async def _alone(routine: Nothing, calls: int) -> list[float]:
+async def one_by_one(routine: Nothing, calls: int) -> list[float]:
     samples = []
     for _ in range(calls):
         began = time.perf_counter()
@@ -60,7 +60,7 @@ async def _alone(routine: Nothing, calls: int) -> list[float]:
     return samples
 
 
-def _flat(lists: Sequence[Sequence[float]], factor: float) -> list[float]:
+def flat(lists: Sequence[Sequence[float]], factor: float) -> list[float]:
     return [sample * factor for samples in lists for sample in samples]
 
 
@@ -70,7 +70,7 @@ PINGS = 200
 
 def _speed(pings: Sequence[Sequence[float]]) -> float:
     """Return how fast round trips are here, in parts of what they were where the needs were set."""
-    return PING_PONG_THERE / time_figure(_flat(pings, 1.0), "s").median
+    return PING_PONG_THERE / time_figure(flat(pings, 1.0), "s").median
 
 
 # ---- calls -----------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ async def gathered(options: Options) -> list[Row]:
     async with RawGrpc() as raw, wool.WorkerPool(size=2), Executor() as executor:
         ours, theirs, pings = await by_turns(
             options.times(15, 5),
-            lambda: _gathered(routines.nothing, calls),
+            lambda: gathered_seconds(routines.nothing, calls),
             lambda: executor.nothing(calls),
             lambda: raw.ping_pong(PINGS),
             warm_up=2,
@@ -104,14 +104,14 @@ async def lone(options: Options) -> list[Row]:
     calls = 200
     async with RawGrpc() as raw, wool.WorkerPool(size=2):
         ours, theirs = await by_turns(
-            options.times(15, 5), lambda: _alone(routines.nothing, calls), lambda: raw.ping_pong(calls)
+            options.times(15, 5), lambda: one_by_one(routines.nothing, calls), lambda: raw.ping_pong(calls)
         )
     return [
         Row(
             workload="a lone no-op call",
-            figure=time_figure(_flat(ours, 1e6), "µs"),
+            figure=time_figure(flat(ours, 1e6), "µs"),
             yardstick="raw gRPC ping-pong",
-            measure=time_figure(_flat(theirs, 1e6), "µs"),
+            measure=time_figure(flat(theirs, 1e6), "µs"),
             need=Need(ratio_at_most=5),
         )
     ]
@@ -138,7 +138,7 @@ async def processor(options: Options) -> list[Row]:
         iterations = await _iterations_per_millisecond(options.times(30, 15))
         ours, perfect = await by_turns(
             options.times(10, 4),
-            lambda: _gathered(lambda: routines.spin(iterations), calls),
+            lambda: gathered_seconds(lambda: routines.spin(iterations), calls),
             lambda: executor.spin([iterations * calls // 2] * 2),
         )
     work = calls / 1000
@@ -164,17 +164,19 @@ async def by_value(options: Options) -> list[Row]:
     importable, by_value = routines.nothing, options.by_value
     async with wool.WorkerPool(size=2):
         alone, reference = await by_turns(
-            options.times(8, 3), lambda: _alone(by_value, calls), lambda: _alone(importable, calls)
+            options.times(8, 3), lambda: one_by_one(by_value, calls), lambda: one_by_one(importable, calls)
         )
         together, beside = await by_turns(
-            options.times(8, 3), lambda: _gathered(by_value, at_once), lambda: _gathered(importable, at_once)
+            options.times(8, 3),
+            lambda: gathered_seconds(by_value, at_once),
+            lambda: gathered_seconds(importable, at_once),
         )
     return [
         Row(
             workload="lone call, routine of __main__",
-            figure=time_figure(_flat(alone, 1e6), "µs"),
+            figure=time_figure(flat(alone, 1e6), "µs"),
             yardstick="importable routine",
-            measure=time_figure(_flat(reference, 1e6), "µs"),
+            measure=time_figure(flat(reference, 1e6), "µs"),
         ),
         Row(
             workload="2 000 gathered, routine of __main__",
@@ -192,14 +194,14 @@ async def tcp(options: Options) -> list[Row]:
     async with RawGrpc() as raw, wool.LocalWorker(host="127.0.0.1") as worker:
         async with wool.WorkerProxy(workers=[worker.metadata]):
             samples = await by_turns(
-                options.times(8, 3), lambda: _alone(routines.nothing, calls), lambda: raw.ping_pong(calls)
+                options.times(8, 3), lambda: one_by_one(routines.nothing, calls), lambda: raw.ping_pong(calls)
             )
     return [
         Row(
             workload="lone call over loopback TCP",
-            figure=time_figure(_flat(samples[0], 1e6), "µs"),
+            figure=time_figure(flat(samples[0], 1e6), "µs"),
             yardstick="raw gRPC ping-pong (Unix)",
-            measure=time_figure(_flat(samples[1], 1e6), "µs"),
+            measure=time_figure(flat(samples[1], 1e6), "µs"),
         )
     ]
 
@@ -519,8 +521,8 @@ async def threads(options: Options) -> list[Row]:
 
         together, apart = await by_turns(
             options.times(8, 3),
-            lambda: measured(lambda: _gathered(routines.nothing, calls)),
-            lambda: measured(lambda: _alone(routines.nothing, calls)),
+            lambda: measured(lambda: gathered_seconds(routines.nothing, calls)),
+            lambda: measured(lambda: one_by_one(routines.nothing, calls)),
         )
     return [
         Row(
