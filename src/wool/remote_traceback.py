@@ -10,14 +10,16 @@ It owns `Origin` and the form of a recorded frame. It must never run user code o
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import reprlib
 import traceback
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, TypeAlias, cast
 
 FRAME_BYTES = 24
@@ -154,17 +156,25 @@ def build_traceback(records: Sequence[FrameRecord]) -> TracebackType | None:
     return built
 
 
+@lru_cache(maxsize=256)
+def _stub(filename: str, name: str, line: int) -> CodeType:
+    return _STUB.replace(co_filename=filename, co_name=name, co_qualname=name, co_firstlineno=line)
+
+
 def _frame(record: FrameRecord, line: int) -> FrameType:
-    code = _STUB.replace(co_filename=record.filename, co_name=record.name, co_qualname=record.name, co_firstlineno=line)
+    code = _stub(record.filename, record.name, line)
     scope: dict[str, object] = {"__name__": record.module, "_Unwound": _Unwound}
     if record.origin is not None:
         scope[_ORIGIN] = Origin(*record.origin)
     try:
         exec(code, scope)
     except _Unwound as unwound:
-        scope.pop("_Unwound")
-        *_, (frame, _) = traceback.walk_tb(unwound.__traceback__)
-        return frame
+        del scope["_Unwound"]
+        link = unwound.__traceback__
+        while link is not None and link.tb_next is not None:
+            link = link.tb_next
+        assert link is not None
+        return link.tb_frame
     raise AssertionError("the stub did not raise")
 
 
@@ -315,8 +325,29 @@ def _line_of(link: TracebackType) -> FrameLine:
     linecache.lazycache(code.co_filename, frame.f_globals)
     # Before the first instruction stands what was thrown into a generator that has not begun.
     instruction = max(link.tb_lasti, 0) // 2
-    _, end_line, column, end_column = next(islice(code.co_positions(), instruction, None), (None,) * 4)
+    _, end_line, column, end_column = _position(code, instruction)
     return FrameLine(code.co_filename, link.tb_lineno, code.co_name, end_line, column, end_column)
+
+
+_Position: TypeAlias = tuple[int | None, int | None, int | None, int | None]
+_positions: OrderedDict[tuple[int, int], tuple[CodeType, _Position]] = OrderedDict()
+"""By the id of a code object, which is in the value and so stays alive, and by the instruction."""
+POSITIONS = 512
+"""Places in code that are remembered: what raises does so again and again, and from few of them."""
+
+
+def _position(code: CodeType, instruction: int) -> _Position:
+    """Return where in the source an instruction is. The table of positions can only be read from its beginning."""
+    # Not by the code itself, whose hash and comparison go through all of it.
+    key = id(code), instruction
+    known = _positions.get(key)
+    if known is None:
+        found = next(islice(code.co_positions(), instruction, None), (None,) * 4)
+        known = _positions[key] = (code, found)
+        while len(_positions) > POSITIONS:
+            with contextlib.suppress(KeyError):  # Another thread was first.
+                _positions.popitem(last=False)
+    return known[1]
 
 
 def _headline(exc: BaseException, limit: int) -> str:

@@ -56,7 +56,7 @@ class Fence:
         if not self._installed:
             # For good: an audit hook cannot be removed. Outside of a run it lets everything pass.
             self._installed = True
-            sys.addaudithook(self._audit)
+            sys.addaudithook(_hook(self))
         self._thread = threading.get_ident()
         self.escaped = None
         if not self._depth:
@@ -85,9 +85,23 @@ class Fence:
         self.escaped = self.escaped or f"simulated code would {words}"
         return EscapedSimulation(f"simulated code would {words}")
 
-    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._depth and event in _FORBIDDEN and threading.get_ident() == self._thread:
+    def forbid(self, event: str) -> None:
+        """An audit event has come that a simulated program must not cause."""
+        if self._depth and threading.get_ident() == self._thread:
             raise self._escape(f"{_FORBIDDEN[event]} ({event})")
+
+
+def _hook(fence: Fence) -> Callable[[str, tuple[Any, ...]], None]:
+    forbidden, forbid = frozenset(_FORBIDDEN), fence.forbid
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        # Hundreds of events a run, of `id` and of attributes of code and frames.
+        if event in forbidden:
+            forbid(event)
+
+    # Looked for at every event. Where it is missing an error is made, and forgotten: that took longer than the hook.
+    setattr(hook, "__cantrace__", False)  # noqa: B010 - no type checker knows it
+    return hook
 
 
 FENCE = Fence()
