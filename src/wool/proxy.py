@@ -70,7 +70,7 @@ class Proxy:
         self._random_bytes = random_bytes
         self._what = what
         self._secure = terms.secure
-        self._refusals = Refusals(_log, limits)
+        self._refusals = Refusals(_log.warning, limits)
         self._view = Links(self, self._connect, random_bytes, limits=limits, terms=terms, observer=observer)
         self._links: Mapping[str, Link] = self._view.links
         self._by_connection: dict[Connection, Link] = {}

@@ -10,19 +10,23 @@ is told words that are fit for a log.
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Callable
+from typing import TypeAlias
 
 from wool.limits import Limits
 
+Write: TypeAlias = Callable[..., object]
+"""Takes a message and its arguments, as a logger's method does."""
+
 
 class Refusals:
-    """Writes to ``logger`` at most ``refusals`` warnings in ``refusal_seconds``, then how many more there were.
+    """Has ``write`` called at most ``refusals`` times in ``refusal_seconds``, then with how many more there were.
 
     Times are those of the running event loop, on which alone it is used. `close` says what has not been said.
     """
 
-    def __init__(self, logger: logging.Logger, limits: Limits) -> None:
-        self._logger = logger
+    def __init__(self, write: Write, limits: Limits) -> None:
+        self._write = write
         self._most = limits.refusals
         self._seconds = limits.refusal_seconds
         self._characters = limits.text_characters
@@ -43,7 +47,7 @@ class Refusals:
             self._until, self._said = now + self._seconds, 0
         if self._said < self._most:
             self._said += 1
-            self._logger.warning(message, *args)
+            self._write(message, *args)
             return
         self._more += 1
         self._last = (message % args)[: self._characters]
@@ -55,7 +59,7 @@ class Refusals:
         more, self._more = self._more, 0
         # One line, which counts for the time that begins.
         self._until, self._said = self._until + self._seconds, 1
-        self._logger.warning("%d more were refused in %g s, the last: %s", more, self._seconds, self._last)
+        self._write("%d more were refused in %g s, the last: %s", more, self._seconds, self._last)
 
     def close(self) -> None:
         """Sum up what has not been said; idempotent."""

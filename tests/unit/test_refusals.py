@@ -44,7 +44,7 @@ def clock() -> Iterator[Clock]:
 
 @pytest.fixture
 def refusals() -> Refusals:
-    return Refusals(logging.getLogger("wool.test"), LIMITS)
+    return Refusals(logging.getLogger("wool.test").warning, LIMITS)
 
 
 def test_a_few_are_told_one_by_one(clock: Clock, refusals: Refusals, caplog: pytest.LogCaptureFixture) -> None:

@@ -68,7 +68,7 @@ class SessionServicer:
         self._name = name
         self._limits = limits
         self._credentials = credentials
-        self._refusals = Refusals(_logger, limits)
+        self._refusals = Refusals(_logger.warning, limits)
         self._handlers = Handlers(handler, name=name, close_seconds=limits.close_seconds)
         # Those that wait for their stream.
         self._pulses: dict[str, asyncio.Future[AcceptedStream]] = {}

@@ -5,18 +5,27 @@ An owner that has another use for the lines gives `Output` another `Forward`.
 
 from __future__ import annotations
 
+import asyncio
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO, TypeAlias
 
 from wool.limits import Limits
+from wool.refusals import Refusals
+
+_GRPCS_OWN = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+:\d+\]")
+"""How a line begins that gRPC's core has written: above all one for each TLS handshake that failed."""
 
 Forward: TypeAlias = Callable[[str | None, int, Sequence[bytes]], None]
 """Takes whole lines, without their ends: the worker's uid, once it is known, its process id, and what it printed."""
 
 
 class Output:
-    """Forwards a worker's output by whole lines, and remembers the end of it."""
+    """Forwards a worker's output by whole lines, and remembers the end of it.
+
+    What gRPC's core says there, and knows no bound for, is forwarded at the rate of refusals.
+    """
 
     def __init__(self, pid: int, limits: Limits, forward: Forward | None = None) -> None:
         self.uid: str | None = None
@@ -26,6 +35,7 @@ class Output:
         self._tail_bytes = limits.output_tail_bytes
         self._rest = bytearray()
         self._tail = bytearray()
+        self._grpcs = Refusals(self._write, limits)
 
     @property
     def tail(self) -> str:
@@ -46,6 +56,7 @@ class Output:
         rest, self._rest = bytes(self._rest), bytearray()
         if rest:
             self._forward([rest])
+        self._grpcs.close()
 
     def _split(self, line: bytes) -> list[bytes]:
         pieces: list[bytes] = []
@@ -58,8 +69,22 @@ class Output:
         return [*pieces, line]
 
     def _forward(self, lines: list[bytes]) -> None:
-        if lines:
-            self._to(self.uid, self._pid, lines)
+        own = [line for line in lines if not _GRPCS_OWN.match(line)]
+        if own:
+            self._to(self.uid, self._pid, own)
+        if len(own) < len(lines):
+            for line in lines:
+                if _GRPCS_OWN.match(line):
+                    self._forward_grpcs(line)
+
+    def _forward_grpcs(self, line: bytes) -> None:
+        try:
+            self._grpcs.say("%s", line.decode(errors="replace"))
+        except RuntimeError:  # no loop runs any more: these are last words
+            self._to(self.uid, self._pid, [line])
+
+    def _write(self, message: str, *args: object) -> None:
+        self._to(self.uid, self._pid, [(message % args).encode(errors="replace")])
 
 
 def _to_standard_error(uid: str | None, pid: int, lines: Sequence[bytes]) -> None:

@@ -449,7 +449,7 @@ class WorkerService:
         self._sessions: dict[CallerSession, None] = {}
         # Those that have still to say who they are, oldest first.
         self._strangers: dict[Stream, None] = {}
-        self.refusals: Refusals = Refusals(_log, limits)
+        self.refusals: Refusals = Refusals(_log.warning, limits)
         """Tells of callers that were refused, or broke the protocol, at a bounded rate."""
         self._listener: Listener | None = None
         self._metadata: WorkerMetadata | None = None

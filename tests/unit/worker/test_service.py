@@ -488,7 +488,7 @@ async def test_refusals_are_logged_at_a_bounded_rate_and_counted(caplog: pytest.
         for _ in range(20):
             stream = await transport.connect("unix:/a")
             await stream.write(b"who?")
-            with pytest.raises(StreamLost):
+            with contextlib.suppress(StreamLost):
                 while True:
                     await stream.read()
             await stream.close()
