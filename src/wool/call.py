@@ -67,6 +67,11 @@ class Placer(Protocol):
 class Ways(Protocol):
     """The dispatcher, as a call knows it."""
 
+    @property
+    def context_bytes(self) -> int:
+        """What context variables may add to a step."""
+        ...
+
     def way(self, loop: asyncio.AbstractEventLoop) -> tuple[MailboxLike, MailboxLike]:
         """Return how ``loop`` posts to the I/O loop, and the I/O loop to it."""
         ...
@@ -163,7 +168,7 @@ class PlacedCall:
 class Call:
     """The user side of a call. Lives on the loop on which its last step was asked for, the first where it was made."""
 
-    __slots__ = ("_answer", "_context_bytes", "_held", "_io", "_loop", "_placed", "_placer", "_ways", "unseen")
+    __slots__ = ("_answer", "_held", "_io", "_loop", "_placed", "_placer", "_ways", "unseen")
 
     def __init__(
         self,
@@ -176,11 +181,10 @@ class Call:
         dispatch_timeout: float | None,
         user: MailboxLike,
         ways: Ways | None = None,
-        context_bytes: int = 0,
+        known: Held | None = None,
     ) -> None:
-        self._held = held()
-        """What the other side has of the context variables: as they were when the arguments were pickled."""
-        self._context_bytes = context_bytes
+        self._held = known
+        """What the other side has of the context variables."""
         self._placer = placer
         self._ways = ways
         self._io = io
@@ -227,8 +231,9 @@ class Call:
         return self._step(StepKind.CLOSE, None, False)
 
     def _with_context(self, now: Held | None, payload: Payload | None) -> Payload | None:
+        assert self._ways is not None, "a call whose context may change knows the ways"
         try:
-            packed = pack(now, self._held, self._context_bytes)
+            packed = pack(now, self._held, self._ways.context_bytes)
         except ContextFault as fault:
             raise fault.for_caller(f"{self.task} has been closed", executed=True) from None
         self._held = now
@@ -256,8 +261,7 @@ class Call:
 
     def _receive(self, answer: Answer) -> Answer:
         """Set what the body has set, in the context of whoever waits; return the answer, or why it is none."""
-        if answer.payload is None or not answer.payload.context:
-            return answer
+        assert answer.payload is not None
         try:
             self._held = receive(answer.payload.context)
         except Exception as error:
@@ -285,7 +289,8 @@ class Call:
                 if self.unseen is not None:
                     # The answer was here, and the cancellation came before we looked: it wins, as it
                     # does for any future that is awaited.
-                    self._receive(self.unseen)
+                    if (payload := self.unseen.payload) is not None and payload.context:
+                        self._receive(self.unseen)
                     raise
                 # The answer may come meanwhile; what counts is what the remote end makes of it.
                 self._answer = self._loop.create_future()
@@ -294,7 +299,8 @@ class Call:
                 message = cancelled.args[0] if cancelled.args and isinstance(cancelled.args[0], str) else None
                 self._io.post(self._placer.cancel, self._placed, message)
                 continue
-            answer = self._receive(answer)
+            if (payload := answer.payload) is not None and payload.context:
+                answer = self._receive(answer)
             if last is not None:
                 if answer.kind is ResultKind.CANCELLED or _was_cancelled(answer):
                     raise last

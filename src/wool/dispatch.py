@@ -276,18 +276,13 @@ class Dispatcher:
         )
         to_io, to_user = self.way(loop)
         self.calls += 1
-        return Call(
-            self._proxy,
-            to_io,
-            loop,
-            task,
-            definition,
-            arguments,
-            dispatch_timeout_seconds(),
-            to_user,
-            self,
-            runtime.limits.context_bytes,
-        )
+        timeout = dispatch_timeout_seconds()
+        return Call(self._proxy, to_io, loop, task, definition, arguments, timeout, to_user, self, now)
+
+    @property
+    def context_bytes(self) -> int:
+        """What context variables may add to a step; see `wool.limits`."""
+        return self._runtime.limits.context_bytes
 
     def way(self, loop: asyncio.AbstractEventLoop) -> tuple[MailboxLike, MailboxLike]:
         """Return how ``loop`` posts to the I/O loop, and the I/O loop to it."""
