@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import ssl
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ from fixtures import HOST, WORKER, Fixtures, make, write
 
 import wool
 from support import namespaces
-from support.command import environment, free_port, wool_command, worker_command
+from support.command import free_port, wool_command, worker_command
 from support.far_caller import through
 from support.faults import Journal, until
+from support.hosts import certify, far_caller, flags, worker_on
 from support.traced import run
 from wool.cli.supervisor import Status
 from wool.context import credentials_in_force
@@ -242,10 +241,6 @@ async def test_certificates_that_are_renewed_under_load_fail_no_call(
 # ---- the command, and hosts of their own -------------------------------------------------------------
 
 
-def flags(files: Path, name: str = "worker") -> tuple[str, ...]:
-    return ("--ca", str(files / "ca.pem"), "--cert", str(files / f"{name}.pem"), "--key", str(files / f"{name}.key"))
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -274,36 +269,6 @@ async def test_the_command_serves_tls_and_ps_asks_by_it(files: Path, fixtures: F
         assert await command.ended() == Status.DRAINED
 
 
-@contextlib.asynccontextmanager
-async def far_caller(host: str, files: Path, journal: Journal) -> AsyncIterator[Any]:
-    """Call from a host of its own. Yielded is what tells it to go on or to stop."""
-    process = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", host, sys.executable, "-W", "error", "-m", "support.far_caller"),
-        *(str(files), str(journal.path)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment(),
-    )
-    assert process.stdin is not None and process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    async def say(word: str | None = None) -> Any:
-        if word is not None:
-            stdin.write(f"{word}\n".encode())
-        line = await asyncio.wait_for(stdout.readline(), 60)
-        assert line, "the caller ended"
-        return json.loads(line)
-
-    try:
-        yield say
-        assert await asyncio.wait_for(process.wait(), 30) == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        stdin.close()
-
-
 @hosts
 @pytest.mark.alone
 async def test_workers_on_other_hosts_are_found_used_and_restarted_under_load(
@@ -313,17 +278,12 @@ async def test_workers_on_other_hosts_are_found_used_and_restarted_under_load(
     with namespaces.network() as made:
         own, first, second = made.host(), made.host(), made.host()
         for number in (2, 3):
-            issued = fixtures.authority.issue([f"10.77.0.{number}", WORKER])
-            (files / f"host{number}.pem").write_bytes(issued.cert)
-            (files / f"host{number}.key").write_bytes(issued.key)
-
-        def worker_on(host: str, number: int) -> Any:
-            address = ("--host", f"10.77.0.{number}", "--size", "1")
-            return worker_command("--discovery", "lan", *address, *flags(files, f"host{number}"), host=host)
+            certify(fixtures, files, number)
 
         async with contextlib.AsyncExitStack() as stack:
             commands = [
-                await stack.enter_async_context(worker_on(host, number)) for number, host in ((2, first), (3, second))
+                await stack.enter_async_context(worker_on(host, number, files))
+                for number, host in ((2, first), (3, second))
             ]
             caller = await stack.enter_async_context(far_caller(own, files, journal))
             pids = {pid for command in commands for pid in command.pids}
@@ -345,7 +305,7 @@ async def test_workers_on_other_hosts_are_found_used_and_restarted_under_load(
                 commands[place].signal()
                 assert await commands[place].ended() == Status.DRAINED
                 await goes_on()
-                commands[place] = await stack.enter_async_context(worker_on(host, number))
+                commands[place] = await stack.enter_async_context(worker_on(host, number, files))
                 await used_by(set(commands[place].pids))
             failed, answered = await caller("stop")
             assert failed == {}

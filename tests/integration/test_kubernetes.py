@@ -1,7 +1,7 @@
 """The Deployment of docs/kubernetes.md, without Kubernetes: its variables, its command and its probes.
 
-Pods are network namespaces, a real name server does what the headless Service would, and the page's program runs as it is
-written there.
+Pods are network namespaces, a real name server does what the headless Service would, and the page's program runs as it
+is written there.
 """
 
 from __future__ import annotations

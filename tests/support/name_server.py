@@ -159,12 +159,14 @@ async def name_server(*, host: str = "127.0.0.1", port: int = 0, zone: str = "te
 async def main(host: str, zone: str) -> None:
     """Serve on a host of its own, as the lines of standard input say: a JSON list each, the arguments of `set`."""
     lines = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    loop = asyncio.get_running_loop()
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     async with name_server(host=host, port=53, zone=zone) as server:
         print("ready", flush=True)
         while line := await lines.readline():
             server.set(*json.loads(line))
             print("set", flush=True)
+    pipe.close()
 
 
 if __name__ == "__main__":
