@@ -218,6 +218,20 @@ def sim(session: nox.Session) -> None:
         session.run("python", "-m", "pytest", "tests/sim")
 
 
+@nox.session(python=OLDEST_FOUND)
+def docs(session: nox.Session) -> None:
+    """Build the site, strictly; run what the pages show and what is in ``examples/``. ``-- serve`` shows the site."""
+    session.install(*group("docs"), *group("examples"), "-e", TESTED)
+    # Its makers announce a successor on each run.
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}
+    if "serve" in session.posargs:
+        session.run("mkdocs", "serve", env=quiet)
+        return
+    site = Path(session.create_tmp()).resolve() / "site"
+    session.run("mkdocs", "build", "--quiet", "--strict", "--site-dir", str(site), env=quiet)
+    session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
+
+
 @nox.session(python=OLDEST_FOUND, default=False)
 def mutants(session: nox.Session) -> None:
     """Search every planted bug from scratch; ``-- --help`` tells the options. The tests replay what was found."""

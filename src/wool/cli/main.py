@@ -26,20 +26,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Run a command; return its exit status. ``arguments`` are those after ``wool``, by default the process's."""
-    parser = argparse.ArgumentParser(
-        prog="wool", description="Async functions that run on workers.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=f"wool {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, said in _SAID.items():
-        words = f"{said[0].upper()}{said[1:]}."
-        _add_command(commands.add_parser(name, help=said, description=words, allow_abbrev=False), name)
-    certs.add_arguments(
-        commands.add_parser(
-            "certs", help=certs.SAID, description=f"{certs.SAID[0].upper()}{certs.SAID[1:]}.", allow_abbrev=False
-        )
-    )
-    flags = vars(parser.parse_args(arguments))
+    flags = vars(parser().parse_args(arguments))
     command = str(flags.pop("command"))
     try:
         if command == "certs":  # told by flags alone
@@ -55,6 +42,24 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         # Who read it has seen enough. What is still buffered must not fail a second time, at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="wool", description="Async functions that run on workers.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"wool {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, said in _SAID.items():
+        words = f"{said[0].upper()}{said[1:]}."
+        _add_command(commands.add_parser(name, help=said, description=words, allow_abbrev=False), name)
+    certs.add_arguments(
+        commands.add_parser(
+            "certs", help=certs.SAID, description=f"{certs.SAID[0].upper()}{certs.SAID[1:]}.", allow_abbrev=False
+        )
+    )
+    return parser
 
 
 def _options(command: str) -> Sequence[Option]:
