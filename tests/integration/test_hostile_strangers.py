@@ -1,0 +1,349 @@
+"""Whoever can connect and knows no secret: takes up little, for a short time, and harms nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fixtures import HOST, Fixtures, make
+
+import wool
+from support.faults import until
+from support.hostile import (
+    CONTINUATION,
+    HEADERS,
+    MIB,
+    OPENING,
+    PING,
+    PREFACE,
+    PULSE,
+    RESET,
+    SETTINGS,
+    Attackers,
+    add,
+    call,
+    descriptors,
+    frame,
+    memory_bytes,
+    message,
+    served_meanwhile,
+)
+from wool.limits import Limits
+from wool.protocol import wire_pb2
+from wool.runtime import current_runtime, real_runtime, set_runtime
+from wool.transport.base import ConnectFailed
+from wool.transport.grpc import GrpcTransport, SessionServicer, add_servicer_to_server
+
+LIMITS = Limits(handshake_seconds=1.0, handshakes=16, connections=60, refusals=5)
+GONE_SECONDS = 15.0
+"""After which a slow peer must be gone on a busy machine; without the limits it would be there for ever."""
+MOST_BYTES = 96 * MIB
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def fixtures() -> Fixtures:
+    return make()
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    before = current_runtime()
+    set_runtime(real_runtime(limits=LIMITS))
+    yield
+    set_runtime(before)
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[wool.LocalWorker]:
+    async with wool.LocalWorker(host=HOST) as made:
+        yield made
+
+
+@pytest.fixture
+async def secure(fixtures: Fixtures) -> AsyncIterator[wool.LocalWorker]:
+    async with wool.LocalWorker(host=HOST, credentials=fixtures.credentials("worker")) as made:
+        yield made
+
+
+HELLO = wire_pb2.Handshake(hello=wire_pb2.Hello(nonce=b"n" * 32)).SerializeToString()
+
+SLOW: dict[str, tuple[bytes, ...]] = {
+    "says nothing": (),
+    "stops in the preface": (PREFACE[:10],),
+    "opens no stream": (OPENING,),
+    "stops in the headers": (OPENING, frame(HEADERS, 1, b"\x82", length=100)),
+    "never ends the headers": (OPENING, frame(HEADERS, 1, b"\x82")),
+    "opens a stream and says nothing": (OPENING, call(1)),
+    "stops in its first message": (OPENING, call(1), message(1, b"\x0a", length=8 * MIB - 1)),
+    "says hello and no more": (OPENING, call(1), message(1, HELLO)),
+    "opens a pulse of no stream": (OPENING, call(1, PULSE, wool_stream="mine")),
+}
+
+
+@pytest.mark.parametrize("how", SLOW)
+async def test_who_is_slow_is_let_go_and_others_are_served(worker: wool.LocalWorker, how: str) -> None:
+    pid = worker.metadata.pid
+    proxy = wool.WorkerProxy(workers=[worker.metadata])
+    async with served_meanwhile(proxy, pid, most_bytes=MOST_BYTES):
+        files = descriptors(pid)
+        with Attackers(worker.metadata.address) as attackers:
+            for _ in range(20):
+                attackers.connect(*SLOW[how])
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="the slow ones to be let go")
+        await until(lambda: descriptors(pid) <= files + 2, GONE_SECONDS, what="their descriptors to be closed")
+
+
+async def test_a_slow_loris_that_trickles_is_let_go_all_the_same(worker: wool.LocalWorker) -> None:
+    proxy = wool.WorkerProxy(workers=[worker.metadata])
+    async with served_meanwhile(proxy, worker.metadata.pid, most_bytes=MOST_BYTES):
+        with Attackers(worker.metadata.address) as attackers:
+            for _ in range(10):
+                attackers.connect(OPENING, call(1), message(1, b"\x0a", length=MIB))
+            loop = asyncio.get_running_loop()
+            end = loop.time() + GONE_SECONDS
+            while attackers.open() and loop.time() < end:
+                attackers.say(frame(0, 1, b"x"))
+                await asyncio.sleep(0.05)
+            # What is left of a connection is that it is answered; its stream has ended.
+            attackers.say(frame(PING, 0, bytes(8)))
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="the trickling ones to be let go")
+
+
+async def test_slow_tls_handshakes_are_let_go_and_others_are_served(
+    secure: wool.LocalWorker, fixtures: Fixtures
+) -> None:
+    proxy = wool.WorkerProxy(workers=[secure.metadata], credentials=fixtures.credentials("caller"))
+    hello = _client_hello()
+    async with served_meanwhile(proxy, secure.metadata.pid, most_bytes=MOST_BYTES):
+        with Attackers(secure.metadata.address) as attackers:
+            for said in (b"", hello[:20], hello) * 6:
+                attackers.connect(said)
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="the slow ones to be let go")
+
+
+def _client_hello() -> bytes:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    connection = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    with pytest.raises(ssl.SSLWantReadError):
+        connection.do_handshake()
+    return outgoing.read()
+
+
+async def test_more_connections_than_there_is_room_for_leave_the_worker_its_descriptors(
+    worker: wool.LocalWorker,
+) -> None:
+    pid = worker.metadata.pid
+    files = descriptors(pid)
+    async with served_meanwhile(wool.WorkerProxy(workers=[worker.metadata]), pid, most_bytes=MOST_BYTES):
+        with Attackers(worker.metadata.address) as attackers:
+            for _ in range(300):
+                attackers.connect(OPENING)
+            most = descriptors(pid)
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="all to be let go")
+            assert most - files <= LIMITS.connections + 30
+    # And there is room again for somebody honest.
+    async with wool.WorkerProxy(workers=[worker.metadata]):
+        async with asyncio.timeout(GONE_SECONDS):
+            await served_once()
+
+
+async def served_once() -> None:
+    while True:
+        try:
+            assert await add(1, 2) == 3
+        except wool.NoWorkersAvailable:
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+def _many_streams() -> bytes:
+    return OPENING + b"".join(call(1 + 2 * number) + message(1 + 2 * number, HELLO) for number in range(500))
+
+
+def _rapid_resets() -> bytes:
+    cancel = (8).to_bytes(4, "big")
+    return OPENING + b"".join(call(1 + 2 * number) + frame(RESET, 1 + 2 * number, cancel) for number in range(2000))
+
+
+FLOODS: dict[str, Callable[[], bytes]] = {
+    "streams": _many_streams,
+    "streams that are reset at once": _rapid_resets,
+    "pings": lambda: OPENING + frame(PING, 0, bytes(8)) * 20_000,
+    "settings": lambda: OPENING + frame(SETTINGS) * 20_000,
+    "continuations without end": lambda: (
+        OPENING + frame(HEADERS, 1, b"\x82") + frame(CONTINUATION, 1, b"\0\x01a\x7f" + b"b" * 127) * 20_000
+    ),
+    "a message of 4 GiB": lambda: OPENING + call(1) + message(1, bytes(16000), length=2**32 - 1),
+    "bytes that are no HTTP": lambda: b"\xff" * MIB,
+    "HTTP/1.1": lambda: b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1000,
+    "another method": lambda: (
+        OPENING + b"".join(call(1 + 2 * number, f"/wool.protocol.Worker/Stop{number}") for number in range(100))
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FLOODS)
+async def test_a_flood_is_bounded_in_memory_and_others_are_served(
+    worker: wool.LocalWorker, what: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = FLOODS[what]()
+    async with served_meanwhile(
+        wool.WorkerProxy(workers=[worker.metadata]), worker.metadata.pid, most_bytes=MOST_BYTES
+    ) as bystander:
+        served = bystander.served
+        with Attackers(worker.metadata.address) as attackers:
+            for _ in range(10):
+                connection = attackers.connect()
+                rest = memoryview(said)
+                loop = asyncio.get_running_loop()
+                # As much as it takes: what it does not read is its own defence.
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await loop.sock_sendall(connection, rest)
+            await until(lambda: bystander.served > served + 5, GONE_SECONDS, what="others to be served")
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="the flood to be cut off")
+    _, printed = capfd.readouterr()
+    assert len(printed.splitlines()) < 100, "the log is flooded too"
+
+
+async def test_the_log_says_who_was_refused_at_a_bounded_rate(
+    worker: wool.LocalWorker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with served_meanwhile(
+        wool.WorkerProxy(workers=[worker.metadata]), worker.metadata.pid, most_bytes=MOST_BYTES
+    ):
+        with Attackers(worker.metadata.address) as attackers:
+            for _ in range(100):
+                attackers.connect(OPENING, call(1), message(1, b"who?"))
+                await asyncio.sleep(0.005)
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="all to be refused")
+    await worker.stop()
+    _, printed = capfd.readouterr()
+    lines = [line for line in printed.splitlines() if "refused" in line]
+    assert sum("a caller was refused: what answered does not speak" in line for line in lines) >= 1
+    assert len(lines) <= LIMITS.refusals + 2, printed
+    assert "more were refused in 60 s" in lines[-1]
+
+
+# ---- plaintext and TLS -------------------------------------------------------------------------------
+
+
+async def test_plaintext_to_a_tls_port_is_refused_and_named_at_a_bounded_rate(
+    secure: wool.LocalWorker, fixtures: Fixtures, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proxy = wool.WorkerProxy(workers=[secure.metadata], credentials=fixtures.credentials("caller"))
+    async with served_meanwhile(proxy, secure.metadata.pid, most_bytes=MOST_BYTES):
+        with Attackers(secure.metadata.address) as attackers:
+            for _ in range(50):
+                attackers.connect(OPENING, call(1), message(1, HELLO))
+                await asyncio.sleep(0.005)
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="all to be refused")
+    await secure.stop()
+    _, printed = capfd.readouterr()
+    assert "WRONG_VERSION_NUMBER" in printed
+    assert len(printed.splitlines()) <= LIMITS.refusals + 3, printed
+
+
+async def test_tls_to_a_plaintext_port_is_refused(worker: wool.LocalWorker, fixtures: Fixtures) -> None:
+    async with served_meanwhile(
+        wool.WorkerProxy(workers=[worker.metadata]), worker.metadata.pid, most_bytes=MOST_BYTES
+    ):
+        with Attackers(worker.metadata.address) as attackers:
+            for _ in range(20):
+                attackers.connect(_client_hello())
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="all to be refused")
+
+
+@pytest.mark.parametrize("shown", [None, "wrong authority", "expired"])
+async def test_a_client_without_a_certificate_or_with_a_wrong_one_is_refused_and_others_are_served(
+    secure: wool.LocalWorker, fixtures: Fixtures, shown: str | None
+) -> None:
+    proxy = wool.WorkerProxy(workers=[secure.metadata], credentials=fixtures.credentials("caller"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if shown is not None:
+        _load(context, fixtures, shown)
+    host, _, port = secure.metadata.address.rpartition(":")
+    async with served_meanwhile(proxy, secure.metadata.pid, most_bytes=MOST_BYTES):
+        for _ in range(20):
+            # In TLS 1.3 a client learns that it was refused when it reads.
+            try:
+                reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+            except (OSError, ssl.SSLError):
+                continue
+            writer.write(OPENING + call(1) + message(1, HELLO))
+            with pytest.raises((OSError, ssl.SSLError, EOFError)):  # noqa: PT012
+                while True:
+                    if not await reader.read(1000):
+                        raise EOFError
+            writer.transport.abort()
+
+
+def _load(context: ssl.SSLContext, fixtures: Fixtures, name: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        cert, key = Path(place, "cert"), Path(place, "key")
+        cert.write_bytes(fixtures.issued[name].cert)
+        key.write_bytes(fixtures.issued[name].key)
+        context.load_cert_chain(cert, key)
+
+
+async def test_a_stolen_workers_certificate_is_no_caller_where_identities_are_named_and_the_log_says_so(
+    fixtures: Fixtures, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = fixtures.credentials("worker", callers=("wool-caller",))
+    async with wool.LocalWorker(host=HOST, credentials=shown) as worker:
+        honest = wool.WorkerProxy(workers=[worker.metadata], credentials=fixtures.credentials("caller"))
+        async with served_meanwhile(honest, worker.metadata.pid, most_bytes=MOST_BYTES):
+            await _thief(worker, fixtures)
+    _, printed = capfd.readouterr()
+    assert "refused a caller at" in printed
+    assert "whose certificate is for" in printed
+
+
+async def _thief(worker: wool.LocalWorker, fixtures: Fixtures) -> None:
+    stolen = fixtures.credentials("worker")
+    transport = GrpcTransport(LIMITS, lambda: stolen)
+    try:
+        for _ in range(30):
+            with pytest.raises(ConnectFailed, match="does not take a caller at"):
+                await transport.connect(worker.metadata.address)
+    finally:
+        await transport.close()
+
+
+async def test_stop_is_not_on_the_public_service(worker: wool.LocalWorker) -> None:
+    """What a worker serves is ``Session`` and ``Pulse``, and no frame or handshake of either ends it."""
+
+    class Server:
+        names: list[str] = []
+
+        def add_generic_rpc_handlers(self, handlers: tuple[object, ...]) -> None:
+            for handler in handlers:
+                self.names += [str(name) for name in handler._method_handlers]  # type: ignore[attr-defined]
+
+    server = Server()
+    add_servicer_to_server(SessionServicer(_nobody, LIMITS), server)  # type: ignore[arg-type]
+    assert sorted(server.names) == ["/wool.protocol.Worker/Pulse", "/wool.protocol.Worker/Session"]
+    kinds = {field.name for field in wire_pb2.Frame.DESCRIPTOR.oneofs_by_name["kind"].fields}
+    assert not {name for name in kinds if "stop" in name or "shut" in name or "drain" in name} - {"draining"}
+    with Attackers(worker.metadata.address) as attackers:
+        for name in ("Stop", "stop", "Shutdown", "Drain"):
+            attackers.connect(OPENING, call(1, f"/wool.protocol.Worker/{name}"), message(1, b""))
+        await until(lambda: not attackers.open(), GONE_SECONDS, what="all to be refused")
+    assert worker.exit_reason is None
+    assert memory_bytes(worker.metadata.pid)
+
+
+async def _nobody(stream: object) -> None: ...
