@@ -37,6 +37,7 @@ from wool.mapping import map
 from wool.pool import WorkerPool, WorkerProxy
 from wool.routine import routine
 from wool.task import Task, current_task
+from wool.tasklog import TaskLogFilter
 from wool.variables import ContextVar
 from wool.worker.child import WorkerStartError
 from wool.worker.local import LocalWorker
@@ -71,6 +72,7 @@ __all__ = [
     "Task",
     "TaskException",
     "TaskInterrupted",
+    "TaskLogFilter",
     "TransientRpcError",
     "UnexpectedResponse",
     "WoolError",

@@ -27,6 +27,8 @@ class Task:
     caller: str
     """Uid of the process that made the call."""
     parent: bytes = b""
+    worker: str = ""
+    """Uid of the worker that runs it, on that worker; in the caller it is empty."""
     exception: TaskException | None = None
 
     @property

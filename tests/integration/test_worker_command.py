@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -429,6 +430,32 @@ async def test_what_a_routine_prints_is_a_line_of_the_log(namespace: str) -> Non
         assert command.all("task-started") == []
         # It stands where an event would: the one who runs routines is who is believed.
         await until(lambda: command.others == ["forged=line\n"])
+
+
+@wool.routine
+async def _log() -> str:
+    logging.basicConfig(level=logging.DEBUG)
+    logging.getLogger("shop.till").info("sold %d", 3)
+    await asyncio.to_thread(logging.getLogger("shop.cellar").warning, "of a thread")
+    task = wool.current_task()
+    assert task is not None
+    return task.key.hex()
+
+
+async def test_what_a_routine_logs_is_a_line_of_the_log_with_its_task_and_caller(namespace: str) -> None:
+    async with (
+        worker_command("--discovery", f"local:{namespace}", "--size", "1") as command,
+        calling(namespace),
+    ):
+        task = await _log()
+        till = await command.event("log", logger="shop.till")
+        cellar = await command.event("log", logger="shop.cellar")
+        [started] = command.all("task-started", task=task)
+    for event, level, message in ((till, "info", "sold 3"), (cellar, "warning", "of a thread")):
+        assert (event["level"], event["message"], event["task"]) == (level, message, task)
+        assert (event["caller"], event["worker"]) == (started["caller"], started["worker"])
+    assert len(command.all("log", logger="shop.till")) == 1
+    assert command.all("output") == []
 
 
 async def test_a_log_that_nobody_reads_stops_nothing(namespace: str, journal: Journal) -> None:

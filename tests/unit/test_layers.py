@@ -56,6 +56,7 @@ LAYERS = (
             "runtime_directory",
             "serialization",
             "task",
+            "tasklog",
             "variables",
             "whereabouts",
         },

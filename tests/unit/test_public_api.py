@@ -44,6 +44,7 @@ PUBLIC = {
         "RpcError",
         "SerializationError",
         "TaskInterrupted",
+        "TaskLogFilter",
         "TransientRpcError",
         "UnexpectedResponse",
         "WoolError",

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import cast
 
+from wool.tasklog import OUTSIDE, TaskLogFilter
 from wool.worker.ledger import EVENT_FIELDS
 
 STYLES = ("text", "json")
@@ -84,10 +85,18 @@ class EventFormatter(logging.Formatter):
             "event": record.getMessage() if own is not None else "log",
             **self._common,
         }
-        event.update(own if own is not None else {"logger": record.name, "message": record.getMessage()})
+        if own is None:
+            own = {"logger": record.name, **_task_of(record), "message": record.getMessage()}
+        event.update(own)
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
         return format_event(self._form, event)
+
+
+def _task_of(record: logging.LogRecord) -> dict[str, object]:
+    """Return which task the record says that it belongs to."""
+    task: str = getattr(record, "task", OUTSIDE)
+    return {} if task == OUTSIDE else {"task": task, "caller": getattr(record, "caller", None)}
 
 
 class LineWriter:
@@ -156,6 +165,7 @@ class EventHandler(logging.Handler):
     def __init__(self, writer: LineWriter, formatter: EventFormatter, mark: bytes = b"") -> None:
         super().__init__()
         self.setFormatter(formatter)
+        self.addFilter(TaskLogFilter())
         self._writer = writer
         self._mark = mark
 

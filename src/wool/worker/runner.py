@@ -207,6 +207,7 @@ class Runner:
                 kind="generator" if generator else "coroutine",
                 caller=job.caller,
                 parent=job.parent,
+                worker=self._worker,
             )
             set_current_task(task)
             set_dispatch_timeout(job.dispatch_timeout)

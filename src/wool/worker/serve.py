@@ -184,9 +184,11 @@ def _set_up_logging(configure: Configure) -> Callable[[], None]:
         most=configure.limits.log_lines,
         mark=MARK,
     )
-    logger.addHandler(handler)
-    logger.setLevel(configure.log_level.upper())
-    logger.propagate = False  # or a routine that sets up logging of its own would have each line twice
+    # At the root, for what routines log as well. The process is ours, so that `logging.basicConfig` in a module of
+    # theirs finds all set up, and changes nothing.
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(configure.log_level.upper())
     return lambda: writer.close(configure.limits.close_seconds)
 
 
