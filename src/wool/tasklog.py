@@ -16,15 +16,15 @@ OUTSIDE = "-"
 class TaskLogFilter(logging.Filter):
     """Gives each record ``task``, ``caller`` and ``worker``: the ids of the routine's task in which it was logged.
 
-    ``task`` is the task's id in hex, as in the log of ``wool worker``, ``caller`` and ``worker`` are uids. Each is ``"-"``
-    outside a routine's body. Add it to a handler, so that it sees the records of all loggers:
+    ``task`` is the task's id in hex, as in the log of ``wool worker``; ``caller`` and ``worker`` are uids. Each is
+    ``"-"`` outside a routine's body. Add it to a handler, so that it sees the records of all loggers:
 
     >>> handler = logging.StreamHandler()
     >>> handler.addFilter(TaskLogFilter())
     >>> handler.setFormatter(logging.Formatter("%(task)s %(levelname)s %(message)s"))
 
-    It is on in ``wool worker``. What threads log (`asyncio.to_thread`) belongs to the task that has started them, if they
-    run in its context.
+    It is on in ``wool worker``. What a thread logs belongs to the task in whose context it runs, as `asyncio.to_thread`
+    has it.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -13,7 +13,8 @@ def test_a_record_says_which_task_has_logged_it_and_nothing_outside() -> None:
     handler = logging.StreamHandler(stream)
     handler.addFilter(TaskLogFilter())
     handler.setFormatter(logging.Formatter("%(task)s %(caller)s %(worker)s %(message)s"))
-    logger = logging.Logger("shop")
+    logger = logging.getLogger("a shop of this test alone")
+    logger.propagate = False
     logger.addHandler(handler)
 
     async def body(number: int) -> None:
