@@ -65,9 +65,9 @@ class Choices:
         return Body(tuple(self.one_of(SIZES) for _ in range(self.below(5))), b"", True)
 
     def frame(self) -> Frame:
-        kind = self.below(12)
+        what = self.below(12)
         number = self.number()
-        match kind:
+        match what:
             case 0:
                 return frames.Offer(
                     number,
@@ -77,6 +77,7 @@ class Choices:
                     self.body(),
                     self.one_of((b"", bytes(frames.TASK_BYTES))),
                     self.one_of((None, 0.0, -1.0, 1.5, float("inf"), float("nan"))),
+                    self.below(4) == 3,
                 )
             case 1:
                 return frames.Start(number)
@@ -85,13 +86,14 @@ class Choices:
             case 3:
                 return frames.Cancel(number, self.one_of((None, "", "why")))
             case 4:
-                return frames.Step(number, self.one_of(tuple(StepKind)), self.body())
+                return frames.Step(number, self.one_of(tuple(StepKind)), self.body(), self.below(4) == 3)
             case 5:
                 return frames.Accept(number)
             case 6:
                 return frames.Reject(number, self.one_of(tuple(RejectCode)), "no" * self.byte())
             case 7:
-                return frames.Result(number, self.one_of(tuple(ResultKind)), self.body(), self.flag(), self.byte())
+                kind = self.one_of(tuple(ResultKind))
+                return frames.Result(number, kind, self.body(), self.flag(), self.byte(), self.below(4) == 3)
             case 8:
                 return frames.Draining()
             case 9:

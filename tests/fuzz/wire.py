@@ -82,7 +82,10 @@ def encoding(data: bytes) -> None:
     choices = Choices(data)
     said: list[Frame] = []
     while choices and len(said) < 50:
-        said.append(choices.frame())
+        frame = choices.frame()
+        if getattr(frame, "context", False) and len(getattr(frame, "body", frames.EMPTY).sizes) < 2:
+            return  # a context has a part of its own
+        said.append(frame)
     try:
         packed = encode(said)
     except ValueError:  # a number or size beyond 64 bits

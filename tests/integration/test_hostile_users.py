@@ -1,0 +1,282 @@
+"""Another user of the same machine: cannot connect, cannot read, and cannot stand between caller and worker."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fixtures import HOST
+
+import wool
+from support.command import environment
+from support.faults import until
+from support.hostile import add
+from wool.runtime import current_runtime
+
+NOBODY = 65534
+as_another = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+ANOTHER = """
+import os, socket, sys
+from pathlib import Path
+os.setgroups([]); os.setgid({uid}); os.setuid({uid})
+assert os.geteuid() == {uid}
+
+def tried(what, action):
+    try:
+        action()
+    except (PermissionError, FileNotFoundError, ProcessLookupError) as error:
+        print("refused", what, type(error).__name__)
+    except OSError as error:
+        print("refused", what, type(error).__name__, error.errno)
+    else:
+        print("POSSIBLE", what)
+
+def connect(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.connect(path)
+
+paths, pids = {paths!r}, {pids!r}
+for path in paths:
+    tried("open " + path, lambda: open(path, "rb").read(1))
+    tried("write " + path, lambda: open(path, "ab").close())
+    tried("list " + path, lambda: os.listdir(path))
+    tried("make in " + path, lambda: open(os.path.join(path, "mine"), "wb").close())
+    tried("remove " + path, lambda: os.rename(path, path + "-mine"))
+    tried("connect " + path, lambda: connect(path))
+for pid in pids:
+    for name in ("mem", "environ", "fd", "map_files", "maps", "root/tmp/x"):
+        where = "/proc/%d/%s" % (pid, name)
+        tried("read " + where, lambda: os.listdir(where) if name in ("fd", "map_files") else open(where, "rb").read(1))
+    tried("signal %d" % pid, lambda: os.kill(pid, 0))
+print("cmdlines", *[Path("/proc/%d/cmdline" % pid).read_bytes().hex() for pid in pids])
+"""
+
+
+@pytest.fixture
+def open_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime directory below one that everybody may enter: wool's own modes must do."""
+    place = Path(tempfile.mkdtemp(prefix="wool-open-", dir="/tmp"))
+    place.chmod(0o755)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    yield place
+    shutil.rmtree(place)
+
+
+def attempts(paths: list[Path], pids: list[int]) -> list[str]:
+    """Return what another user could and could not do."""
+    program = ANOTHER.format(uid=NOBODY, paths=[str(path) for path in paths], pids=pids)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.splitlines()
+
+
+@as_another
+@linux
+async def test_another_user_cannot_connect_to_a_pool_read_its_secret_or_its_shared_memory(open_place: Path) -> None:
+    async with wool.WorkerPool(size=2) as pool:
+        assert await add(1, 2) == 3
+        paths = list(open_place.rglob("*"))
+        kinds = {stat.S_IFMT(path.lstat().st_mode) for path in paths}
+        assert {stat.S_IFSOCK, stat.S_IFREG, stat.S_IFDIR} <= kinds
+        pids = [worker.pid for worker in pool.workers]
+        said = attempts(paths, pids)
+        assert [line for line in said if line.startswith("POSSIBLE")] == []
+        assert sum(line.startswith("refused") for line in said) == 6 * len(paths) + 7 * len(pids)
+        assert await add(2, 3) == 5
+
+
+@as_another
+@linux
+async def test_another_user_cannot_read_the_users_key_or_a_namespace(open_place: Path) -> None:
+    with wool.LocalDiscovery("shared") as discovery:
+        async with wool.WorkerPool(size=1, discovery=discovery):
+            assert await add(1, 2) == 3
+            key = open_place / "wool" / "key"
+            assert key.stat().st_mode & 0o777 == 0o600
+            paths = list(open_place.rglob("*"))
+            assert {"key", "table", "gate"} <= {path.name for path in paths}
+            said = attempts(paths, [])
+            assert [line for line in said if line.startswith("POSSIBLE")] == []
+
+
+@as_another
+async def test_a_directory_that_another_user_has_prepared_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = Path(tempfile.mkdtemp(prefix="wool-open-", dir="/tmp"))
+    try:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+        for mode in (0o700, 0o777):
+            (place / "wool").mkdir()
+            (place / "wool").chmod(mode)
+            os.chown(place / "wool", NOBODY, NOBODY)
+            with pytest.raises(OSError, match=f"belongs to user {NOBODY}, not to 0"):
+                async with wool.WorkerPool(size=1):
+                    pytest.fail("a worker was started")
+            (place / "wool").rmdir()
+        (place / "wool").symlink_to(tmp_path)
+        with pytest.raises(OSError, match="is a symbolic link"):
+            async with wool.WorkerPool(size=1):
+                pytest.fail("a worker was started")
+    finally:
+        shutil.rmtree(place)
+
+
+@linux
+async def test_the_secret_is_in_no_argument_environment_or_log(
+    open_place: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    async with wool.LocalWorker() as worker:
+        key = (open_place / "wool" / "key").read_bytes()
+        async with wool.WorkerProxy(workers=[worker.metadata]):
+            assert await add(1, 2) == 3
+        for name in ("cmdline", "environ"):
+            told = Path(f"/proc/{worker.metadata.pid}/{name}").read_bytes()
+            assert key not in told
+            assert key.hex().encode() not in told
+    out, err = capfd.readouterr()
+    for form in (key.hex(), repr(key)):
+        assert form not in out + err + caplog.text
+
+
+# ---- loopback TCP, where the key alone decides ---------------------------------------------------------
+
+
+STRANGER = """
+import asyncio, os, sys
+from wool.connection import Connection
+from wool.errors import RpcError
+from wool.limits import Limits
+from wool.transport.grpc import GrpcTransport
+os.setgroups([]); os.setgid({uid}); os.setuid({uid})
+
+async def main():
+    transport = GrpcTransport(Limits())
+    for secret in (b"", b"x" * 32):
+        try:
+            await Connection.open(transport=transport, address={address!r}, expects="", secret=secret, caller="c",
+                                  pool=b"", limits=Limits(), random_bytes=os.urandom)
+        except RpcError as error:
+            print(error)
+        else:
+            print("POSSIBLE")
+    await transport.close()
+
+asyncio.run(main())
+"""
+
+
+@as_another
+async def test_another_user_that_connects_on_loopback_does_not_get_past_the_key(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async with wool.LocalWorker(host=HOST) as worker:
+        program = STRANGER.format(uid=NOBODY, address=worker.metadata.address)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, env=environment()
+        )
+        said, _ = await process.communicate()
+        assert said.decode().count("the worker did not prove that it knows the secret") == 2
+        assert b"POSSIBLE" not in said
+        async with wool.WorkerProxy(workers=[worker.metadata]):
+            assert await add(1, 2) == 3
+
+
+@asynccontextmanager
+async def passing_on(address: str) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Somebody who passes on what is said to ``address``, and notes it."""
+    host, _, port = address.rpartition(":")
+    heard: list[bytes] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            heard.append(data)
+            writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        there, to_there = await asyncio.open_connection(host, int(port))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(pump(reader, to_there))
+                group.create_task(pump(there, writer))
+        except* OSError:
+            pass
+        finally:
+            to_there.close()
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", heard
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("knows", ["the worker's uid", "the address alone"])
+async def test_who_passes_the_handshake_on_to_a_real_worker_gets_no_task(knows: str) -> None:
+    """A forged record, or a port that a dead worker has left, leads to somebody who relays to a living one."""
+    async with wool.LocalWorker(host=HOST) as worker, passing_on(worker.metadata.address) as (address, heard):
+        if knows == "the address alone":
+            proxy = wool.WorkerProxy(discovery=wool.StaticDiscovery(address).subscriber)
+        else:
+            proxy = wool.WorkerProxy(workers=[dataclasses.replace(worker.metadata, address=address)])
+        async with proxy:
+            with wool.RuntimeContext(dispatch_timeout=3), pytest.raises(wool.NoWorkersAvailable, match="passes on"):
+                await add(271828, 314159)
+        assert heard, "nobody was asked"
+        said = b"".join(heard)
+        assert b"support.hostile" not in said, "a task was said to a stranger"
+        assert current_runtime().user_key() not in said
+        async with wool.WorkerProxy(workers=[worker.metadata]):
+            assert await add(1, 2) == 3
+
+
+async def test_who_squats_on_the_port_that_a_dead_worker_has_left_learns_nothing_and_nothing_is_unpickled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with wool.LocalWorker(host=HOST) as worker:
+        metadata = worker.metadata
+    host, _, port = metadata.address.rpartition(":")
+    heard: list[bytes] = []
+    asked = asyncio.Event()
+
+    async def squat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(65536))
+        asked.set()
+        writer.write(b"\x80\x04cos\nsystem\n." * 100)
+        writer.close()
+
+    server = await asyncio.start_server(squat, host, int(port))
+    async with server:
+        async with wool.WorkerProxy(workers=[metadata]):
+            monkeypatch.setattr("pickle.loads", _never)
+            with wool.RuntimeContext(dispatch_timeout=1), pytest.raises(wool.NoWorkersAvailable):
+                await add(271828, 314159)
+        await until(asked.is_set)
+    said = b"".join(heard)
+    assert b"support.hostile" not in said
+    assert current_runtime().user_key() not in said
+
+
+def _never(*_: object, **__: object) -> object:
+    raise AssertionError("something was unpickled")
