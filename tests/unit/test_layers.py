@@ -68,6 +68,7 @@ LAYERS = (
             "transport.base",
             "transport.grpc",
             "transport.grpc_environment",
+            "transport.grpc_health",
             "transport.grpc_options",
             "transport.grpc_pulse",
             "transport.grpc_streams",
@@ -126,10 +127,12 @@ LAYERS = (
             "cli",
             "cli.certs",
             "cli.credentials",
+            "cli.health",
             "cli.main",
             "cli.ps",
             "cli.settings",
             "cli.supervisor",
+            "cli.top",
             "cli.ways",
             "cli.worker",
             "mapping",
@@ -200,6 +203,7 @@ EXTRAS = {
 """What comes with an extra, and the only modules that may know it."""
 GRPC = {
     "transport.grpc",
+    "transport.grpc_health",
     "transport.grpc_options",
     "transport.grpc_pulse",
     "transport.grpc_streams",

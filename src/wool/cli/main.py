@@ -18,6 +18,8 @@ from wool.cli.settings import Option, SettingError, Settings, resolve
 _SAID = {
     "worker": "start workers on this host and keep them alive until SIGTERM",
     "ps": "list the workers that a discovery knows, and how they are",
+    "top": "watch what workers do, on the screen of a terminal",
+    "health": "say by the exit status whether workers are up, for probes",
 }
 
 MISUSED = 2

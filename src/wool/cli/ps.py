@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from wool.cli.credentials import CREDENTIALS, credential_files
 from wool.cli.settings import Option, Settings, seconds, switch
@@ -123,19 +124,36 @@ HEADINGS = ("UID", "ADDRESS", "TAGS", "VERSION", "STATUS", "IN-FLIGHT", "DONE", 
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a table, and below it why who did not answer did not."""
-    lines = [list(HEADINGS), *([_harmless(cell) for cell in row.cells()] for row in rows)]
+    return "\n".join([*columns(HEADINGS, [row.cells() for row in rows]), *reasons(rows)]) + "\n"
+
+
+def columns(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
+    lines = [list(headings), *([harmless(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    text += [f"{_harmless(row.metadata.key[:8] or '-')}: {_harmless(row.why)}" for row in rows if row.why]
-    return "\n".join(text) + "\n"
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def _harmless(text: str) -> str:
+def reasons(rows: Iterable[Row]) -> list[str]:
+    """Return a line for each worker of which it is not known how it is."""
+    return [f"{harmless(row.metadata.key[:8] or '-')}: {harmless(row.why)}" for row in rows if row.why]
+
+
+def harmless(text: str) -> str:
+    """Return ``text`` without what means something to a terminal."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def run(settings: Settings) -> int:
     """Run the command; return its exit status. Raises `SettingError`."""
+    show = _show_json if settings["json"] else _show_table
+    if settings["watch"]:
+        show = _each_line if settings["json"] else _show_screen
+    return look("ps", settings, show, settings["interval"] if settings["watch"] else None)
+
+
+def look(command: str, settings: Settings, show: Show, interval_seconds: float | None) -> int:
+    """Show who is there, once or for ever; return the exit status. Raises `SettingError`."""
     way: Way | None = settings["discovery"]
     if way is None:
         raise settings.error("discovery", f"must be said: {CALLER_FORMS}")
@@ -144,21 +162,18 @@ def run(settings: Settings) -> int:
     except (ValueError, ModuleNotFoundError) as error:
         raise settings.error("discovery", error) from None
     wait = settings["wait"]
-    look = Look(
+    looking = Look(
         subscriber,
         wait_seconds=WAIT_SECONDS[way.kind] if wait is None else wait,
         timeout_seconds=settings["timeout"],
         credentials=credential_files(settings),
     )
-    show = _show_json if settings["json"] else _show_table
-    if settings["watch"]:
-        show = _each_line if settings["json"] else _show_screen
     try:
-        asyncio.run(look.run(show, settings["interval"] if settings["watch"] else None))
+        asyncio.run(looking.run(show, interval_seconds))
     except BrokenPipeError:
         raise
     except (OSError, RuntimeError, ExceptionGroup) as error:
-        sys.stderr.write(f"wool ps: error: {_harmless(str(error))}\n")
+        sys.stderr.write(f"wool {command}: error: {harmless(str(error))}\n")
         return FAILED
     return 0
 
@@ -188,6 +203,10 @@ def _each_line(rows: Sequence[Row]) -> None:
     sys.stdout.flush()
 
 
+Show: TypeAlias = Callable[[Sequence[Row]], None]
+"""Is given who is there and how they are, each time that all were asked."""
+
+
 class Look:
     """Follows a discovery, and asks who is in view."""
 
@@ -207,7 +226,7 @@ class Look:
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._known: dict[str, WorkerMetadata] = {}
 
-    async def run(self, show: Callable[[Sequence[Row]], None], interval_seconds: float | None) -> None:
+    async def run(self, show: Show, interval_seconds: float | None) -> None:
         """Show who is there, once or for ever. Raises what the discovery raises."""
         transport = self._runtime.transport(self._limits, self._credentials)
         following = asyncio.create_task(self._follow(), name="wool following a discovery")

@@ -95,6 +95,8 @@ class Worker(Protocol):
 
 Start = Callable[[int], Awaitable[Worker]]
 """Starts a worker for a place, from 0 on; raises `WorkerStartError`, and cancelled leaves none."""
+Tell = Callable[[bool], Awaitable[None]]
+"""Is told whether there are workers that take tasks, each time that this may have changed; must not fail."""
 Publish = Callable[[DiscoveryEventType, WorkerMetadata], Awaitable[None]]
 
 
@@ -125,6 +127,7 @@ class Supervisor:
         drain_seconds: float,
         clock: Callable[[], float],
         last_output: Callable[[int], str] = lambda pid: "",
+        tell: Tell | None = None,
     ) -> None:
         self._size = size
         self._start = start
@@ -133,6 +136,7 @@ class Supervisor:
         self._drain_seconds = drain_seconds
         self._clock = clock
         self._last_output = last_output
+        self._tell_health = tell
         self._workers: dict[int, Worker] = {}
         self._announced: dict[str, WorkerMetadata] = {}
         self._waited_for = set(range(size))
@@ -162,6 +166,7 @@ class Supervisor:
             await asyncio.wait([keeping, told], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping = True
+            await self._say_health()
             await _end(told)
             await _end(keeping)
             clean = await self._stop_all()
@@ -190,6 +195,7 @@ class Supervisor:
             await worker.wait_draining()
             # It ends, although nobody here told it to: nobody shall offer it anything any more.
             await self._withdraw(worker.metadata)
+            await self._say_health()
             how = await worker.wait_closed()
             del self._workers[place]
             worker = await self._revive(place, worker.metadata, how)
@@ -212,6 +218,11 @@ class Supervisor:
         if not self._waited_for and not self._is_ready:
             self._is_ready = True
             _log.info("ready", extra=fields(workers=self._size))
+        await self._say_health()
+
+    async def _say_health(self) -> None:
+        if self._tell_health is not None:
+            await self._tell_health(self._is_ready and bool(self._announced) and not self._stopping)
 
     async def _revive(self, place: int, metadata: WorkerMetadata, how: str) -> Worker:
         who = fields(worker=metadata.uid, pid=metadata.pid, how=how)

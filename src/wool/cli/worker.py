@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import ipaddress
 import logging
 import os
 import signal
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 
 from wool.cli.credentials import CREDENTIALS, credential_files
 from wool.cli.settings import Option, Settings, one_of, seconds, text, texts, whole
-from wool.cli.supervisor import GaveUp, Intensity, Publish, Status, Supervisor, headline
+from wool.cli.supervisor import GaveUp, Intensity, Publish, Status, Supervisor, Tell, headline
 from wool.cli.ways import WORKER_FORMS, Way, worker_way
 from wool.credentials import CredentialFiles, secret_of
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
@@ -41,6 +42,18 @@ LAST_LINE_BYTES = 2048
 """Of what a worker printed last, kept to explain its end."""
 
 MOST_WORKERS = 1024
+
+
+def health_address(value: object) -> str:
+    """Return ``HOST:PORT`` as gRPC takes it. Raises `ValueError`."""
+    address = text(value)
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host.strip("[]"))
+        if port.isdecimal() and int(port) <= 65535:
+            return address
+    raise ValueError(f"must be an IP address and a port, as in 127.0.0.1:8086, got {address!r}")
+
 
 OPTIONS: Sequence[Option] = (
     Option(name="discovery", convert=worker_way, metavar="HOW", help=f"how callers find the workers: {WORKER_FORMS}"),
@@ -62,6 +75,8 @@ OPTIONS: Sequence[Option] = (
            "to standard error: text (key=value) or json (default: text)"),
     Option(name="log-level", convert=one_of(*LEVELS), default="info", metavar="LEVEL", help="of log lines: "
            "debug, info, warning or error (default: info; tasks are told of at info)"),
+    Option(name="health", convert=health_address, metavar="HOST:PORT", help="where gRPC's health service answers, in "
+           "plain text and without credentials (default: nowhere)"),
     *CREDENTIALS,
 )  # fmt: skip
 
@@ -81,6 +96,7 @@ class Plan:
     log_style: str
     log_level: str
     credentials: CredentialFiles | None = None
+    health: str | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Plan:
@@ -110,6 +126,7 @@ class Plan:
             log_style=settings["log-format"],
             log_level=settings["log-level"],
             credentials=credentials,
+            health=settings["health"],
         )
 
     def address(self, place: int) -> str | None:
@@ -251,7 +268,7 @@ class _Command:
         if plan.address(0) is None:
             self._home = self._runtime.home()
         try:
-            async with self._publisher() as publish:
+            async with self._publisher() as publish, self._health() as tell:
                 supervisor = Supervisor(
                     size=plan.size,
                     start=self._start,
@@ -260,6 +277,7 @@ class _Command:
                     drain_seconds=plan.drain_seconds,
                     clock=loop.time,
                     last_output=self._output.last,
+                    tell=tell,
                 )
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, supervisor.signal, number.name)
@@ -281,6 +299,23 @@ class _Command:
             elif isinstance(discovery, contextlib.AbstractContextManager):
                 stack.enter_context(discovery)
             yield discovery.publisher.publish
+
+    @contextlib.asynccontextmanager
+    async def _health(self) -> AsyncGenerator[Tell | None, None]:
+        """Answer probes, if that is wanted; give what tells them."""
+        if self._plan.health is None:
+            yield None
+            return
+        # Late: most commands answer no probes, and its package is an extra.
+        from wool.transport.grpc_health import HealthServer
+
+        server = HealthServer(self._plan.health)
+        port = await server.start()
+        _log.info("health", extra=fields(port=port))
+        try:
+            yield server.tell
+        finally:
+            await server.stop()
 
     async def _start(self, place: int) -> WorkerProcess:
         plan, runtime = self._plan, self._runtime

@@ -9,24 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from wool.cli import ps, worker
+from wool.cli import health, ps, top, worker
 from wool.cli.settings import Option, resolve
 from wool.cli.supervisor import Status
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "worker.md").read_text()
-WORKER, PS = PAGE.split("\n## wool ps\n")
+WORKER, REST = PAGE.split("\n## wool ps\n")
+PS, REST = REST.split("\n## wool top\n")
+TOP, HEALTH = REST.split("\n## wool health\n")
+COMMANDS = [(WORKER, worker.OPTIONS), (PS, ps.OPTIONS), (TOP, top.OPTIONS), (HEALTH, health.OPTIONS)]
 LOGGING = ("cli/supervisor.py", "cli/worker.py", "worker/ledger.py", "worker/logs.py")
 
 
-@pytest.mark.parametrize(("text", "options"), [(WORKER, worker.OPTIONS), (PS, ps.OPTIONS)])
+@pytest.mark.parametrize(("text", "options"), COMMANDS)
 def test_every_flag_is_documented_with_its_variable_and_key(text: str, options: tuple[Option, ...]) -> None:
     for option in options:
         assert f"| `--{option.name}` | `{option.variable}` | `{option.key}` |" in text
 
 
 def test_no_flag_is_documented_that_is_not_there() -> None:
-    for text, options in ((WORKER, worker.OPTIONS), (PS, ps.OPTIONS)):
+    for text, options in COMMANDS:
         rows = set(re.findall(r"^\| `--([a-z-]+)` \|", text, flags=re.MULTILINE))
         assert rows == {option.name for option in options} | {"config"}
 

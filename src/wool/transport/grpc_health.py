@@ -1,0 +1,64 @@
+"""The health service of gRPC, on an address of its own, for probes that bring no certificate.
+
+It says one word, whether its process serves, and nothing else is served there. Needs the extra ``wool[health]``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from wool.transport.grpc_environment import environment_for_import
+
+with environment_for_import():
+    import grpc
+    import grpc.aio
+
+STOP_SECONDS = 0.5
+
+
+def _part(name: str) -> Any:
+    """Return a module of grpcio-health-checking, which says nothing of its types."""
+    return import_module(f"grpc_health.v1.{name}")
+
+
+class HealthServer:
+    """Answers ``grpc.health.v1.Health`` for the service named ``""``: not serving until it is told otherwise."""
+
+    def __init__(self, address: str) -> None:
+        """``address`` is ``host:port``; port 0 is a free one. Raises `ModuleNotFoundError` without the extra."""
+        try:
+            health, messages, service = (_part(name) for name in ("health", "health_pb2", "health_pb2_grpc"))
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "the health service needs grpcio-health-checking: pip install 'wool[health]'", name=error.name
+            ) from error
+        self._statuses = messages.HealthCheckResponse
+        self._servicer = health.aio.HealthServicer()
+        self._address = address
+        self._add = service.add_HealthServicer_to_server
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Listen; return the port. Raises `OSError` if that address cannot be had."""
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._add(self._servicer, self._server)
+        await self.tell(False)
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            await self.stop()
+            raise OSError(f"cannot listen on {self._address} for the health service: in use, or not ours") from error
+        await self._server.start()
+        return port
+
+    async def tell(self, serving: bool) -> None:
+        """Say from now on whether the process serves; who watches hears it at once."""
+        status = self._statuses.SERVING if serving else self._statuses.NOT_SERVING
+        await self._servicer.set("", status)
+
+    async def stop(self) -> None:
+        """Listen no more; idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(STOP_SECONDS)

@@ -1,0 +1,154 @@
+"""Probes: ``wool health``, and gRPC's health service beside ``wool worker``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import wool
+from support.command import environment, free_port, wool_command, worker_command
+from support.faults import PATIENCE_SECONDS, Journal
+from support.traced import run, run_until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def test_health_is_an_exit_status(namespace: str, journal: Journal, tmp_path: os.PathLike[str]) -> None:
+    how = ("health", "--discovery", f"local:{namespace}")
+    assert await wool_command(*how, "--wait", "0.1") == (1, "", "0 of 0 workers up, 1 must be\n")
+    async with (
+        worker_command("--discovery", f"local:{namespace}", "--size", "2") as command,
+        wool.WorkerProxy(discovery=wool.LocalDiscovery(namespace).subscriber),
+    ):
+        assert await wool_command(*how) == (0, "2 of 2 workers up\n", "")
+        assert await wool_command(*how, "--least", "3") == (1, "", "2 of 2 workers up, 3 must be\n")
+        gate = os.path.join(tmp_path, "gate")
+        held = asyncio.create_task(run_until(journal.path, "held", gate))
+        await journal.appears("begin", "held")
+        address = command.all("worker-ready")[0]["address"]
+        assert address.startswith("unix:")
+        os.close(os.open(gate, os.O_CREAT))
+        await held
+    status, output, errors = await wool_command(*how, "--wait", "0.1")
+    assert (status, output) == (1, "")
+    assert "0 of 0 workers up" in errors
+
+
+async def test_an_address_where_nobody_listens_is_not_healthy() -> None:
+    status, output, errors = await wool_command("health", "--discovery", f"static:127.0.0.1:{free_port()}")
+    assert (status, output) == (1, "")
+    assert "is unreachable" in errors
+    assert "0 of 1 workers up" in errors
+
+
+async def _asked(port: int) -> str:
+    """Ask as Kubernetes does, in a process of its own."""
+    source = (
+        "import sys, grpc\n"
+        "from grpc_health.v1 import health_pb2, health_pb2_grpc\n"
+        "with grpc.insecure_channel(sys.argv[1]) as channel:\n"
+        "    stub = health_pb2_grpc.HealthStub(channel)\n"
+        "    try:\n"
+        "        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)\n"
+        "        print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))\n"
+        "    except grpc.RpcError as error:\n"
+        "        print(error.code().name)\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", source, f"127.0.0.1:{port}"), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+    return output.decode().strip()
+
+
+async def test_the_health_service_says_when_workers_take_tasks_and_when_they_drain(
+    namespace: str, journal: Journal, tmp_path: os.PathLike[str]
+) -> None:
+    flags = ("--discovery", f"local:{namespace}", "--size", "1", "--health", "127.0.0.1:0")
+    async with worker_command(*flags) as command, wool.WorkerProxy(discovery=wool.LocalDiscovery(namespace).subscriber):
+        port = command.all("health")[0]["port"]
+        assert await _asked(port) == "SERVING"
+        gate = os.path.join(tmp_path, "gate")
+        held = asyncio.create_task(run_until(journal.path, "held", gate))
+        await journal.appears("begin", "held")
+        command.process.send_signal(signal.SIGTERM)
+        await command.event("worker-withdrawn")
+        assert await _asked(port) == "NOT_SERVING"
+        os.close(os.open(gate, os.O_CREAT))
+        await held
+        assert await command.process.wait() == 0
+
+
+async def test_a_health_port_in_use_ends_the_command_with_the_reason(namespace: str) -> None:
+    flags = ("--discovery", f"local:{namespace}", "--size", "1")
+    async with worker_command(*flags, "--health", "127.0.0.1:0") as command:
+        port = command.all("health")[0]["port"]
+        status, _, errors = await wool_command("worker", *flags, "--health", f"127.0.0.1:{port}")
+    assert status == 1
+    assert f"cannot listen on 127.0.0.1:{port} for the health service" in errors
+
+
+async def test_a_health_address_that_is_none_is_refused() -> None:
+    status, _, errors = await wool_command("worker", "--discovery", "local:x", "--health", "localhost")
+    assert status == 2
+    assert "--health: must be an IP address and a port, as in 127.0.0.1:8086, got 'localhost'" in errors
+
+
+async def test_top_draws_on_a_terminal_and_leaves_it_as_it_was(namespace: str, journal: Journal) -> None:
+    async with (
+        worker_command("--discovery", f"local:{namespace}", "--size", "1"),
+        wool.WorkerProxy(discovery=wool.LocalDiscovery(namespace).subscriber),
+    ):
+        await run(journal.path, "one")
+        seen = await asyncio.to_thread(_watch, namespace)
+    assert seen.startswith("\x1b[?1049h\x1b[?25l")
+    assert "1 workers, 1 up, 0 tasks in flight, 0.0 done and 0.0 failed a second" in seen
+    assert seen.endswith("\x1b[?1049l\x1b[?25h")
+
+
+def _watch(namespace: str) -> str:
+    """Run ``wool top`` on a terminal until it has drawn twice, then press Ctrl-C; return what it wrote."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wool", "top", "--discovery", f"local:{namespace}", "--interval", "0.1"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=environment({"COLUMNS": "200", "LINES": "30"}),
+        start_new_session=True,
+    )
+    os.close(theirs)
+    seen = b""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    told = False
+    try:
+        while time.monotonic() < ends:
+            if select.select([ours], [], [], 0.2)[0]:
+                try:
+                    data = os.read(ours, 65536)
+                except OSError:  # the other end is closed
+                    break
+                if not data:
+                    break
+                seen += data
+            if not told and seen.count(b"\x1b[H") >= 2:
+                process.send_signal(signal.SIGINT)
+                told = True
+        assert process.wait(PATIENCE_SECONDS) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+        os.close(ours)
+    return seen.decode()
