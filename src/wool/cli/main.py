@@ -22,15 +22,44 @@ _SAID = {
     "health": "say by the exit status whether workers are up, for probes",
 }
 
+_EXAMPLES = {
+    "worker": """\
+  wool worker --discovery local:team --size 4
+  wool worker --discovery lan --host 10.0.0.5 --ca ca.pem --cert worker.pem --key worker.key""",
+    "ps": """\
+  wool ps --discovery local:team
+  wool ps --discovery static:10.0.0.5:7000 --ca ca.pem --cert caller.pem --key caller.key --json""",
+    "top": """\
+  wool top --discovery local:team --interval 0.5""",
+    "health": """\
+  wool health --discovery local:team --least 4""",
+}
+
+SHELLS = ("bash", "zsh", "tcsh")
+
+_COMPLETION = """\
+Print what makes a shell complete the words of this command. Needs the extra wool[completion].
+
+examples:
+  wool completion bash > ~/.local/share/bash-completion/completions/wool
+  wool completion zsh > ~/.zfunc/_wool
+"""
+
 MISUSED = 2
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Run a command; return its exit status. ``arguments`` are those after ``wool``, by default the process's."""
-    flags = vars(parser().parse_args(arguments))
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        parser().print_help(sys.stderr)
+        return MISUSED
+    flags = vars(parser().parse_args(given))
     command = str(flags.pop("command"))
     try:
+        if command == "completion":
+            return _print_completion(str(flags["shell"]))
         if command == "certs":  # told by flags alone
             return certs.run(flags)
         settings = resolve(command, _options(command), flags, environment)
@@ -55,13 +84,38 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, said in _SAID.items():
         words = f"{said[0].upper()}{said[1:]}."
-        _add_command(commands.add_parser(name, help=said, description=words, allow_abbrev=False), name)
+        made = commands.add_parser(
+            name,
+            help=said,
+            description=words,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        _add_command(made, name)
     certs.add_arguments(
         commands.add_parser(
             "certs", help=certs.SAID, description=f"{certs.SAID[0].upper()}{certs.SAID[1:]}.", allow_abbrev=False
         )
     )
+    completion = commands.add_parser(
+        "completion",
+        help="print what makes a shell complete this command",
+        description=_COMPLETION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    completion.add_argument("shell", choices=SHELLS)
     return parser
+
+
+def _print_completion(shell: str) -> int:
+    try:
+        complete: Callable[..., str] = import_module("shtab").complete
+    except ModuleNotFoundError:
+        sys.stderr.write("wool completion: error: it needs shtab: pip install 'wool[completion]'\n")
+        return MISUSED
+    sys.stdout.write(complete(parser(), shell=shell))
+    return 0
 
 
 def _options(command: str) -> Sequence[Option]:
@@ -76,8 +130,9 @@ def _run(command: str) -> Callable[[Settings], int]:
 
 def _add_command(parser: argparse.ArgumentParser, command: str) -> None:
     parser.epilog = (
-        "Each can also be said in the environment (WOOL_…) or in the table "
-        f"[{command}] of a TOML file; a flag wins over the environment, the environment over the file."
+        f"examples:\n{_EXAMPLES[command]}\n\n"
+        "Each can also be said in the environment (WOOL_…) or in the table\n"
+        f"[{command}] of a TOML file; a flag wins over the environment, the environment over\nthe file."
     )
     parser.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="TOML file with more of this [WOOL_CONFIG]"
