@@ -62,6 +62,8 @@ class Links:
         self._connect = connect
         self._limits = limits
         self._terms = terms
+        self.secure: bool = terms.secure
+        """Whether the workers that it takes speak TLS."""
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._candidates: list[WorkerStatus] | None = None
@@ -90,12 +92,24 @@ class Links:
         """Return the workers that are kept for when no candidate takes a call."""
         return [link.status for link in self.links.values() if link.usable and link.spare]
 
-    def surplus(self) -> list[Link]:
-        """Return those of them that have a session."""
-        if len(self.links) <= self._limits.sessions:
-            return []
+    def opened(self, link: Link) -> None:
+        """The session with a worker is up. One that was a suspect, and is none, takes its place again."""
+        if link.spare:
+            self._replace()
+        self._owner.view_changed()
+
+    def heard(self, link: Link) -> None:
+        """A suspect has said something."""
+        link.heard()
+        self._replace()
+
+    def _replace(self) -> None:
+        """Choose anew whom to use, and end the sessions with the others as soon as no call is on them."""
+        self._candidates = None
         self.candidates()
-        return [link for link in self.links.values() if link.spare and link.connection is not None]
+        for link in list(self.links.values()):
+            if link.spare and link.connection is not None:
+                self._owner.left(link)
 
     def _draw_lots(self, usable: list[Link]) -> None:
         """Choose whom to use, if there are too many: own workers all, of the others suspects last, else by lot.

@@ -69,7 +69,6 @@ class Proxy:
         self._limits = limits
         self._random_bytes = random_bytes
         self._what = what
-        self._secure = terms.secure
         self._refusals = Refusals(_log.warning, limits)
         self._view = Links(self, self._connect, random_bytes, limits=limits, terms=terms, observer=observer)
         self._links: Mapping[str, Link] = self._view.links
@@ -138,7 +137,7 @@ class Proxy:
             pool=self._pool,
             limits=self._limits,
             random_bytes=self._random_bytes,
-            secure=self._secure,
+            secure=self._view.secure,
             observer=self._observer,
             refusals=self._refusals,
         )
@@ -218,8 +217,7 @@ class Proxy:
             if link.half_open:
                 link.half_open = False  # this call tries it, no other
                 return link
-            if last is None:
-                last = link
+            last = last or link
         return last
 
     def _bind_to(self, call: PlacedCall, link: Link) -> None:
@@ -407,9 +405,7 @@ class Proxy:
             return
         self._by_connection[link.connection] = link
         self._drain_waiting(link)
-        self._view.changed()
-        for other in self._view.surplus():
-            self._close_if_unused(other)
+        self._view.opened(link)
 
     def unreachable(self, link: Link, reason: RpcError) -> None:
         """The session could not be opened."""
@@ -430,8 +426,7 @@ class Proxy:
         """The worker said something: it lives."""
         link = self._by_connection.get(connection)
         if link is not None and link.status.suspect:
-            link.heard()
-            self._view.recount()
+            self._view.heard(link)
 
     def has_room(self, connection: Connection) -> None:
         """An offer was settled: the next one may go."""
@@ -541,10 +536,9 @@ class Proxy:
     async def close(self, why: str) -> None:
         """End all sessions, bounded. Tasks still started end as `WorkerLost`; idempotent."""
         self.stop_placing(why)
-        links = [*self._links.values(), *(link for link in self._by_connection.values())]
+        links = {id(link): link for link in (*self._links.values(), *self._by_connection.values())}
         self._view.clear()
-        unique = {id(link): link for link in links}
-        await asyncio.gather(*(link.close(why) for link in unique.values()), *self._closers)
+        await asyncio.gather(*(link.close(why) for link in links.values()), *self._closers)
         for deadlines in (self._patience, self._grace, self._dispatch):
             deadlines.close()
         self._refusals.close()

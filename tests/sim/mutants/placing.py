@@ -67,10 +67,10 @@ MUTANTS = (
             ),
             Edit(
                 module=PROXY,
-                old="        self._drain_waiting(link)\n        self._view.changed()\n",
+                old="        self._drain_waiting(link)\n        self._view.opened(link)\n",
                 new="        for other in list(self._links.values()):\n"
                 "            self._drain_waiting(other)\n"
-                "        self._view.changed()\n",
+                "        self._view.opened(link)\n",
             ),
             Edit(
                 module=PROXY,
