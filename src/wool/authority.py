@@ -89,10 +89,16 @@ class Authority:
         return self._chain
 
     @classmethod
-    def create(cls, name: str = "wool development authority", *, days: float = AUTHORITY_DAYS) -> Authority:
-        """Make a root."""
+    def create(
+        cls,
+        name: str = "wool development authority",
+        *,
+        days: float = AUTHORITY_DAYS,
+        not_before: datetime.datetime | None = None,
+    ) -> Authority:
+        """Make a root, valid from now on or from ``not_before``."""
         key = ec.generate_private_key(ec.SECP256R1())
-        began = _now() - BACKDATED
+        began = not_before or _now() - BACKDATED
         builder = _builder(_name(name), _name(name), key, began, began + datetime.timedelta(days=days))
         certificate = _as_authority(builder, key, key, path_length=1).sign(key, hashes.SHA256())
         return cls(key=_pem(key), chain=certificate.public_bytes(serialization.Encoding.PEM))

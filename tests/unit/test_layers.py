@@ -184,6 +184,7 @@ LAYERS = (
             "sim.shrink",
             "sim.speed",
             "sim.strategies",
+            "sim.trust",
             "sim.watch",
             "sim.words",
             "sim.workload",

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
+from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import DiscoveryEventType, DiscoveryLike, WorkerMetadata
 from wool.discovery.static import StaticDiscovery
 from wool.discovery.table import TableFull
@@ -17,19 +19,27 @@ from wool.limits import Limits
 from wool.sim.bodies import Ask, Body
 from wool.sim.discovery import Disturbed, Membership, Opened, SharedTable, SimDiscovery, SimPlace
 from wool.sim.history import History
-from wool.sim.loop import World
+from wool.sim.loop import LoopOwner, World
 from wool.sim.multicast import Segment, SimLan
-from wool.sim.network import SimNetwork, address_of, label_at, net_address_of
+from wool.sim.network import SimNetwork, Wire, address_of, label_at, net_address_of
 from wool.sim.node import Incarnation, SimWorker
 from wool.sim.plan import FAULTS, Fault, Plan
 from wool.sim.zone import UNREADY_SECONDS, SimNames, Zone
 from wool.worker.channel import Configure
+
+if TYPE_CHECKING:
+    from wool.sim.trust import Trust
 
 NAMESPACE = "cluster"
 TAG = "wanted"
 """What a pool wants its workers to have, if some have it not."""
 TABLE_SLOTS = 64
 FIRST_PID = 100
+
+
+def _shown(owner: LoopOwner) -> WorkerCredentials | None:
+    assert isinstance(owner, Incarnation)
+    return None if owner.provider is None else owner.provider()
 
 
 class Cluster:
@@ -58,6 +68,9 @@ class Cluster:
         self.when_ended: list[Callable[[Incarnation], None]] = []
         self.segment: Segment = Segment(self, plan.knobs.latency)
         self.zone: Zone = Zone(self)
+        self.trust: Trust | None = self._new_trust() if plan.topology.tls else None
+        self.other_secrets: set[str] = set()
+        """Workers that start with another secret than everybody has."""
         self._ports: dict[str, int] = {}
         self._own = plan.topology.workers if plan.topology.finds else 0
         self._labels: dict[str, str] = {}
@@ -75,6 +88,35 @@ class Cluster:
             base = self._noises[label] = zlib.crc32(f"{self.plan.seed}/{label}/".encode())
         part = zlib.crc32(b"%d" % ordinal, base) / 0xFFFFFFFF
         return self.plan.noise.amplitude * part**4
+
+    def _new_trust(self) -> Trust:
+        from wool.sim.trust import Trust  # needs what no other plan does
+
+        expiries: dict[str, list[float]] = {}
+        for fault in self.plan.faults:
+            if fault.kind == "expired":
+                expiries.setdefault(fault.target, []).append(fault.at)
+        trust = Trust(lambda: self.world.now, self.secret_of, expiries)
+        self.network.shown = _shown
+
+        def meet(
+            wire: Wire, caller: WorkerCredentials | None, worker: WorkerCredentials | None, address: str, since: float
+        ) -> str | None:
+            if caller is None or worker is None:
+                return "one side speaks TLS, and the other does not"
+            why = trust.refuses(caller, worker, address)
+            if why is None:
+                self.history.add(self.world.now, "", "wire.met", "", wire.name, (("since", since),))
+            else:
+                self.history.add(self.world.now, "", "wire.refused", "", wire.name, (("why", why),))
+            return why
+
+        self.network.meet = meet
+        return trust
+
+    def secret_of(self, label: str) -> bytes:
+        """Return the secret that a process with this label has now."""
+        return b"the key of somebody else" if label in self.other_secrets else b"the key of the simulated user"
 
     def jitter(self, label: str, ordinal: int) -> float:
         """Return by how much later something comes."""
@@ -125,6 +167,11 @@ class Cluster:
         topology = self.plan.topology
         wanted = not topology.untagged or label in self._wanted()
         self.name_incarnation(uid, process)
+        if label in self.other_secrets:
+            self.note("truth.other-secret", (("worker", process.name),))
+        trust = self.trust
+        # A worker process is given files, which it reads again; this one is given what they hold.
+        credentials = None if trust is None else cast("CredentialFiles", trust.provider(label))
         worker.start(
             Configure(
                 sys_path=(),
@@ -134,6 +181,7 @@ class Cluster:
                 uid=uid,
                 tags=self.tags if wanted else frozenset(),
                 limits=self.limits,
+                credentials=credentials,
             )
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import TypeAlias
 
-from wool.sim.invariants.story import At, Story, TaskStory, value_of, worker_of
+from wool.sim.invariants.story import At, Story, TaskStory, caller_of, value_of, worker_of
 
 
 class Facts:
@@ -235,6 +235,23 @@ def _at_the_same_instant(facts: Facts) -> bool:
     return any(one[0] == other[0] and one[1] != other[1] for one, other in pairwise(offers))
 
 
+def _outlives_its_certificate(facts: Facts) -> bool:
+    """A task was offered on a session after the certificate of one of its ends had expired."""
+    expired = {
+        value_of(item, "target"): item.index
+        for item in facts.story.of("fault.injected")
+        if value_of(item, "fault") == "expired"
+    }
+    opened = facts.story.sessions_opened
+    for task in facts.story.tasks.values() if expired else ():
+        for offer in task.frames("offer"):
+            ends = {end(offer.event.attempt).partition("#")[0] for end in (caller_of, worker_of)}
+            at = opened.get((offer.node, offer.event.session))
+            if at is not None and any(at.index < expired.get(label, -1) < offer.index for label in ends):
+                return True
+    return False
+
+
 def _suspect_used(story: Story, task: TaskStory) -> bool:
     return any(value_of(item, "suspect") for item in task.bound)
 
@@ -369,6 +386,13 @@ STATES: dict[str, Predicate] = {
         f"wire: {kind}": _word("fault.injected", kind)
         for kind in ("refuse", "swallow", "reset", "delay", "partition", "slow", "clog")
     },
+    # ---- who is who ----
+    **{
+        f"trust: {kind}": _word("fault.injected", kind)
+        for kind in ("other-secret", "expired", "wrong-authority", "wrong-name", "rotation")
+    },
+    "a certificate is refused": _word("wire.refused"),
+    "a session is used after a certificate of its ends has expired": _outlives_its_certificate,
     "a stall": lambda facts: bool(facts.story.plan.stalls),
     "arguments in chunks": lambda facts: any(
         call.size > facts.story.plan.knobs.inline_bytes for call in facts.story.plan.calls

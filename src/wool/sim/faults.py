@@ -8,6 +8,7 @@ undone when a fault is over; what a fault means for frames is the network's, for
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from wool.discovery.base import WorkerMetadata
 from wool.sim.cluster import Cluster
@@ -381,6 +382,48 @@ def _dead_publisher(cluster: Cluster, fault: Fault) -> Undo | None:
     return _over
 
 
+def _other_secret(cluster: Cluster, fault: Fault) -> Undo | None:
+    topology, label = cluster.plan.topology, fault.target
+    if not topology.finds or number_of(label) >= topology.workers or label in cluster.other_secrets:
+        return None
+
+    def anew() -> None:
+        process = cluster.present(label)
+        if process is not None:
+            process.crash("it is set up anew")
+        cluster.start_worker(label)
+
+    def undo() -> None:
+        cluster.other_secrets.discard(label)
+        anew()
+
+    cluster.other_secrets.add(label)
+    anew()
+    return undo
+
+
+def _flawed(cluster: Cluster, fault: Fault) -> Undo | None:
+    if cluster.trust is None:
+        return None
+    flaw: Any = fault.kind
+    return cluster.trust.spoil(fault.target, flaw)
+
+
+def _rotation(cluster: Cluster, fault: Fault) -> Undo | None:
+    trust = cluster.trust
+    if trust is None:
+        return None
+    number = trust.believe_next()
+    # Whatever comes later: all of it is over when the fault is.
+    cluster.world.loop.call_later(fault.seconds / 2, trust.sign_by, number)
+
+    def undo() -> None:
+        trust.sign_by(number)
+        trust.believe_only(number)
+
+    return undo
+
+
 _STRIKES: dict[str, Callable[[Cluster, Fault], Undo | None]] = {
     "refuse": _refuse,
     "swallow": _swallow,
@@ -400,6 +443,11 @@ _STRIKES: dict[str, Callable[[Cluster, Fault], Undo | None]] = {
     "forged": _forged,
     "twin": _twin,
     "zone-flap": _zone_flap,
+    "other-secret": _other_secret,
+    "expired": _flawed,
+    "wrong-authority": _flawed,
+    "wrong-name": _flawed,
+    "rotation": _rotation,
 }
 _TOLD = frozenset(FAULTS) - frozenset(_STRIKES) - {"delay"}
 """Kinds that are looked up where they have their effect."""

@@ -17,8 +17,9 @@ import asyncio
 import ipaddress
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
+from wool.credentials import WorkerCredentials
 from wool.limits import Limits
 from wool.protocol import frames
 from wool.protocol.codec import decode, encode
@@ -179,6 +180,10 @@ class SimStream(MemoryStream):
         return self._lost is not None
 
 
+Meeting: TypeAlias = "Callable[[Wire, WorkerCredentials | None, WorkerCredentials | None, str, float], str | None]"
+"""Told a stream, what its ends show, the address, and since when the calling end shows it: why one refuses, if so."""
+
+
 class SimNetwork(MemoryNetwork):
     """All links of a cluster."""
 
@@ -194,6 +199,10 @@ class SimNetwork(MemoryNetwork):
         self.world = world
         self.links: dict[str, Link] = {}
         self.watches: list[Watch] = []
+        self.meet: Meeting | None = None
+        """Whether the two ends of a stream take each other; without, there is nothing to take."""
+        self.shown: Callable[[LoopOwner], WorkerCredentials | None] = lambda owner: None
+        """What a process shows of itself now."""
         self._latency = latency
         self._ping_timeout = ping_timeout
         self._jitter = jitter
@@ -241,7 +250,9 @@ class SimNetwork(MemoryNetwork):
             link = self.link(f"{owner.label}>{label_at(address)}")
             if not (link.swallowed or link.blocks(True)):
                 arrive = loop.time() + self._delay(link)
-                self.world.loop.call_at(arrive, self._arrived, link, address, limits, loop, owner, answered)
+                # What it shows it has read now, whatever it may be renewed to while this is under way.
+                shown = None if self.meet is None else (self.shown(owner), loop.time())
+                self.world.loop.call_at(arrive, self._arrived, link, address, limits, loop, owner, answered, shown)
         try:
             return await answered
         except asyncio.CancelledError:
@@ -258,6 +269,7 @@ class SimNetwork(MemoryNetwork):
         loop: SimLoop,
         owner: LoopOwner,
         answered: asyncio.Future[MemoryStream],
+        shown: tuple[WorkerCredentials | None, float] | None,
     ) -> None:
         listener = self._listeners.get(address)
         if listener is None or link.refused:
@@ -265,7 +277,7 @@ class SimNetwork(MemoryNetwork):
             self._answer(link, loop, _settle, answered, ConnectFailed(why))
             return
         there = self._loops[address]
-        there.call_soon(self._accept, link, address, listener, limits, loop, owner, answered)
+        there.call_soon(self._accept, link, address, listener, limits, loop, owner, answered, shown)
 
     def _accept(
         self,
@@ -276,6 +288,7 @@ class SimNetwork(MemoryNetwork):
         loop: SimLoop,
         owner: LoopOwner,
         answered: asyncio.Future[MemoryStream],
+        shown: tuple[WorkerCredentials | None, float] | None,
     ) -> None:
         there = cast("SimLoop", asyncio.get_running_loop())
         worker = there.owner
@@ -287,6 +300,13 @@ class SimNetwork(MemoryNetwork):
         ordinal = self._ordinals[pair] = self._ordinals.get(pair, 0) + 1
         name = f"{pair}/{ordinal}"
         wire = Wire(name, link, owner, worker)
+        if self.meet is not None and shown is not None:
+            mine, since = shown
+            why = self.meet(wire, mine, self.shown(worker), address, since)
+            if why is not None:
+                refused = ConnectFailed(f"cannot connect to {address}: {why}")
+                self._answer(link, loop, _settle, answered, refused)
+                return
         near = SimStream(self, f"{name} near", limits)
         far = SimStream(self, f"{name} far", listener.limits)
         near.peer, far.peer = far, near

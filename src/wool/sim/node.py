@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wool.credentials import CredentialsProvider
 from wool.discovery.base import WorkerMetadata
 from wool.limits import Limits
 from wool.runtime import Runtime, set_runtime
@@ -145,6 +146,10 @@ class Surroundings(Host, Names, Protocol):
         """Say which process has this uid."""
         ...
 
+    def secret_of(self, label: str) -> bytes:
+        """Return the secret that a process with this label has now."""
+        ...
+
     def fails_to_start(self, label: str) -> bool:
         """Whether the process of a worker fails to start, now."""
         ...
@@ -198,13 +203,15 @@ class Incarnation:
         """At the so-manieth seam from here it is killed."""
         self.executions: int = 0
         self._random: random.Random | None = None
+        self.provider: CredentialsProvider | None = None
+        """What its streams show, if they speak TLS."""
         self.host: SimIo = SimIo(self.io)
         self.runtime: Runtime = Runtime(
             io=self.host,
             transport=self._transport,
             launcher=lambda: SimLauncher(self),
             home=lambda: SimHome(cluster, self),
-            user_key=lambda: b"the key of the simulated user",
+            user_key=lambda: cluster.secret_of(label),
             new_mailbox=SimMailbox,
             random_bytes=self.random_bytes,
             task_key=_next_key,
@@ -218,9 +225,8 @@ class Incarnation:
     def __repr__(self) -> str:
         return f"<Incarnation {self.name}{' dead' if self.dead else ' paused' if self.paused else ''}>"
 
-    def _transport(self, limits: Limits, credentials: object = None) -> MemoryTransport:
-        if credentials is not None:
-            raise ValueError("simulated streams speak no TLS: leave the credentials out")
+    def _transport(self, limits: Limits, credentials: CredentialsProvider | None) -> MemoryTransport:
+        self.provider = credentials
         return MemoryTransport(self.cluster.network, limits)
 
     def random_bytes(self, size: int) -> bytes:

@@ -86,12 +86,12 @@ TO_WORKER = frozenset({"offer", "start", "withdraw", "cancel", "step"})
 class FaultKind:
     """What one kind of fault is: whom it strikes, which fields it has, and what it does."""
 
-    group: Literal["wire", "process", "discovery"]
+    group: Literal["wire", "process", "discovery", "trust"]
     target: Sort
     fields: tuple[str, ...]
     words: str
-    needs: Literal["", "proxy"] = ""
-    """``proxy``: it has no effect on the workers of a pool."""
+    needs: Literal["", "proxy", "tls"] = ""
+    """``proxy``: it has no effect on the workers of a pool. ``tls``: nor where nobody shows a certificate."""
     ways: tuple[Discovery, ...] = ()
     """The kinds of discovery that it can strike; all, if none is said."""
 
@@ -329,6 +329,42 @@ FAULTS: dict[str, FaultKind] = {
         words="the zone loses and regains {target} {ordinal} times{time}",
         ways=("dns",),
     ),
+    # ---- who is who ----
+    "other-secret": FaultKind(
+        group="trust",
+        target="worker",
+        fields=("seconds",),
+        words="{target} is started anew with another secret than everybody has{time}",
+        needs="proxy",
+    ),
+    "expired": FaultKind(
+        group="trust",
+        target="node",
+        fields=("seconds",),
+        words="the certificate of {target} expires {where}, and is renewed after {seconds}",
+        needs="tls",
+    ),
+    "wrong-authority": FaultKind(
+        group="trust",
+        target="node",
+        fields=("seconds",),
+        words="{target} shows a certificate of an authority that nobody believes{time}",
+        needs="tls",
+    ),
+    "wrong-name": FaultKind(
+        group="trust",
+        target="worker",
+        fields=("seconds",),
+        words="{target} shows a certificate for another host{time}",
+        needs="tls",
+    ),
+    "rotation": FaultKind(
+        group="trust",
+        target="all",
+        fields=("seconds",),
+        words="another authority takes the place of that of the {target} {where}, in three steps within {seconds}",
+        needs="tls",
+    ),
 }
 """All kinds of fault. In a link of discovery's, ``c0>w1`` is what ``c0`` sees of ``w1``."""
 
@@ -388,7 +424,7 @@ class Fault:
 
     @property
     def group(self) -> str:
-        """Wire, process or discovery."""
+        """Wire, process, discovery or trust."""
         return FAULTS[self.kind].group
 
 
@@ -437,7 +473,8 @@ class Topology:
     ==========  ================================================================================
 
     ``lease`` and tags are a pool's: of the workers that are found the last ``untagged`` have not the tag that
-    pools want; if none has to, pools want none.
+    pools want; if none has to, pools want none. With ``tls`` everybody has a certificate, and looks at those of the
+    others.
     """
 
     mode: Literal["pool", "proxy", "durable", "hybrid"] = "pool"
@@ -448,6 +485,7 @@ class Topology:
     """0: as many as there are."""
     untagged: int = 0
     size: int = 0
+    tls: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.callers <= 9 or not 1 <= self.workers <= 64:
@@ -464,6 +502,8 @@ class Topology:
             raise ValueError("size is of a hybrid pool, which starts one worker or more")
         if self.mode == "hybrid" and self.discovery != "local":
             raise ValueError("the workers of a hybrid pool listen on Unix sockets: they are published locally")
+        if self.tls and self.discovery == "local":
+            raise ValueError("certificates are for workers on a network, which are not found locally")
 
     @property
     def finds(self) -> bool:

@@ -17,6 +17,8 @@ from wool.sim.speed import Speed
 
 MODES = {"hypothesis": "Hypothesis", "volume": "plain random numbers"}
 
+GROUPS = ("wire", "process", "discovery", "trust")
+"""Of faults."""
 LINE_SECONDS = 10.0
 """Between two lines where the output is no terminal."""
 
@@ -58,7 +60,7 @@ class Progress:
             if kind in FAULTS:
                 group = FAULTS[kind].group
                 groups[group] = groups.get(group, 0) + count
-        faults = ", ".join(f"{group} {groups.get(group, 0)}" for group in ("wire", "process", "discovery"))
+        faults = ", ".join(f"{group} {groups.get(group, 0)}" for group in GROUPS)
         return (
             f"{self.elapsed:4.0f}{goal} s  {plans}{of} plans  {tally.simulated / 3600:.2f} h simulated  "
             f"faults: {faults}  states {reached}/{len(STATES)}"
@@ -106,7 +108,7 @@ def _summary(tally: Tally, elapsed: float, jobs: int, seed: int, kept: int, brok
     for name, value in rows:
         yield f"{name.ljust(width)}  {value}"
     yield f"{'faults'.ljust(width)}  {sum(tally.faults.values())}"
-    for group in ("wire", "process", "discovery"):
+    for group in GROUPS:
         said = [f"{kind} {tally.faults[kind]}" for kind, form in FAULTS.items() if form.group == group]
         yield from _wrapped(f"  {group}:", said, width)
     if missing:

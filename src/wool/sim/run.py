@@ -118,10 +118,18 @@ class _Conductor:
         if topology.mode == "pool":
             return WorkerPool(size=topology.workers)
         discovery = self.cluster.discovery(disturbed=self.cluster.disturbed)
+        trust = self.cluster.trust
+        credentials = None if trust is None else trust.provider(f"c{number}")
         if topology.mode == "proxy":
-            return WorkerProxy(discovery=discovery.subscriber)
+            return WorkerProxy(discovery=discovery.subscriber, credentials=credentials)
         size = topology.size if number == 0 and topology.size else None
-        return WorkerPool(*self.cluster.tags, size=size, discovery=discovery, lease=topology.lease or None)
+        return WorkerPool(
+            *self.cluster.tags,
+            size=size,
+            discovery=discovery,
+            lease=topology.lease or None,
+            credentials=credentials,
+        )
 
     # ---- phases ----
 

@@ -208,12 +208,23 @@ AMOUNTS = (0.001, 0.01, 0.05, 0.15)
 FAULT_TIMES = (*(0.25, 0.28, 0.299, 0.301) * 4, *(round(0.25 + step * 0.028, 3) for step in range(48)))
 """Often when the first calls are made: there are handshakes then, and hardly later."""
 KINDS = {
-    (finds, way): tuple(
-        name for name, kind in FAULTS.items() if (finds or not kind.needs) and (not kind.ways or way in kind.ways)
+    (finds, way, tls): tuple(
+        name
+        for name, kind in FAULTS.items()
+        if (finds or not kind.needs) and (not kind.ways or way in kind.ways) and (tls or kind.needs != "tls")
     )
-    for finds, way in ((False, "local"), *((True, way) for way in WAYS))
+    for finds, way, tls in (
+        (False, "local", False),
+        *((True, way, tls) for way in WAYS for tls in (False, True)),
+    )
 }
-"""By whether workers are found by a discovery, and by which."""
+"""By whether workers are found by a discovery, and by which, and whether they have certificates."""
+TRUST = tuple(name for name, kind in FAULTS.items() if kind.needs == "tls")
+
+BEYOND = {
+    way: (*(name for name, kind in FAULTS.items() if kind.ways == (way,)), "rolling-restart", "restart") for way in WAYS
+}
+"""Kinds of fault that are about finding workers beyond one machine."""
 
 FOUND: tuple[dict[str, Any], ...] = (
     *({"mode": "proxy"},) * 14,
@@ -222,7 +233,6 @@ FOUND: tuple[dict[str, Any], ...] = (
     {"mode": "hybrid", "size": 1, "lease": 1},
     {"mode": "hybrid", "size": 2, "untagged": 1},
     {"mode": "proxy", "discovery": "lan"},
-    {"mode": "durable", "discovery": "lan"},
     {"mode": "durable", "discovery": "lan"},
     {"mode": "durable", "discovery": "lan", "lease": 2},
     {"mode": "durable", "discovery": "lan", "lease": 1, "untagged": 1},
@@ -233,6 +243,9 @@ FOUND: tuple[dict[str, Any], ...] = (
     {"mode": "proxy", "discovery": "static"},
     {"mode": "durable", "discovery": "static", "lease": 2},
     {"mode": "durable", "discovery": "static", "untagged": 1},
+    {"mode": "proxy", "discovery": "static", "tls": True},
+    {"mode": "durable", "discovery": "lan", "tls": True},
+    {"mode": "durable", "discovery": "dns", "tls": True},
 )
 """How workers are found, and by what sort of pool."""
 
@@ -268,6 +281,7 @@ TTLS = {1: 1, 40: 6, 200: 25}
 """How long what is heard over the network holds, by pace."""
 LASTING = frozenset(
     {"refuse", "swallow", "partition", "clog", "slow", "pause", "segment-split", "answer-lost", "answer-stale"}
+    | {"expired", "wrong-authority", "wrong-name", "rotation"}
 )
 """Kinds of fault that last as many times as long: they are over when everything is healed."""
 
@@ -309,10 +323,17 @@ def decode(
         patience=max(knobs.patience, 4 * knobs.latency),
         handshake=max(knobs.handshake, 10 * knobs.latency + 4 * amplitude),
     )
-    topology = Topology(callers=callers, workers=workers, **(digits.of(FOUND) if finds else {}))
+    topology = Topology(callers=callers, workers=workers, **(digits.of(FOUND) if finds else _AS_THEY_ARE))
     if topology.discovery != "local":
         knobs = replace(knobs, ttl=TTLS[pace])
-    kinds = _enabled(swarm, KINDS[finds, topology.discovery])
+    kinds = _enabled(swarm, KINDS[finds, topology.discovery, topology.tls])
+    if topology.tls:
+        # Once there are certificates, something is wrong with them.
+        wrong = TRUST[swarm // 4 % len(TRUST)]
+        kinds = (wrong, wrong, *kinds)
+    if topology.discovery != "local":
+        # One that can strike nothing else: else what lasts long and is rare is hardly ever seen.
+        kinds = (BEYOND[topology.discovery][swarm % len(BEYOND[topology.discovery])], *kinds)
     workers += topology.size
     plan = Plan(
         topology=topology,

@@ -35,6 +35,8 @@ def _surroundings(plan: Plan) -> Iterator[str]:
         yield f"A pool uses {topology.lease} of those that are found at a time."
     if topology.untagged:
         yield f"The last {topology.untagged} of them have not the tag that pools want."
+    if topology.tls:
+        yield "All of them have certificates, and look at those of the others."
     changed = [
         f"{field.name} is {getattr(plan.knobs, field.name):g}"
         for field in fields(Knobs)

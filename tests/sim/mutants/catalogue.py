@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sim.mutants import determinism, endings, placing, promise, steps
+from sim.mutants import determinism, endings, placing, promise, steps, trust
 from sim.mutants.mutant import Mutant
 
 MUTANTS: dict[str, Mutant] = {
-    mutant.name: mutant for module in (promise, steps, placing, endings, determinism) for mutant in module.MUTANTS
+    mutant.name: mutant for module in (promise, steps, placing, endings, trust, determinism) for mutant in module.MUTANTS
 }

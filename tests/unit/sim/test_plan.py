@@ -120,7 +120,7 @@ def test_every_plan_can_be_told_and_every_item_is_in_it() -> None:
 
 
 def test_every_kind_of_fault_is_told_in_words_of_its_own() -> None:
-    targets = {"link": "c0>w1", "node": "w1", "worker": "w1", "caller": "c0"}
+    targets = {"link": "c0>w1", "node": "w1", "worker": "w1", "caller": "c0", "all": "workers"}
     told = set()
     for kind, form in FAULTS.items():
         frame = {"frame": "offer"} if kind == "delay" else {}

@@ -9,6 +9,8 @@ from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of
 TASK_FRAMES = frozenset({"offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result"})
 HANDSHAKE_MESSAGES = 2
 """Of each direction."""
+FLAWS = frozenset({"expired", "wrong-authority", "wrong-name"})
+"""Faults after which a certificate is one to refuse."""
 EXECUTED = frozenset({"value", "remote", "serialization", "interrupted"})
 """Outcomes that say by themselves, or by ``executed``, that the body ran."""
 
@@ -243,6 +245,61 @@ def nothing_before_the_handshake(story: Story) -> Iterator[Violation]:
                 break
 
 
+def certificates_were_good(story: Story) -> Iterator[Violation]:
+    """S7: met(s) ⇒ neither end showed an expired, a stranger's or another's certificate; opened(s) ⇒ met(s), with TLS.
+
+    A caller may have any name. What it shows it had read at ``since``: a flaw of authority counts if it was there all
+    the time.
+    """
+    if not story.plan.topology.tls:
+        return
+    met = {item.event.attempt: item for item in story.of("wire.met")}
+    flawed = list(_flaws(story))
+    for session, item in met.items():
+        caller, worker = (end(session).partition("#")[0] for end in (caller_of, worker_of))
+        for kind, target, begins, ends in flawed:
+            since = value_of(item, "since") if target == caller and kind != "expired" else item.at
+            ends_meant = (worker,) if kind == "wrong-name" else (caller, worker)
+            if target in ends_meant and begins < since and item.at < ends:
+                yield Violation(
+                    invariant="S7",
+                    task="",
+                    sentence=f"{session} came about while the certificate of {target} was one to refuse: {kind}",
+                    events=(item.index,),
+                )
+    for (node, session), item in story.sessions_opened.items():
+        if session not in met:
+            yield Violation(
+                invariant="S7",
+                task="",
+                sentence=f"{node} opened {session}, whose ends have not taken each other's certificates",
+                events=(item.index,),
+            )
+
+
+def _flaws(story: Story) -> Iterator[tuple[str, str, float, float]]:
+    """Yield kind, target, begin and end of what was wrong with certificates."""
+    healed = {value_of(item, "index"): item.at for item in story.of("fault.healed")}
+    for item in story.of("fault.injected"):
+        kind = value_of(item, "fault")
+        if kind in FLAWS:
+            yield kind, value_of(item, "target"), item.at, healed.get(value_of(item, "index"), float("inf"))
+
+
+def secrets_are_the_same(story: Story) -> Iterator[Violation]:
+    """S7: opened(s, n) ⇒ both ends of s have the same secret."""
+    others = {value_of(item, "worker") for item in story.of("truth.other-secret")}
+    for (node, session), item in story.sessions_opened.items() if others else ():
+        caller, worker = caller_of(session), worker_of(session)
+        if (caller in others) != (worker in others):
+            yield Violation(
+                invariant="S7",
+                task="",
+                sentence=f"{node} opened {session}, whose ends have different secrets",
+                events=(item.index,),
+            )
+
+
 def _firsts(task: TaskStory) -> Iterator[At]:
     """Yield what each end of each attempt said first, and heard first: what comes later is later."""
     for items in (task.said, task.heard):
@@ -319,6 +376,8 @@ INVARIANTS = (
     one_outcome,
     no_identity_crosses,
     nothing_before_the_handshake,
+    certificates_were_good,
+    secrets_are_the_same,
     nobody_breaks_the_protocol,
     attempts_are_their_callers,
     offers_are_settled,

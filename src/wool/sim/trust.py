@@ -1,0 +1,132 @@
+"""Who shows which certificate to whom, in virtual time, and who takes it.
+
+Why it exists: real handshakes are BoringSSL's, and there are none here. So the certificates are real ones, and
+`wool.certificates` judges them at the virtual instant; a table test shows that real gRPC takes and refuses the same.
+
+It owns what every process holds at every moment. It must never look at the real clock: certificates are issued for the
+days of the simulation, and refusals say the same in every run.
+
+A certificate counts in whole seconds and a plan in milliseconds: a thousandth of a second here is a second there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from wool.authority import CLIENT, SERVER, Authority, Issued
+from wool.certificates import Refusal, judge_caller, judge_worker
+from wool.credentials import WorkerCredentials
+from wool.sim.network import net_address_of
+
+Flaw: TypeAlias = Literal["expired", "wrong-authority", "wrong-name"]
+
+START = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+DAY = datetime.timedelta(days=1)
+STRANGER = -1
+"""The authority that nobody believes. The others are counted from 0."""
+IDENTITY = "wool-caller"
+ELSEWHERE = "192.0.2.1"
+
+
+def _instant(at: float) -> datetime.datetime:
+    return START + datetime.timedelta(seconds=round(at * 1000))
+
+
+@functools.lru_cache(maxsize=64)
+def _authority(number: int) -> Authority:
+    name = "an authority that nobody believes" if number == STRANGER else f"authority {number}"
+    return Authority.create(name, not_before=START - DAY, days=3650)
+
+
+@functools.lru_cache(maxsize=4096)
+def _issued(number: int, name: str, server: bool, not_after: datetime.datetime) -> Issued:
+    usages = (SERVER, CLIENT) if server else (CLIENT,)
+    return _authority(number).issue([name], usages=usages, not_before=START - DAY, not_after=not_after)
+
+
+@functools.lru_cache(maxsize=4096)
+def _credentials(
+    believed: tuple[int, ...], number: int, name: str, server: bool, not_after: datetime.datetime, secret: bytes
+) -> WorkerCredentials:
+    issued = _issued(number, name, server, not_after)
+    ca = b"".join(_authority(each).chain for each in believed)
+    return WorkerCredentials(ca=ca, key=issued.key, cert=issued.cert, secret=secret)
+
+
+@functools.lru_cache(maxsize=4096)
+def _refusals(
+    caller: WorkerCredentials, worker: WorkerCredentials, host: str, at: datetime.datetime
+) -> tuple[Refusal | None, Refusal | None]:
+    """Return why the caller refuses the worker, and the worker the caller."""
+    assert worker.cert is not None and caller.cert is not None
+    return judge_worker(worker.cert, caller.ca, host, at), judge_caller(caller.cert, worker.ca, worker.callers, at)
+
+
+class Trust:
+    """The certificates of one run. ``expiries`` says, by label, when some of them are going to expire."""
+
+    def __init__(
+        self, now: Callable[[], float], secret: Callable[[str], bytes], expiries: Mapping[str, Sequence[float]]
+    ) -> None:
+        self._now = now
+        self._secret = secret
+        self._expiries = expiries
+        self._flaws: dict[str, dict[Flaw, list[float]]] = {}
+        self._signs = 0
+        self._believed: tuple[int, ...] = (0,)
+
+    def provider(self, label: str) -> Callable[[], WorkerCredentials]:
+        """Return what a process with this label asks for its credentials."""
+        return lambda: self.credentials(label)
+
+    def credentials(self, label: str) -> WorkerCredentials:
+        """Return what a process with this label shows and believes now."""
+        flaws = self._flaws.get(label, {})
+        is_worker = label.startswith("w")
+        own = net_address_of(label).partition(":")[0] if is_worker else IDENTITY
+        # Who shows one before it expires shows that one, and may meet the other end when it has.
+        ends = flaws.get("expired") or [at for at in self._expiries.get(label, ()) if at > self._now()]
+        return _credentials(
+            self._believed,
+            STRANGER if flaws.get("wrong-authority") else self._signs,
+            ELSEWHERE if flaws.get("wrong-name") else own,
+            is_worker,
+            # At the very instant it is over.
+            _instant(min(ends)) - datetime.timedelta(seconds=1) if ends else START + 3000 * DAY,
+            self._secret(label),
+        )
+
+    def refuses(self, caller: WorkerCredentials, worker: WorkerCredentials, address: str) -> str | None:
+        """Say which side refuses whom and why, where the two meet now at ``address``; None if neither does."""
+        by_caller, by_worker = _refusals(caller, worker, address.partition(":")[0], _instant(self._now()))
+        if by_caller is not None:
+            return f"this side refused the worker's certificate: {by_caller}"
+        if by_worker is not None:
+            return f"the worker refused this side's certificate: {by_worker}"
+        return None
+
+    # ---- what happens to it ----
+
+    def spoil(self, label: str, flaw: Flaw) -> Callable[[], None]:
+        """Let a process show a certificate with a flaw from now on; return what renews it."""
+        since = self._now()
+        held = self._flaws.setdefault(label, {}).setdefault(flaw, [])
+        held.append(since)
+        return lambda: held.remove(since)
+
+    def believe_next(self) -> int:
+        """Let everybody believe the next authority too; return its number."""
+        number = max(self._believed) + 1
+        self._believed = (*self._believed, number)
+        return number
+
+    def sign_by(self, number: int) -> None:
+        """Let everybody show a certificate of an authority that all believe."""
+        self._signs = max(self._signs, number)
+
+    def believe_only(self, number: int) -> None:
+        """Let nobody believe authorities before this one any more."""
+        self._believed = tuple(each for each in self._believed if each >= number)

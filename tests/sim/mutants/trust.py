@@ -1,0 +1,59 @@
+"""Bugs of who is who: S7, with certificates and secrets."""
+
+from __future__ import annotations
+
+from sim.mutants.mutant import Edit, Mutant
+
+CERTIFICATES, HANDSHAKE = "wool.certificates", "wool.protocol.handshake"
+
+MUTANTS = (
+    Mutant(
+        name="expired-certificate-is-taken",
+        broken="A certificate that has expired is as good as any.",
+        caught_by="certificates_were_good",
+        edits=(
+            Edit(
+                module=CERTIFICATES,
+                old="        return _why([leaf, *others], at, SERVER, str(error), named=name)\n",
+                new="        why = _why([leaf, *others], at, SERVER, str(error), named=name)\n"
+                '        return None if why.why == "expired" else why\n',
+            ),
+            Edit(
+                module=CERTIFICATES,
+                old="        return _why([leaf, *others], at, CLIENT, str(error))\n",
+                new="        why = _why([leaf, *others], at, CLIENT, str(error))\n"
+                '        return None if why.why == "expired" else why\n',
+            ),
+        ),
+    ),
+    Mutant(
+        name="body-parsed-before-authentication",
+        broken="A worker takes the session for open when it has said its challenge, and what comes then for frames.",
+        caught_by="nothing_before_the_handshake",
+        edits=(
+            Edit(
+                module=HANDSHAKE,
+                old="        self._caller_nonce = caller_nonce\n",
+                new="        self._caller_nonce = caller_nonce\n"
+                '        self.peer = CallerWords(uid="", pool=b"", payload_bytes=1 << 20, credit_bytes=1 << 20)\n',
+            ),
+        ),
+    ),
+    Mutant(
+        name="secret-compared-after-parsing",
+        broken="Both ends read first what the other says of itself, and compare secrets when it is believed already.",
+        caught_by="secrets_are_the_same",
+        edits=(
+            Edit(
+                module=HANDSHAKE,
+                old="        if len(challenge.nonce) != NONCE_BYTES or not hmac.compare_digest(\n",
+                new="        if len(challenge.nonce) != NONCE_BYTES or self.done and not hmac.compare_digest(\n",
+            ),
+            Edit(
+                module=HANDSHAKE,
+                old="        if not hmac.compare_digest(response.proof,",
+                new="        if self.peer and not hmac.compare_digest(response.proof,",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,171 @@
+"""Certificates and secrets in virtual time: each fault has its effect, and what comes of it is the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.plans import QUICK, calls, played, returns, struck
+from wool.sim.history import Event, History
+from wool.sim.invariants.safety import certificates_were_good, secrets_are_the_same
+from wool.sim.invariants.story import Story, Violation
+from wool.sim.plan import Fault, Plan, Topology
+
+
+def secured(*faults: Fault, made: int = 12, apart: float = 0.1, **topology: Any) -> Plan:
+    wanted: dict[str, Any] = {"mode": "proxy", "workers": 2, "discovery": "static", "tls": True, **topology}
+    return Plan(
+        topology=Topology(**wanted), knobs=QUICK, calls=calls(*(returns(1),) * made, apart=apart), faults=faults
+    )
+
+
+def refused(history: History) -> list[str]:
+    return [str(event.get("why")) for event in history.of("wire.refused")]
+
+
+def met(history: History, session: str) -> list[float]:
+    return [event.at for event in history.of("wire.met") if event.attempt.startswith(session)]
+
+
+def all_ran(history: History) -> bool:
+    return {str(event.get("outcome")) for event in history.of("call.ended")} == {"value"}
+
+
+def none_failed_but_by(history: History, outcome: str, *, until: float) -> bool:
+    """Whether some calls that ended before ``until`` had this outcome, nothing of them ran, and all others did."""
+    ended = history.of("call.ended")
+    failed = [event for event in ended if event.get("outcome") != "value"]
+    assert {(event.get("outcome"), event.get("executed")) for event in failed} == {(outcome, "no")}
+    return len(failed) < len(ended) and all(event.at < until for event in failed)
+
+
+@pytest.mark.parametrize("discovery", ["static", "lan", "dns"])
+def test_who_has_certificates_takes_those_of_the_others(discovery: str) -> None:
+    history = played(secured(discovery=discovery))
+    assert all_ran(history)
+    assert refused(history) == []
+    assert met(history, "c0#0>w0#0") and met(history, "c0#0>w1#0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "why"),
+    [
+        ("expired", "w0", "this side refused the worker's certificate: expired: the certificate of CN=10.0.0.1"),
+        ("wrong-authority", "w0", "this side refused the worker's certificate: authority: "),
+        ("wrong-name", "w0", "is for 192.0.2.1, and not for 10.0.0.1"),
+        ("expired", "c0", "the worker refused this side's certificate: expired: the certificate of CN=wool-caller"),
+        ("wrong-authority", "c0", "the worker refused this side's certificate: authority: "),
+    ],
+)
+def test_a_certificate_that_is_no_good_opens_no_session_until_it_is_renewed(kind: str, target: str, why: str) -> None:
+    history = played(secured(Fault(kind=kind, target=target, at=0.05, seconds=0.5)))
+    assert struck(history, kind)
+    assert refused(history) and all(why in said for said in refused(history))
+    assert all(at > 0.55 for at in met(history, "c0#0>w0#0")) and met(history, "c0#0>w0#0")
+    if target == "w0":
+        assert all_ran(history)
+    else:  # nobody takes it, and so nobody is left to try
+        assert none_failed_but_by(history, "no-workers", until=0.7)
+
+
+def test_a_session_goes_on_when_a_certificate_expires_in_flight() -> None:
+    history = played(secured(Fault(kind="expired", target="w0", at=0.45, seconds=5.0), workers=1))
+    (at,) = met(history, "c0#0>w0#0")
+    assert at < 0.45
+    assert refused(history) == []
+    assert all_ran(history)
+
+
+def test_a_certificate_that_expires_on_its_way_is_refused() -> None:
+    fault = Fault(kind="expired", target="c0", at=0.1005, seconds=0.5)  # half a latency after it was shown
+    history = played(secured(fault, workers=1))
+    assert next(event.at for event in history.of("wire.refused")) < 0.105
+    assert none_failed_but_by(history, "no-workers", until=0.7)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.0995, 0.1, 0.1005, 0.101, 0.102, 0.15, 0.3])
+@pytest.mark.parametrize("seconds", [0.01, 0.3])
+def test_an_authority_takes_anothers_place_at_any_moment_and_no_call_fails(at: float, seconds: float) -> None:
+    crash = Fault(kind="crash", target="w0", at=0.5)  # afterwards there are sessions under the new one
+    history = played(
+        secured(
+            Fault(kind="rotation", target="workers", at=at, seconds=seconds),
+            crash,
+            Fault(kind="restart", target="w0", at=0.6),
+        )
+    )
+    assert struck(history, "rotation")
+    assert refused(history) == []
+    assert all_ran(history)
+    assert met(history, "c0#0>w0#1")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("discovery", ["static", "lan", "dns"])
+def test_a_worker_with_another_secret_runs_nothing_until_it_has_the_right_one(tls: bool, discovery: str) -> None:
+    fault = Fault(kind="other-secret", target="w0", at=0.05, seconds=0.5)
+    history = played(secured(fault, tls=tls, discovery=discovery, made=40))
+    assert [event.get("worker") for event in history.of("truth.other-secret")] == ["w0#1"]
+    assert not [event for event in history.of("wire.opened") if "w0#1" in event.attempt]
+    assert {event.node for event in history.of("body.began")} == {"w1#0", "w0#2"}
+    assert all_ran(history)
+
+
+def test_certificates_are_for_workers_on_a_network() -> None:
+    with pytest.raises(ValueError, match="certificates are for workers on a network"):
+        Topology(mode="proxy", tls=True)
+
+
+# ---- the invariants ---------------------------------------------------------------------------------
+
+
+def fault(at: float, kind: str, target: str, healed: float | None = None) -> list[Event]:
+    detail = (("fault", kind), ("index", 0), ("target", target))
+    events = [Event(at, "", "fault.injected", "", "", detail)]
+    return events if healed is None else [*events, Event(healed, "", "fault.healed", "", "", detail)]
+
+
+def together(at: float, since: float, session: str = "c0#0>w0#0/1") -> list[Event]:
+    return [
+        Event(at, "", "wire.met", "", session, (("since", since),)),
+        Event(at, "w0#0", "wire.opened", "", session, (("heard", 2),)),
+    ]
+
+
+def found(invariant: Any, *events: Event, tls: bool = True) -> list[Violation]:
+    plan = Plan(topology=Topology(mode="proxy", discovery="static", tls=tls))
+    return list(invariant(Story(History(sorted(events, key=lambda event: event.at)), plan)))
+
+
+@pytest.mark.parametrize("kind", ["expired", "wrong-authority", "wrong-name"])
+def test_s7_a_session_with_a_certificate_that_was_one_to_refuse_is_found(kind: str) -> None:
+    assert found(certificates_were_good, *fault(0.5, kind, "w0"), *together(0.6, 0.6))
+    assert found(certificates_were_good, *fault(0.5, kind, "w0", 0.7), *together(0.6, 0.6))
+    assert not found(certificates_were_good, *fault(0.5, kind, "w0", 0.55), *together(0.6, 0.58))
+    assert not found(certificates_were_good, *fault(0.5, kind, "w0"), *together(0.4, 0.4))
+    assert not found(certificates_were_good, *fault(0.5, kind, "w1"), *together(0.6, 0.6))
+
+
+def test_s7_what_a_caller_shows_it_has_read_before() -> None:
+    assert found(certificates_were_good, *fault(0.5, "wrong-authority", "c0"), *together(0.7, 0.6))
+    assert not found(certificates_were_good, *fault(0.5, "wrong-authority", "c0"), *together(0.7, 0.4))
+    assert found(certificates_were_good, *fault(0.5, "expired", "c0"), *together(0.7, 0.4))
+    assert not found(certificates_were_good, *fault(0.5, "wrong-name", "c0"), *together(0.7, 0.6))
+
+
+def test_s7_a_session_without_a_look_at_certificates_is_found_where_there_are_some() -> None:
+    opened = together(0.6, 0.6)[1]
+    assert found(certificates_were_good, opened)
+    assert not found(certificates_were_good, opened, tls=False)
+
+
+def test_s7_a_session_of_two_secrets_is_found() -> None:
+    def other(name: str) -> Event:
+        return Event(0.1, "", "truth.other-secret", "", "", (("worker", name),))
+
+    opened = Event(0.6, "w0#0", "wire.opened", "", "w1#0>w0#0/1", (("heard", 2),))
+    assert found(secrets_are_the_same, other("w0#0"), opened)
+    assert found(secrets_are_the_same, other("w1#0"), opened)
+    assert not found(secrets_are_the_same, other("w0#0"), other("w1#0"), opened)
+    assert not found(secrets_are_the_same, other("w0#1"), opened)
