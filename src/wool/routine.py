@@ -14,7 +14,7 @@ import sys
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
 from types import FunctionType
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from wool.call import Answer, Call
 from wool.dispatch import Dispatcher, current_source, innermost_open
@@ -23,13 +23,26 @@ from wool.failure import TaskException, as_outcome, capture, rebuild
 from wool.limits import DEFAULT_LIMITS
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import ROUTINE_ATTRIBUTE, Payload, culprit, dumps, loads, set_routine_rebuilder
-from wool.task import RoutineKind
+from wool.task import TIMEOUT_ATTRIBUTE, RoutineKind
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Items = TypeVar("_Items", bound=AsyncIterable[Any])
 """What an async generator function is said to return: `AsyncGenerator`, `AsyncIterator` or `AsyncIterable`."""
 _Owner = TypeVar("_Owner")
+
+
+class RoutineDecorator(Protocol):
+    """What ``@wool.routine(…)`` is: does what ``@wool.routine`` does."""
+
+    @overload
+    def __call__(self, function: staticmethod[_P, _T], /) -> staticmethod[_P, _T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: classmethod[_Owner, _P, _T], /) -> classmethod[_Owner, _P, _T]: ...
+    @overload
+    def __call__(self, function: Callable[_P, _Items], /) -> Callable[_P, _Items]: ...
+    @overload
+    def __call__(self, function: Callable[_P, Coroutine[Any, Any, _T]], /) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
 
 
 class RoutineInfo:
@@ -54,9 +67,11 @@ def routine(function: classmethod[_Owner, _P, _T], /) -> classmethod[_Owner, _P,
 def routine(function: Callable[_P, _Items], /) -> Callable[_P, _Items]: ...
 @overload
 def routine(function: Callable[_P, Coroutine[Any, Any, _T]], /) -> Callable[_P, Coroutine[Any, Any, _T]]: ...
+@overload
+def routine(*, timeout: float | None = None) -> RoutineDecorator: ...
 
 
-def routine(function: Any, /) -> Any:
+def routine(function: Any = None, /, *, timeout: float | None = None) -> Any:
     """Mark an async function or async generator function as a routine.
 
     Called inside an open pool it runs on one of the pool's workers, and looks to its caller like the
@@ -71,8 +86,22 @@ def routine(function: Any, /) -> Any:
     Cancelling the call cancels the body; the caller goes on when the body's ``finally`` has run, at most
     ``cancel_grace_seconds`` later.
 
-    Raises `TypeError` if ``function`` is neither, and `ValueError` if it is a routine already.
+    With ``timeout``, in seconds, as in ``@wool.routine(timeout=30)``, the worker cancels a body that has run for
+    longer, a generator's in each step: it ends in `TimeoutError` as by `asyncio.timeout`, and so does the call. The
+    time on the way to the worker does not count, and a body that blocks cannot be stopped.
+
+    Raises `TypeError` if ``function`` is neither, and `ValueError` if it is a routine already, or if ``timeout`` is not
+    positive.
     """
+    if function is None:
+        limit = _checked_timeout(timeout)
+
+        def decorate(function: Any) -> Any:
+            return _limited(routine(function), limit)
+
+        return decorate
+    if timeout is not None:
+        raise TypeError("give timeout= to the decorator alone: @wool.routine(timeout=…)")
     for descriptor in (cast("Any", staticmethod), cast("Any", classmethod)):
         if isinstance(function, descriptor):
             return descriptor(routine(function.__func__))
@@ -92,6 +121,23 @@ def routine(function: Any, /) -> Any:
         f"@wool.routine takes a function defined with 'async def', {function.__qualname__} is {kind}: "
         "define it with 'async def', and run blocking code in it as it is, or in asyncio.to_thread"
     )
+
+
+def _checked_timeout(timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout > 0:
+        return float(timeout)
+    raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
+
+
+def _limited(wrapper: Any, seconds: float | None) -> Any:
+    """Let the body of ``wrapper``'s routine run for so long."""
+    if seconds is not None:
+        plain: Any = getattr(wrapper, "__func__", wrapper)
+        # On the raw function, which is what a worker finds, by name or by value.
+        setattr(getattr(plain, ROUTINE_ATTRIBUTE).function, TIMEOUT_ATTRIBUTE, seconds)
+    return wrapper
 
 
 def _wrap(function: FunctionType, kind: RoutineKind) -> Callable[..., Any]:

@@ -12,6 +12,10 @@ from wool.failure import TaskException
 RoutineKind: TypeAlias = Literal["coroutine", "generator"]
 
 
+TIMEOUT_ATTRIBUTE = "__wool_timeout__"
+"""On a routine's raw function: how long its body may run, in seconds."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Task:
     """One call of a routine. The same record exists in the caller and, while it runs, on the worker.

@@ -49,6 +49,11 @@ async def repeated(item: T) -> AsyncIterator[T]:
     yield item
 
 
+@wool.routine(timeout=3.0)
+async def limited(x: int) -> str:
+    return str(x)
+
+
 class Account(Generic[T]):
     def __init__(self, owner: T) -> None:
         self.owner = owner
@@ -94,6 +99,8 @@ class Account(Generic[T]):
 
 async def calls(account: Account[str]) -> None:
     assert_type(await add(1, 2, 3, scale=4.0), float)
+    assert_type(await limited(1), str)
+    await limited("1")  # type: ignore[arg-type]
     unawaited: Coroutine[Any, Any, float] = add(1)
     await unawaited
     await nothing()

@@ -14,7 +14,7 @@ import contextvars
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from inspect import isasyncgenfunction
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from wool.bridge import MailboxLike
 from wool.context import set_dispatch_timeout
@@ -24,12 +24,13 @@ from wool.failure import Origin, TaskException, capture, rebuild
 from wool.limits import Limits
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Payload, dumps, loads
-from wool.task import Task, set_current_task
+from wool.task import TIMEOUT_ATTRIBUTE, Task, set_current_task
 from wool.variables import ContextFault, Held, held, pack, receive
 from wool.worker.forks import leave_if_forked
 from wool.worker.service import Job
 
 _log = logging.getLogger("wool.worker")
+_T = TypeVar("_T")
 
 _NONE = Payload((b"",))
 
@@ -214,10 +215,12 @@ class Runner:
             self._pools.enter(job.pool)
             state.begun = True
             state.stepping = True
+            limit: float | None = getattr(function, TIMEOUT_ATTRIBUTE, None)
             if generator:
-                await self._run_generator(job, state, task, function(*args, **kwargs))
+                await self._run_generator(job, state, task, function(*args, **kwargs), limit)
             else:
-                await self._run_coroutine(job, state, task, function(*args, **kwargs))
+                body = function(*args, **kwargs)
+                await self._run_coroutine(job, state, task, body if limit is None else _limited(body, limit))
         except BaseException as error:
             await self._settle(state)
             self._raised(job, state, task, error)
@@ -245,27 +248,29 @@ class Runner:
         else:
             self._answer(job, state, ResultKind.RETURN, answer)
 
-    async def _run_generator(self, job: Job, state: _Running, task: Task, body: AsyncGenerator[Any, Any]) -> None:
+    async def _run_generator(
+        self, job: Job, state: _Running, task: Task, body: AsyncGenerator[Any, Any], limit: float | None
+    ) -> None:
         kind, payload = StepKind.NEXT, _NONE
         own = self._loop_task(state)
         while True:
             thrown: BaseException | None = None
             try:
                 if kind is StepKind.NEXT:
-                    item = await body.__anext__()
+                    item = await _limited(body.__anext__(), limit)
                 elif kind is StepKind.SEND:
                     try:
                         sent = loads(payload)
                     except BaseException as error:
                         await self._close_unanswerable(job, state, body, _not_loaded(task, error))
                         return
-                    item = await body.asend(sent)
+                    item = await _limited(body.asend(sent), limit)
                     del sent
                 else:
                     # A close is a GeneratorExit like any other: what the body makes of it is for the
                     # caller's own generator to judge, which has been told to close.
                     thrown = GeneratorExit() if kind is StepKind.CLOSE else rebuild(payload)
-                    item = await body.athrow(thrown)
+                    item = await _limited(body.athrow(thrown), limit)
             except StopAsyncIteration:
                 await self._settle(state)
                 self._answer(job, state, ResultKind.RETURN, _NONE)
@@ -418,6 +423,22 @@ class Runner:
     def _capture(self, job: Job, error: BaseException, thrown: BaseException | None = None) -> Payload:
         here = Origin(worker=self._worker, host=self._host, pid=self._pid, task=job.task.hex())
         return capture(error, here=here, limits=self._limits, thrown=thrown)
+
+
+def _limited(step: Coroutine[Any, Any, _T], seconds: float | None) -> Coroutine[Any, Any, _T]:
+    """Return ``step``, cancelled after so long."""
+    return step if seconds is None else _within(step, seconds)
+
+
+async def _within(step: Coroutine[Any, Any, _T], seconds: float) -> _T:
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            return await step
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise TimeoutError(f"the routine ran for longer than its timeout, {seconds:g} s") from error.__cause__
 
 
 def _not_loaded(task: Task, error: BaseException) -> SerializationError:
