@@ -32,6 +32,7 @@ from wool.errors import (
     WoolError,
     WorkerLost,
 )
+from wool.events import TaskEvent
 from wool.failure import Origin, TaskException, origin
 from wool.mapping import map
 from wool.pool import WorkerPool, WorkerProxy
@@ -70,6 +71,7 @@ __all__ = [
     "SerializationError",
     "StaticDiscovery",
     "Task",
+    "TaskEvent",
     "TaskException",
     "TaskInterrupted",
     "TaskLogFilter",

@@ -12,7 +12,9 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wool.bridge import MailboxLike
-from wool.errors import SerializationError
+from wool.errors import SerializationError, WorkerLost
+from wool.events import CallEvents, TaskOutcome
+from wool.failure import TaskException
 from wool.protocol.caller import CallerTask
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Definition, Payload
@@ -87,6 +89,7 @@ class PlacedCall:
         "definition",
         "deliver",
         "dispatch_timeout",
+        "events",
         "left_behind",
         "link",
         "machine",
@@ -108,8 +111,11 @@ class PlacedCall:
         dispatch_timeout: float | None,
         user: MailboxLike,
         deliver: Callable[[Answer], None],
+        events: CallEvents | None = None,
     ) -> None:
         self.task: Task = task
+        self.events: CallEvents | None = events
+        """Who is told what happens to the task; None if nobody wants to know."""
         self.definition: Definition = definition
         self.arguments: Payload = arguments
         self.size: int = arguments.size
@@ -182,6 +188,7 @@ class Call:
         user: MailboxLike,
         ways: Ways | None = None,
         known: Held | None = None,
+        events: CallEvents | None = None,
     ) -> None:
         self._held = known
         """What the other side has of the context variables."""
@@ -190,7 +197,7 @@ class Call:
         self._io = io
         self._loop = loop
         self._answer: asyncio.Future[Answer] = loop.create_future()
-        self._placed = PlacedCall(task, definition, arguments, dispatch_timeout, user, self.deliver)
+        self._placed = PlacedCall(task, definition, arguments, dispatch_timeout, user, self.deliver, events)
         self.unseen: Answer | None = None
         """An answer that had come when a cancellation overtook it on the last stretch."""
 
@@ -209,6 +216,11 @@ class Call:
 
     def first(self) -> Coroutine[Any, Any, Answer]:
         """Dispatch the task, once, and return the answer to its first step (or its result)."""
+        if self._placed.events is not None:
+            return self._told(self._placed.events, StepKind.NEXT, self._first)
+        return self._first()
+
+    def _first(self) -> Coroutine[Any, Any, Answer]:
         if self._placer.closed:
             # The I/O loop may have ended: nobody would hear what is posted there.
             self._answer.set_result(self._placer.answer_closed(self._placed))
@@ -224,11 +236,40 @@ class Call:
         """
         if (now := held()) is not self._held:
             payload = self._with_context(now, payload)
-        return self._step(kind, payload, cancelled)
+        return self._ask(kind, payload, cancelled)
 
     def close(self) -> Coroutine[Any, Any, Answer]:
         """Close a generator that cannot go on: as `step`, but that the body sees the context that it has."""
-        return self._step(StepKind.CLOSE, None, False)
+        return self._ask(StepKind.CLOSE, None, False)
+
+    def _ask(self, kind: StepKind, payload: Payload | None, cancelled: bool) -> Coroutine[Any, Any, Answer]:
+        if self._placed.events is not None:
+            return self._told(self._placed.events, kind, lambda: self._step(kind, payload, cancelled))
+        return self._step(kind, payload, cancelled)
+
+    async def _told(self, events: CallEvents, kind: StepKind, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        """Ask, and tell of the iteration, where it is one."""
+        if self.task.kind == "coroutine":
+            return await ask()
+        events.initiated(kind)
+        try:
+            return await ask()
+        finally:
+            events.iterated()
+
+    @property
+    def events(self) -> CallEvents | None:
+        """Who is told what happens to the task; None if nobody wants to know."""
+        return self._placed.events
+
+    def outcome_of(self, error: BaseException) -> tuple[TaskOutcome, TaskException | None]:
+        """Return what is told of a call that ends with ``error``; it holds no live object."""
+        if isinstance(error, GeneratorExit) and self.task.kind == "generator":
+            return "success", None  # It was closed, and did as it was asked.
+        exception = TaskException.from_exception(error)
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            return "cancelled", exception
+        return "lost" if isinstance(error, WorkerLost) else "failure", exception
 
     def _with_context(self, now: Held | None, payload: Payload | None) -> Payload | None:
         assert self._ways is not None, "a call whose context may change knows the ways"

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from wool.discovery.base import WorkerMetadata
 from wool.discovery.lookups import split
 from wool.errors import RpcError, TransientRpcError, UnexpectedResponse
+from wool.events import CallEvents
 from wool.limits import Limits
 from wool.observer import Observer
 from wool.protocol import frames
@@ -61,6 +62,9 @@ class OfferedCall(Protocol):
     @property
     def dispatch_timeout(self) -> float | None: ...
 
+    @property
+    def events(self) -> CallEvents | None: ...
+
 
 class ConnectionOwner(Protocol):
     """Hears what the worker says. Called synchronously, on the connection's loop."""
@@ -106,6 +110,7 @@ class Connection:
         self._unstarted: dict[int, int] = {}
         self._unstarted_bytes = 0
         self._number = 0
+        self._watched = 0
         # Generators whose consumer has gone, until they end.
         self._told_to_close: set[int] = set()
         self._defining: set[int] = set()
@@ -247,9 +252,17 @@ class Connection:
 
     def start(self, number: int) -> None:
         """Say start."""
+        if (events := self._calls[number].events) is not None:
+            events.scheduled(self.metadata)
         # Said before the window is looked at again: the next offer must not reach the worker first.
         self.session.say(frames.Start(number))
         self._settle(number)
+
+    def watch(self, types: int) -> None:
+        """Say which task events are wanted of the worker, if it does not know."""
+        if types != self._watched:
+            self._watched = types
+            self.session.say(frames.Watch(types))
 
     def withdraw(self, number: int) -> None:
         """Take an offer back."""
@@ -343,6 +356,11 @@ class Connection:
             self._reject(owner, frame)
         elif isinstance(frame, frames.Draining):
             owner.draining(self)
+        elif isinstance(frame, frames.Report):
+            self._check_number(frame.number)
+            call = self._calls.get(frame.number)
+            if call is not None and call.events is not None and self._watched >> frame.type & 1:
+                call.events.reported(frame.type, frame.timestamp, self.metadata, *frame[3:])
         else:
             raise ProtocolError(f"a worker does not say {type(frame).__name__}")
 

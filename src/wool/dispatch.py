@@ -26,6 +26,7 @@ from wool.credentials import CredentialsProvider
 from wool.definition import define, unpicklable_part
 from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, Sought, WorkerMetadata, lives_on_io_loop
 from wool.errors import RpcError
+from wool.events import CallEvents
 from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
 from wool.supplied import DiscoveryArgument, LoadBalancerArgument
@@ -104,6 +105,7 @@ class Dispatcher:
         self._closed = False
         self.calls: int = 0
         """How many calls were made by it."""
+        runtime.events.listen(self)
 
     @property
     def is_idle(self) -> bool:
@@ -157,6 +159,7 @@ class Dispatcher:
                     what=Sought(words=spec.what, subscriber=spec.subscriber),
                     terms=dataclasses.replace(spec.terms, own=spec.terms.own | own, secure=credentials is not None),
                     observer=runtime.observer,
+                    events=runtime.events,
                 )
 
             proxy = await run_on(io, here, make, "wool opening a proxy")
@@ -277,7 +280,13 @@ class Dispatcher:
         to_io, to_user = self.way(loop)
         self.calls += 1
         timeout = dispatch_timeout_seconds()
-        return Call(self._proxy, to_io, loop, task, definition, arguments, timeout, to_user, self, now)
+        told = CallEvents(runtime.events, task) if runtime.events.mask else None
+        return Call(self._proxy, to_io, loop, task, definition, arguments, timeout, to_user, self, now, told)
+
+    def wanted_events_changed(self) -> None:
+        """See `wool.events.EventsListener`."""
+        if not self._closed:
+            self._io.post(self._proxy.wanted_events_changed)
 
     @property
     def context_bytes(self) -> int:

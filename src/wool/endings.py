@@ -5,6 +5,8 @@ It makes exceptions of what the proxy knows, and must never change anything of t
 
 from __future__ import annotations
 
+import asyncio
+
 from wool.call import Answer, PlacedCall
 from wool.discovery.base import Sought
 from wool.errors import (
@@ -18,9 +20,20 @@ from wool.errors import (
 )
 from wool.link import Link
 from wool.links import Links
-from wool.protocol.caller import State
+from wool.protocol.caller import Outcome, State
 from wool.protocol.frames import Result, ResultKind
 from wool.serialization import Payload
+
+
+def local_answer(call: PlacedCall, outcome: Outcome, view: Links, what: Sought, closing: str | None) -> Answer:
+    """Return what a call is told that ends as its own machine says."""
+    if outcome is Outcome.TIMEOUT:
+        return Answer(None, error=timed_out(call, view, what, closing))
+    if outcome is Outcome.CANCELLED:
+        return Answer(None, error=asyncio.CancelledError())
+    if outcome is Outcome.INTERRUPTED:
+        return Answer(None, error=interrupted(call, closing))
+    return Answer(None, error=lost(call))
 
 
 def not_placed(call: PlacedCall, view: Links, what: Sought, closing: str | None) -> NoWorkersAvailable:

@@ -92,6 +92,9 @@ class Limits:
     """What a large payload is cut into, so that small frames pass between."""
     credit_bytes: int = 4 * MIB
     """Unacknowledged chunk bytes per session and direction: at 1 MB/s four seconds, below any ping timeout."""
+    task_events: int = 10_000
+    """Task events that wait for one handler, or to be written to one caller; more are dropped and counted. At some
+    300 bytes each a few megabytes."""
     packet_bytes: int = 256 * KIB
     """Frames are packed into one message up to about this size."""
     message_bytes: int = 8 * MIB

@@ -23,6 +23,7 @@ from wool.call import PlacedCall
 from wool.connection import Connection
 from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
+from wool.events import PROCESS, Events
 from wool.limits import Limits
 from wool.link import Link, LinkOwner, LinkState
 from wool.observer import Observer
@@ -52,11 +53,14 @@ class Links:
         owner: LinksOwner,
         connect: Callable[[WorkerMetadata], Awaitable[Connection]],
         random_bytes: Callable[[int], bytes],
+        events: Events = PROCESS,
         *,
         limits: Limits,
         terms: Terms,
         observer: Observer | None = None,
     ) -> None:
+        self.events: Events = events
+        """Who wants to know what happens to tasks."""
         self._owner = owner
         self._random_bytes = random_bytes
         self._connect = connect
@@ -91,6 +95,12 @@ class Links:
     def spares(self) -> list[WorkerStatus]:
         """Return the workers that are kept for when no candidate takes a call."""
         return [link.status for link in self.links.values() if link.usable and link.spare]
+
+    def wanted_events_changed(self) -> None:
+        """Tell the workers which task events are wanted."""
+        for link in self.links.values():
+            if link.connection is not None:
+                link.connection.watch(self.events.remote)
 
     def opened(self, link: Link) -> None:
         """The session with a worker is up. One that was a suspect, and is none, takes its place again."""

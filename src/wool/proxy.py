@@ -23,6 +23,7 @@ from wool.connection import Connection
 from wool.deadlines import Deadlines, Timeouts
 from wool.discovery.base import DiscoveryEvent, Sought, WorkerMetadata
 from wool.errors import NoWorkersAvailable, RpcError, TransientRpcError, UnexpectedResponse
+from wool.events import PROCESS, Events
 from wool.limits import Limits
 from wool.link import Link
 from wool.links import Links
@@ -58,6 +59,7 @@ class Proxy:
         what: Sought,
         terms: Terms = EVERYBODY,
         observer: Observer | None = None,
+        events: Events = PROCESS,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._observer = observer
@@ -70,7 +72,7 @@ class Proxy:
         self._random_bytes = random_bytes
         self._what = what
         self._refusals = Refusals(_log.warning, limits)
-        self._view = Links(self, self._connect, random_bytes, limits=limits, terms=terms, observer=observer)
+        self._view = Links(self, self._connect, random_bytes, events, limits=limits, terms=terms, observer=observer)
         self._links: Mapping[str, Link] = self._view.links
         self._by_connection: dict[Connection, Link] = {}
         self._unplaced: dict[PlacedCall, None] = {}
@@ -88,6 +90,10 @@ class Proxy:
     def discovered(self, event: DiscoveryEvent) -> None:
         """Take an event of discovery. Repeated and reordered events do no harm."""
         self._view.discovered(event)
+
+    def wanted_events_changed(self) -> None:
+        """Somebody here wants other task events than before."""
+        self._view.wanted_events_changed()
 
     def discovery_ended(self, error: BaseException | None) -> None:
         """Discovery will say no more; what is known stays in use, and nobody waits for it."""
@@ -354,13 +360,7 @@ class Proxy:
         call.respond_last(answer)
 
     def _local_answer(self, call: PlacedCall, outcome: Outcome) -> Answer:
-        if outcome is Outcome.TIMEOUT:
-            return Answer(None, error=endings.timed_out(call, self._view, self._what, self._closing))
-        if outcome is Outcome.CANCELLED:
-            return Answer(None, error=asyncio.CancelledError())
-        if outcome is Outcome.INTERRUPTED:
-            return Answer(None, error=endings.interrupted(call, self._closing))
-        return Answer(None, error=endings.lost(call))
+        return endings.local_answer(call, outcome, self._view, self._what, self._closing)
 
     # ---- timers ----
 
@@ -404,6 +404,7 @@ class Proxy:
         if link.connection is None:
             return
         self._by_connection[link.connection] = link
+        link.connection.watch(self._view.events.remote)
         self._drain_waiting(link)
         self._view.opened(link)
 

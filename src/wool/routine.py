@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 from wool.call import Answer, Call
 from wool.dispatch import Dispatcher, current_source, innermost_open
 from wool.errors import SerializationError, TaskInterrupted, WorkerLost
+from wool.events import TaskOutcome
 from wool.failure import TaskException, as_outcome, capture, rebuild
 from wool.limits import DEFAULT_LIMITS
 from wool.protocol.frames import ResultKind, StepKind
@@ -190,7 +191,16 @@ def _wrap_coroutine(info: RoutineInfo) -> Callable[..., Any]:
         function(*args, **kwargs).close()
         dispatcher = _open_dispatcher() or await _dispatcher(info)
         call = dispatcher.new_call(function, "coroutine", args, kwargs)
-        return _value(call, await call.first())
+        events = call.events
+        if events is None:
+            return _value(call, await call.first())
+        try:
+            value = _value(call, await call.first())
+        except BaseException as error:
+            events.completed(*call.outcome_of(error))
+            raise
+        events.completed("success", None)
+        return value
 
     return wrapper
 
@@ -205,6 +215,8 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
         call = dispatcher.new_call(function, "generator", args, kwargs)
         stream = _Stream(info, call)
         thrown: BaseException | None = None
+        events = call.events
+        outcome: tuple[TaskOutcome, TaskException | None] = ("success", None)
         try:
             await stream.take(call.first(), None)
             while not stream.ended:
@@ -225,12 +237,20 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
                         kind, payload = StepKind.SEND, stream.pickled(sent)
                     del sent
                 await stream.take(call.step(kind, payload), thrown)
+        except BaseException as error:
+            if events is not None:
+                outcome = call.outcome_of(error)
+            raise
         finally:
             del thrown
-            if stream.suspended:
-                # Left in a way that the body has not heard of: what was sent in could not be pickled,
-                # or an item could not be loaded.
-                await call.close()
+            try:
+                if stream.suspended:
+                    # Left in a way that the body has not heard of: what was sent in could not be pickled,
+                    # or an item could not be loaded.
+                    await call.close()
+            finally:
+                if events is not None:
+                    events.completed(*outcome)
 
     return wrapper
 

@@ -20,6 +20,7 @@ from typing import Protocol
 from wool.bridge import IoHost, IoThread, Mailbox, MailboxLike
 from wool.credentials import CredentialsProvider
 from wool.discovery.base import DiscoveryLike
+from wool.events import PROCESS, Events
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.observer import Observer
 from wool.transport.base import Transport
@@ -88,6 +89,8 @@ class Runtime:
     limits: Limits = DEFAULT_LIMITS
     prepare: Callable[[], None] = lambda: None
     """Does ahead of time, while workers start, what the first connection would have to wait for."""
+    events: Events = PROCESS
+    """Where it is told what happens to tasks, and asked who wants to know."""
     observer: Observer | None = None
     """Watches what the engine says, hears and decides: the simulator."""
     uid: str = field(default_factory=_uid)

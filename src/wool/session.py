@@ -23,6 +23,7 @@ from wool.protocol.frames import (
     Goodbye,
     Offer,
     ProtocolError,
+    Report,
     Result,
     Step,
 )
@@ -78,6 +79,7 @@ class Session:
         self.inbox: Inbox = Inbox(limits.credit_bytes // CREDIT_SHARE)
         self._heads: dict[int, Offer | Step | Result] = {}
         self._wake: asyncio.Future[None] | None = None
+        self._missed = 0
         self._finishing: str | None = None
         self._reason: str | None = None
         self.violated: bool = False
@@ -101,6 +103,14 @@ class Session:
         self.outbox.say(frame, payload)
         if self._wake is not None:
             self._awake()
+
+    def report(self, report: Report) -> None:
+        """Queue what may be left out: if too much waits to be written it is, and the next one tells how much was."""
+        if self.outbox.waiting >= self.limits.task_events:
+            self._missed += 1
+            return
+        missed, self._missed = self._missed, 0
+        self.say(report._replace(missed=missed))
 
     def forget(self, number: int) -> None:
         """Neither send nor collect more of any payload of ``number``."""

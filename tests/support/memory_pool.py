@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from support.one_loop import QUICK, Cluster, LoopMailbox, cluster
 from wool.dispatch import Dispatcher, enter_source, leave_source
+from wool.events import ProcessEvents
 from wool.limits import Limits
 from wool.runtime import Runtime
 
@@ -48,7 +49,11 @@ async def memory_pool(*uids: str, limits: Limits = QUICK) -> AsyncIterator[Clust
         enter_source(source)
         try:
             for uid in uids or ("one", "two"):
-                await made.add(uid)
+                worker = await made.add(uid)
+                # Handlers are those of this process, which is the caller: in a worker's own there are none.
+                worker.runner._events = ProcessEvents()
+                worker.runner._events.be_worker()
             yield made
         finally:
             leave_source(source)
+            source.open_dispatcher._closed = True

@@ -45,6 +45,7 @@ LAYERS = (
             "discovery.view",
             "authority",
             "errors",
+            "events",
             "failure",
             "home",
             "limits",
@@ -119,6 +120,7 @@ LAYERS = (
             "worker.process",
             "worker.runner",
             "worker.serve",
+            "worker.stretches",
         },
     ),
     (

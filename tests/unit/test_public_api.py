@@ -19,6 +19,7 @@ PUBLIC = {
         "routine",
         "RuntimeContext",
         "Task",
+        "TaskEvent",
         "TaskException",
         "current_task",
         "map",

@@ -17,6 +17,7 @@ from wool.protocol.frames import (
     EMPTY,
     MOST_FRAMES,
     MOST_PARTS,
+    REPORTED,
     TASK_BYTES,
     Accept,
     Body,
@@ -30,11 +31,13 @@ from wool.protocol.frames import (
     ProtocolError,
     Reject,
     RejectCode,
+    Report,
     Result,
     ResultKind,
     Start,
     Step,
     StepKind,
+    Watch,
     Withdraw,
 )
 
@@ -134,6 +137,21 @@ def _put_goodbye(wire: wire_pb2.Frame, frame: Goodbye) -> None:
     wire.goodbye.reason = frame.reason
 
 
+def _put_watch(wire: wire_pb2.Frame, frame: Watch) -> None:
+    wire.watch = frame.types
+
+
+def _put_report(wire: wire_pb2.Frame, frame: Report) -> None:
+    report = wire.report
+    report.number = frame.number
+    report.type = frame.type  # type: ignore[assignment]
+    report.timestamp = frame.timestamp
+    if frame.kind is not None:
+        report.kind = int(frame.kind)  # type: ignore[assignment]
+    report.step = frame.step
+    report.missed = frame.missed
+
+
 _PUT: dict[type, Callable[[wire_pb2.Frame, Any], None]] = {
     Offer: _put_offer,
     Start: _put_start,
@@ -147,6 +165,8 @@ _PUT: dict[type, Callable[[wire_pb2.Frame, Any], None]] = {
     Chunk: _put_chunk,
     Credit: _put_credit,
     Goodbye: _put_goodbye,
+    Watch: _put_watch,
+    Report: _put_report,
 }
 
 
@@ -356,6 +376,17 @@ def _get_result(wire: wire_pb2.Frame) -> Frame:
     return Result(result.number, kind, body, result.echo, result.cancels, _get_context(True, body))
 
 
+_STEP_KINDS: dict[int, StepKind | None] = {0: None, **{int(kind): kind for kind in StepKind}}
+
+
+def _get_report(wire: wire_pb2.Frame) -> Frame:
+    report = wire.report
+    if report.type not in REPORTED or report.kind not in _STEP_KINDS:
+        raise ProtocolError(f"unknown report {report.type} of step {report.kind}")
+    kind = _STEP_KINDS[report.kind]
+    return Report(report.number, int(report.type), report.timestamp, kind, report.step, report.missed)
+
+
 _GET: dict[str, Callable[[wire_pb2.Frame], Frame]] = {
     "offer": _get_offer,
     "start": lambda wire: Start(wire.start),
@@ -369,6 +400,8 @@ _GET: dict[str, Callable[[wire_pb2.Frame], Frame]] = {
     "chunk": lambda wire: Chunk(wire.chunk.number, wire.chunk.data),
     "credit": lambda wire: Credit(wire.credit),
     "goodbye": lambda wire: Goodbye(wire.goodbye.reason),
+    "watch": lambda wire: Watch(wire.watch),
+    "report": _get_report,
 }
 
 

@@ -59,6 +59,10 @@ class ResultKind(IntEnum):
     UNBEGUN = 8
 
 
+REPORTED = frozenset({2, 3, 6})
+"""The places of the task events that a worker reports."""
+
+
 class Body(NamedTuple):
     """A payload as a frame carries it: whole, or announced and then sent in chunks.
 
@@ -136,6 +140,21 @@ class Draining(NamedTuple):
     pass
 
 
+class Watch(NamedTuple):
+    types: int
+    """Bits of `wool.events.BITS`."""
+
+
+class Report(NamedTuple):
+    number: int
+    type: int
+    """The place of the bit."""
+    timestamp: int
+    kind: StepKind | None = None
+    step: int = 0
+    missed: int = 0
+
+
 class Chunk(NamedTuple):
     number: int
     data: bytes | memoryview
@@ -150,5 +169,18 @@ class Goodbye(NamedTuple):
 
 
 Frame: TypeAlias = (
-    Offer | Start | Withdraw | Cancel | Step | Accept | Reject | Result | Draining | Chunk | Credit | Goodbye
+    Offer
+    | Start
+    | Withdraw
+    | Cancel
+    | Step
+    | Accept
+    | Reject
+    | Result
+    | Draining
+    | Chunk
+    | Credit
+    | Goodbye
+    | Watch
+    | Report
 )

@@ -120,7 +120,7 @@ class Packet(_message.Message):
     def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "chunk", "credit", "goodbye", "starts", "accepts", "offers", "returns")
+    __slots__ = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "chunk", "credit", "goodbye", "starts", "accepts", "offers", "returns", "watch", "report")
     OFFER_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     WITHDRAW_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,8 @@ class Frame(_message.Message):
     ACCEPTS_FIELD_NUMBER: _ClassVar[int]
     OFFERS_FIELD_NUMBER: _ClassVar[int]
     RETURNS_FIELD_NUMBER: _ClassVar[int]
+    WATCH_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
     offer: Offer
     start: int
     withdraw: int
@@ -153,7 +155,9 @@ class Frame(_message.Message):
     accepts: Numbers
     offers: Offers
     returns: Returns
-    def __init__(self, offer: _Optional[_Union[Offer, _Mapping[str, object]]] = ..., start: _Optional[int] = ..., withdraw: _Optional[int] = ..., cancel: _Optional[_Union[Cancel, _Mapping[str, object]]] = ..., step: _Optional[_Union[Step, _Mapping[str, object]]] = ..., accept: _Optional[int] = ..., reject: _Optional[_Union[Reject, _Mapping[str, object]]] = ..., result: _Optional[_Union[Result, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ..., chunk: _Optional[_Union[Chunk, _Mapping[str, object]]] = ..., credit: _Optional[int] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping[str, object]]] = ..., starts: _Optional[_Union[Numbers, _Mapping[str, object]]] = ..., accepts: _Optional[_Union[Numbers, _Mapping[str, object]]] = ..., offers: _Optional[_Union[Offers, _Mapping[str, object]]] = ..., returns: _Optional[_Union[Returns, _Mapping[str, object]]] = ...) -> None: ...
+    watch: int
+    report: Report
+    def __init__(self, offer: _Optional[_Union[Offer, _Mapping[str, object]]] = ..., start: _Optional[int] = ..., withdraw: _Optional[int] = ..., cancel: _Optional[_Union[Cancel, _Mapping[str, object]]] = ..., step: _Optional[_Union[Step, _Mapping[str, object]]] = ..., accept: _Optional[int] = ..., reject: _Optional[_Union[Reject, _Mapping[str, object]]] = ..., result: _Optional[_Union[Result, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ..., chunk: _Optional[_Union[Chunk, _Mapping[str, object]]] = ..., credit: _Optional[int] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping[str, object]]] = ..., starts: _Optional[_Union[Numbers, _Mapping[str, object]]] = ..., accepts: _Optional[_Union[Numbers, _Mapping[str, object]]] = ..., offers: _Optional[_Union[Offers, _Mapping[str, object]]] = ..., returns: _Optional[_Union[Returns, _Mapping[str, object]]] = ..., watch: _Optional[int] = ..., report: _Optional[_Union[Report, _Mapping[str, object]]] = ...) -> None: ...
 
 class Numbers(_message.Message):
     __slots__ = ("numbers",)
@@ -304,6 +308,32 @@ class Result(_message.Message):
     cancels: int
     context: bool
     def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[Result.Kind, str]] = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., echo: bool = ..., cancels: _Optional[int] = ..., context: bool = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("number", "type", "timestamp", "kind", "step", "missed")
+    class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CREATED: _ClassVar[Report.Type]
+        STARTED: _ClassVar[Report.Type]
+        STOPPED: _ClassVar[Report.Type]
+        ITERATION_STARTED: _ClassVar[Report.Type]
+    CREATED: Report.Type
+    STARTED: Report.Type
+    STOPPED: Report.Type
+    ITERATION_STARTED: Report.Type
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    type: Report.Type
+    timestamp: int
+    kind: Step.Kind
+    step: int
+    missed: int
+    def __init__(self, number: _Optional[int] = ..., type: _Optional[_Union[Report.Type, str]] = ..., timestamp: _Optional[int] = ..., kind: _Optional[_Union[Step.Kind, str]] = ..., step: _Optional[int] = ..., missed: _Optional[int] = ...) -> None: ...
 
 class Draining(_message.Message):
     __slots__ = ()

@@ -12,25 +12,27 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from inspect import isasyncgenfunction
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from wool.bridge import MailboxLike
 from wool.context import set_dispatch_timeout
 from wool.definition import load_definition
 from wool.errors import SerializationError
+from wool.events import ITERATION_STARTED, KINDS, PROCESS, STARTED, STOPPED, TYPES, Events, TaskEvent
 from wool.failure import Origin, TaskException, capture, rebuild
 from wool.limits import Limits
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Payload, dumps, loads
-from wool.task import TIMEOUT_ATTRIBUTE, Task, set_current_task
+from wool.task import Task, set_current_task
 from wool.variables import ContextFault, Held, held, pack, receive
 from wool.worker.forks import leave_if_forked
 from wool.worker.service import Job
+from wool.worker.stretches import in_stretches
 
 _log = logging.getLogger("wool.worker")
-_T = TypeVar("_T")
 
 _NONE = Payload((b"",))
 
@@ -98,7 +100,9 @@ class Runner:
         limits: Limits,
         host: str,
         pid: int,
+        events: Events = PROCESS,
     ) -> None:
+        self._events = events
         self._loop = loop
         self._io = io
         self._pools = pools
@@ -215,12 +219,13 @@ class Runner:
             self._pools.enter(job.pool)
             state.begun = True
             state.stepping = True
-            limit: float | None = getattr(function, TIMEOUT_ATTRIBUTE, None)
             if generator:
-                await self._run_generator(job, state, task, function(*args, **kwargs), limit)
+                await self._run_generator(job, state, task, function(*args, **kwargs))
+            elif (job.watched | self._events.mask) & (STARTED | STOPPED):
+                body = in_stretches(function(*args, **kwargs), partial(self._tell, job, task))
+                await self._run_coroutine(job, state, task, body)
             else:
-                body = function(*args, **kwargs)
-                await self._run_coroutine(job, state, task, body if limit is None else _limited(body, limit))
+                await self._run_coroutine(job, state, task, function(*args, **kwargs))
         except BaseException as error:
             await self._settle(state)
             self._raised(job, state, task, error)
@@ -240,7 +245,21 @@ class Runner:
         args, kwargs = arguments
         return function, args, kwargs
 
-    async def _run_coroutine(self, job: Job, state: _Running, task: Task, body: Coroutine[Any, Any, Any]) -> None:
+    def _tell(self, job: Job, task: Task, bit: int, kind: StepKind | None = None, step: int = 0) -> None:
+        """Tell what has happened to a task, here and at the caller, where it is wanted."""
+        here = self._events.mask & bit
+        if not (here or job.watched & bit):
+            return
+        now = self._events.now()
+        place = bit.bit_length() - 1
+        if here:
+            named = KINDS[kind or 0]
+            event = TaskEvent(type=TYPES[place], task=task, kind=named, step=None if kind is None else step)
+            self._events.emit(event, now)
+        if job.watched & bit:
+            self._io.post(job.session.report, job, place, now, kind, step)
+
+    async def _run_coroutine(self, job: Job, state: _Running, task: Task, body: Awaitable[Any]) -> None:
         answer = self._pickled(job, state, task, "the result", await body)
         await self._settle(state)
         if isinstance(answer, SerializationError):
@@ -248,29 +267,34 @@ class Runner:
         else:
             self._answer(job, state, ResultKind.RETURN, answer)
 
-    async def _run_generator(
-        self, job: Job, state: _Running, task: Task, body: AsyncGenerator[Any, Any], limit: float | None
-    ) -> None:
+    async def _run_generator(self, job: Job, state: _Running, task: Task, body: AsyncGenerator[Any, Any]) -> None:
         kind, payload = StepKind.NEXT, _NONE
         own = self._loop_task(state)
+        step = 0
+        watched: Callable[[Awaitable[Any]], Awaitable[Any]] = _as_it_is
+        if (job.watched | self._events.mask) & (STARTED | STOPPED | ITERATION_STARTED):
+            watched = partial(in_stretches, tell=partial(self._tell, job, task))
         while True:
             thrown: BaseException | None = None
+            if watched is not _as_it_is:
+                self._tell(job, task, ITERATION_STARTED, kind, step)
+                step += 1
             try:
                 if kind is StepKind.NEXT:
-                    item = await _limited(body.__anext__(), limit)
+                    item = await watched(body.__anext__())
                 elif kind is StepKind.SEND:
                     try:
                         sent = loads(payload)
                     except BaseException as error:
                         await self._close_unanswerable(job, state, body, _not_loaded(task, error))
                         return
-                    item = await _limited(body.asend(sent), limit)
+                    item = await watched(body.asend(sent))
                     del sent
                 else:
                     # A close is a GeneratorExit like any other: what the body makes of it is for the
                     # caller's own generator to judge, which has been told to close.
                     thrown = GeneratorExit() if kind is StepKind.CLOSE else rebuild(payload)
-                    item = await _limited(body.athrow(thrown), limit)
+                    item = await watched(body.athrow(thrown))
             except StopAsyncIteration:
                 await self._settle(state)
                 self._answer(job, state, ResultKind.RETURN, _NONE)
@@ -425,20 +449,8 @@ class Runner:
         return capture(error, here=here, limits=self._limits, thrown=thrown)
 
 
-def _limited(step: Coroutine[Any, Any, _T], seconds: float | None) -> Coroutine[Any, Any, _T]:
-    """Return ``step``, cancelled after so long."""
-    return step if seconds is None else _within(step, seconds)
-
-
-async def _within(step: Coroutine[Any, Any, _T], seconds: float) -> _T:
-    scope = asyncio.timeout(seconds)
-    try:
-        async with scope:
-            return await step
-    except TimeoutError as error:
-        if not scope.expired():
-            raise
-        raise TimeoutError(f"the routine ran for longer than its timeout, {seconds:g} s") from error.__cause__
+def _as_it_is(awaitable: Awaitable[Any]) -> Awaitable[Any]:
+    return awaitable
 
 
 def _not_loaded(task: Task, error: BaseException) -> SerializationError:

@@ -21,6 +21,7 @@ from wool._version import __version__
 from wool.bridge import IoThread, MailboxLike, run_on
 from wool.credentials import as_provider
 from wool.discovery.base import WorkerMetadata
+from wool.events import PROCESS
 from wool.lives import begin_life
 from wool.runtime import Runtime, real_runtime, set_runtime
 from wool.whereabouts import note_workers_path
@@ -63,6 +64,7 @@ class WorkerNode:
             limits=configure.limits,
             host=runtime.host,
             pid=runtime.pid,
+            events=runtime.events,
         )
         self._service: WorkerService | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -138,6 +140,7 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
         _serve(configure, channel)
     finally:
         close_log()
+    PROCESS.flush(configure.limits.close_seconds)
     # Bodies that ignored their cancellation are left where they stand, in daemon threads too.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -149,6 +152,7 @@ def _serve(configure: Configure, channel: ChildChannel) -> None:
     io = IoThread(on_death=_io_loop_died)
     runtime = real_runtime(limits=configure.limits, io=io)
     set_runtime(runtime)
+    PROCESS.be_worker()
     io_loop = io.acquire()
     loop = forks.RoutineLoop()
     asyncio.set_event_loop(loop)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from wool.discovery.base import WorkerMetadata
+from wool.events import OF_WORKERS
 from wool.limits import Limits
 from wool.observer import Observer
 from wool.protocol import frames
@@ -51,6 +52,7 @@ class Job:
         "runner_state",
         "session",
         "task",
+        "watched",
     )
 
     def __init__(
@@ -77,6 +79,8 @@ class Job:
         self.caller: str = session.caller.uid
         self.pool: bytes = session.caller.pool
         self.limit: int = session.answer_limit
+        self.watched: int = session.watched
+        """The task events that the caller wants, as bits."""
         # The ledger's, here.
         self.began: float = 0.0
         # The routine loop's own.
@@ -132,6 +136,8 @@ class CallerSession:
     ) -> None:
         self.caller = caller
         self.answer_limit: int = min(limits.payload_bytes, caller.payload_bytes)
+        self.watched: int = 0
+        """The task events that the caller wants, as bits."""
         self._service = service
         self._runner = runner
         self._limits = limits
@@ -220,6 +226,8 @@ class CallerSession:
             served = self._find(frame.number)
             if served is not None:
                 self._do(served, served.machine.handle(Event.WITHDRAW))
+        elif isinstance(frame, frames.Watch):
+            self.watched = frame.types & OF_WORKERS
         else:
             raise ProtocolError(f"a caller does not say {type(frame).__name__}")
 
@@ -401,6 +409,11 @@ class CallerSession:
             self.session.ignore(job.number)
         body, context = body_of(payload, self._limits), bool(payload.context)
         self.session.say(frames.Result(job.number, kind, body, echo, cancels, context), payload)
+
+    def report(self, job: Job, type: int, timestamp: int, kind: StepKind | None, step: int) -> None:
+        """Tell the caller what has happened to its task; posted by the runner. ``type`` is a place in `TYPES`."""
+        if job.number in self._served:
+            self.session.report(frames.Report(job.number, type, timestamp, kind, step))
 
     def broken(self, reason: str) -> None:
         """An answer that is owed will never come: end the session, so that its caller knows. Posted by the runner."""

@@ -16,6 +16,7 @@ from wool.protocol.frames import (
     DIGEST_BYTES,
     EMPTY,
     MOST_PARTS,
+    REPORTED,
     TASK_BYTES,
     Accept,
     Body,
@@ -29,11 +30,13 @@ from wool.protocol.frames import (
     ProtocolError,
     Reject,
     RejectCode,
+    Report,
     Result,
     ResultKind,
     Start,
     Step,
     StepKind,
+    Watch,
     Withdraw,
 )
 
@@ -93,6 +96,16 @@ BY_KIND: dict[type[Frame], st.SearchStrategy[Frame]] = {
     Chunk: st.builds(Chunk, numbers, st.binary(max_size=50)),
     Credit: st.builds(Credit, numbers),
     Goodbye: st.builds(Goodbye, texts),
+    Watch: st.builds(Watch, st.integers(0, 2**32 - 1)),
+    Report: st.builds(
+        Report,
+        numbers,
+        st.sampled_from(sorted(REPORTED)),
+        numbers,
+        st.none() | st.sampled_from(StepKind),
+        numbers,
+        numbers,
+    ),
 }
 frames = st.one_of(*BY_KIND.values())
 
@@ -178,6 +191,8 @@ TASK, DIGEST = bytes(TASK_BYTES), bytes(DIGEST_BYTES)
         ),
         (wire(offer={"task": TASK, "definition": DIGEST, "context": True, "inline": b"xy"}), "no part of its own"),
         (wire(step={"kind": 1, "context": True}), "no part of its own"),
+        (wire(report={"type": 4}), "unknown report 4"),
+        (wire(report={"type": 2, "kind": 9}), "unknown report 2 of step 9"),
         (wire(result={"kind": 2, "context": True, "sizes": [2], "inline": b"xy"}), "no part of its own"),
         (wire(offer={"task": TASK, "definition": DIGEST, "sizes": [1, 2], "inline": b"xy"}), "2 other parts"),
         (wire(offer={"task": TASK, "definition": DIGEST, "chunked": True}), "announces 0 parts"),
