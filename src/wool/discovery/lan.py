@@ -411,7 +411,10 @@ async def listen(
                 sightings.complaint, tell_at = "", loop.time() + _TOLD_AGAIN_SECONDS
             now = loop.time()
             if questions := sightings.questions(now):
-                multicast.ask(questions, sightings.known(now))
+                # Who is known need not answer the question for everybody. With any other it would be said for nothing,
+                # and where there are many, in several packets each time.
+                everybody = any(kind == "PTR" for _, kind in questions)
+                multicast.ask(questions, sightings.known(now) if everybody else ())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(sightings.next_at(now)):
                     await news.wait()

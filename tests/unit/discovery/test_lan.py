@@ -31,6 +31,8 @@ class Air:
         self.ttl = 0.2
         self.there: dict[str, WorkerMetadata] = {}
         self.asked: list[Question] = []
+        self.said_known: list[tuple[set[str], int]] = []
+        """What kinds were asked for together, and how many were said to be known with that."""
         self._news = asyncio.Event()
         self.closed = 0
         self._hear: Callable[[Sequence[Record]], None] = lambda records: None
@@ -44,6 +46,7 @@ class Air:
     def ask(self, questions: Iterable[Question], known: Iterable[tuple[str, float, float]]) -> None:
         questions = list(questions)
         self.asked += questions
+        self.said_known.append(({kind for _, kind in questions}, len(list(known))))
         self._news.set()
         if self.answers:
             names = {name for name, _ in questions}
@@ -97,6 +100,18 @@ async def test_who_is_there_is_asked_at_once_and_stays_while_it_answers() -> Non
         air.there.clear()
         await watch.until()
     assert air.closed == 1
+
+
+async def test_who_is_known_is_said_with_the_question_for_everybody_and_with_no_other() -> None:
+    air = Air()
+    for number in range(5):
+        air.there[f"{number}"] = worker(f"{number}")
+    async with watching(Subscriber(air)) as watch:
+        await watch.until(*air.there.values())
+        await air.until_asked("SRV", 3)
+        await air.until_asked("PTR", 2)
+    assert {known for kinds, known in air.said_known if "PTR" not in kinds} == {0}
+    assert max(known for kinds, known in air.said_known if "PTR" in kinds) == 5
 
 
 async def test_a_goodbye_is_told_at_once() -> None:
