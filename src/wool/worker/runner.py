@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from inspect import isasyncgenfunction
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from wool.bridge import MailboxLike
 from wool.context import set_dispatch_timeout
@@ -26,13 +26,14 @@ from wool.failure import Origin, TaskException, capture, rebuild
 from wool.limits import Limits
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Payload, dumps, loads
-from wool.task import Task, set_current_task
+from wool.task import TIMEOUT_ATTRIBUTE, Task, set_current_task
 from wool.variables import ContextFault, Held, held, pack, receive
 from wool.worker.forks import leave_if_forked
 from wool.worker.service import Job
 from wool.worker.stretches import in_stretches
 
 _log = logging.getLogger("wool.worker")
+_T = TypeVar("_T")
 
 _NONE = Payload((b"",))
 
@@ -219,13 +220,14 @@ class Runner:
             self._pools.enter(job.pool)
             state.begun = True
             state.stepping = True
+            limit: float | None = getattr(function, TIMEOUT_ATTRIBUTE, None)
             if generator:
-                await self._run_generator(job, state, task, function(*args, **kwargs))
+                await self._run_generator(job, state, task, function(*args, **kwargs), limit)
             elif (job.watched | self._events.mask) & (STARTED | STOPPED):
                 body = in_stretches(function(*args, **kwargs), partial(self._tell, job, task))
-                await self._run_coroutine(job, state, task, body)
+                await self._run_coroutine(job, state, task, _limited(body, limit))
             else:
-                await self._run_coroutine(job, state, task, function(*args, **kwargs))
+                await self._run_coroutine(job, state, task, _limited(function(*args, **kwargs), limit))
         except BaseException as error:
             await self._settle(state)
             self._raised(job, state, task, error)
@@ -267,7 +269,9 @@ class Runner:
         else:
             self._answer(job, state, ResultKind.RETURN, answer)
 
-    async def _run_generator(self, job: Job, state: _Running, task: Task, body: AsyncGenerator[Any, Any]) -> None:
+    async def _run_generator(
+        self, job: Job, state: _Running, task: Task, body: AsyncGenerator[Any, Any], limit: float | None
+    ) -> None:
         kind, payload = StepKind.NEXT, _NONE
         own = self._loop_task(state)
         step = 0
@@ -281,20 +285,20 @@ class Runner:
                 step += 1
             try:
                 if kind is StepKind.NEXT:
-                    item = await watched(body.__anext__())
+                    item = await _limited(watched(body.__anext__()), limit)
                 elif kind is StepKind.SEND:
                     try:
                         sent = loads(payload)
                     except BaseException as error:
                         await self._close_unanswerable(job, state, body, _not_loaded(task, error))
                         return
-                    item = await watched(body.asend(sent))
+                    item = await _limited(watched(body.asend(sent)), limit)
                     del sent
                 else:
                     # A close is a GeneratorExit like any other: what the body makes of it is for the
                     # caller's own generator to judge, which has been told to close.
                     thrown = GeneratorExit() if kind is StepKind.CLOSE else rebuild(payload)
-                    item = await watched(body.athrow(thrown))
+                    item = await _limited(watched(body.athrow(thrown)), limit)
             except StopAsyncIteration:
                 await self._settle(state)
                 self._answer(job, state, ResultKind.RETURN, _NONE)
@@ -451,6 +455,22 @@ class Runner:
 
 def _as_it_is(awaitable: Awaitable[Any]) -> Awaitable[Any]:
     return awaitable
+
+
+def _limited(step: Awaitable[_T], seconds: float | None) -> Awaitable[_T]:
+    """Return ``step``, cancelled after so long."""
+    return step if seconds is None else _within(step, seconds)
+
+
+async def _within(step: Awaitable[_T], seconds: float) -> _T:
+    scope = asyncio.timeout(seconds)
+    try:
+        async with scope:
+            return await step
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise TimeoutError(f"the routine ran for longer than its timeout, {seconds:g} s") from error.__cause__
 
 
 def _not_loaded(task: Task, error: BaseException) -> SerializationError:
