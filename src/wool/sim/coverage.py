@@ -252,6 +252,57 @@ def _outlives_its_certificate(facts: Facts) -> bool:
     return False
 
 
+def _rolled(facts: Facts) -> bool:
+    """All workers that are found were restarted, one after the other."""
+    return facts.has("fault.injected", "rolling-restart") and all(
+        facts.has("truth.dead", f"w{number}#0") for number in range(facts.story.plan.topology.workers)
+    )
+
+
+def _runs_on(way: str) -> Predicate:
+    """A task began on a worker that was found in this way."""
+    return lambda facts: (
+        facts.story.plan.topology.finds
+        and facts.story.plan.topology.discovery == way
+        and any(task.began for task in facts.story.tasks.values())
+    )
+
+
+def _taken_over(facts: Facts) -> bool:
+    """At an address of which nothing else was known another worker answers than before."""
+    if facts.story.plan.topology.discovery not in ("dns", "static"):
+        return False
+    at: dict[tuple[str, str], set[str]] = {}
+    for node, items in facts.story.views.items():
+        for item in items:
+            name, address = str(value_of(item, "worker")), str(value_of(item, "address"))
+            if name != address:
+                at.setdefault((node, address), set()).add(name)
+    return any(len(names) > 1 for names in at.values())
+
+
+def _own_and_found(facts: Facts) -> bool:
+    """A hybrid pool runs something on a worker of its own, and something on one that it has found."""
+    if facts.story.plan.topology.mode != "hybrid":
+        return False
+    used = {item.node for task in facts.story.tasks.values() for item in task.began}
+    return len({facts.story.is_own(worker) for worker in used}) == 2
+
+
+def _place_handed_on(facts: Facts) -> bool:
+    """A place of a lease is another worker's than it was, while there were more workers than places."""
+    topology = facts.story.plan.topology
+    if not topology.lease or topology.lease >= len(topology.wanted):
+        return False
+    for node, items in facts.story.views.items():
+        dropped = [item for item in items if item.event.kind == "view.dropped" and item.at < facts.story.ends]
+        if node.startswith("c") and any(
+            item.event.kind == "view.added" and item.index > dropped[0].index for item in items if dropped
+        ):
+            return True
+    return False
+
+
 def _suspect_used(story: Story, task: TaskStory) -> bool:
     return any(value_of(item, "suspect") for item in task.bound)
 
@@ -381,6 +432,31 @@ STATES: dict[str, Predicate] = {
             "table-full",
         )
     },
+    # ---- beyond one machine ----
+    **{f"a body begins on a worker found in this way: {way}": _runs_on(way) for way in ("lan", "dns", "static")},
+    **{
+        f"finding: {kind}": _word("fault.injected", kind)
+        for kind in (
+            "packet-lose",
+            "packet-late",
+            "packet-twice",
+            "segment-split",
+            "lost-goodbye",
+            "forged-goodbye",
+            "forged",
+            "twin",
+            "answer-stale",
+            "answer-lost",
+            "answer-denied",
+            "zone-flap",
+            "rolling-restart",
+        )
+    },
+    "all workers were restarted, one after the other": _rolled,
+    "a successor answers at an address": _taken_over,
+    "a hybrid pool uses workers of its own and others": _own_and_found,
+    "a place of a lease is handed on": _place_handed_on,
+    "a worker without the tag is there": lambda facts: facts.story.plan.topology.untagged > 0,
     # ---- the wire ----
     **{
         f"wire: {kind}": _word("fault.injected", kind)

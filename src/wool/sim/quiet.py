@@ -34,6 +34,12 @@ def reunion_seconds(plan: Plan) -> float:
     return attempts * (knobs.reconnect_most + knobs.handshake) + knobs.limits().address_retry_seconds
 
 
+def retry_seconds(plan: Plan) -> float:
+    """Return after how long a worker that can be reached again has been tried, whatever it had answered before."""
+    knobs = plan.knobs
+    return knobs.reconnect_most + knobs.handshake + knobs.limits().address_retry_seconds
+
+
 def settling_seconds(plan: Plan) -> float:
     """Return for how long after the healing a worker that is back may still not be known, or not be tried."""
     knobs, topology = plan.knobs, plan.topology

@@ -236,7 +236,9 @@ def simpler_surroundings(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, topology=replace(topology, lease=0))
     if topology.untagged:
         yield replace(plan, topology=replace(topology, untagged=0))
-    if topology.discovery != "local":
+    if topology.tls:
+        yield replace(plan, topology=replace(topology, tls=False))
+    if topology.discovery != "local" and not topology.tls:
         yield replace(plan, topology=replace(topology, discovery="local"))
     if topology.callers > 1 and all(call.caller == 0 for call in plan.calls):
         yield replace(plan, topology=replace(topology, callers=1))

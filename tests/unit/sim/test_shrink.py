@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wool.sim.bodies import Ask, Body, Step, walk
 from wool.sim.plan import Call, Fault, Knobs, Noise, Plan, Stall, Topology
-from wool.sim.shrink import shrink
+from wool.sim.shrink import shrink, simpler_surroundings
 from wool.sim.strategies import random_plan
 
 CRASH = Fault(kind="crash", target="w1", at=0.37)
@@ -96,3 +96,14 @@ def test_no_plan_is_tried_twice() -> None:
 
     small = shrink(Plan(calls=large().calls), fails)
     assert len(small.plan.calls) == 3
+
+
+def test_whatever_a_plan_is_made_of_what_is_simpler_is_a_plan_too() -> None:
+    seen = set()
+    for seed in range(400):
+        plan = random_plan(seed)
+        topology = plan.topology
+        seen.add((topology.mode, topology.discovery, topology.tls))
+        for simpler in simpler_surroundings(plan):
+            assert simpler != plan
+    assert len(seen) > 8

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from wool.sim.bodies import Body, walk
 from wool.sim.invariants.discovery import WITHOUT_UID, wait_seconds
 from wool.sim.invariants.story import At, Story, Violation, value_of
-from wool.sim.quiet import known_seconds, reunion_seconds
+from wool.sim.quiet import known_seconds, retry_seconds, reunion_seconds
 
 FAILED = ("no-workers", "timeout", "lost", "interrupted")
 """Outcomes that are not the body's own."""
@@ -77,7 +77,7 @@ def successors_are_noticed(story: Story) -> Iterator[Violation]:
     """D: quiet for T ∧ w' serves at a ∧ (w at a) ∈ view(n) ⇒ w = w'. So an address taken over is noticed by uid."""
     if story.plan.topology.discovery not in WITHOUT_UID:
         return
-    wait = wait_seconds(story) + reunion_seconds(story.plan)
+    wait = wait_seconds(story) + retry_seconds(story.plan)
     for closing, view in _quiet_views(story, wait):
         serving: dict[str, str] = {}
         for item in story.truths:
@@ -143,7 +143,9 @@ def the_healthy_stay(story: Story) -> Iterator[Violation]:
     So nobody is evicted while healthy: no refresh comes too late, no lease changes hands by itself.
     """
     plan = story.plan
-    if plan.stalls or plan.noise.amplitude or story.faults("crawl", "pause", "ghost"):
+    # Who answers too late is not there, by multicast DNS; and one that cannot be reached gives up its place.
+    late = plan.topology.discovery == "lan" or plan.topology.lease
+    if (late and (plan.stalls or story.faults("crawl", "pause"))) or story.faults("ghost"):
         return
     troubled = {
         part
@@ -162,7 +164,7 @@ def the_healthy_stay(story: Story) -> Iterator[Violation]:
     ends = {item.node: item.index for item in story.of("pool.closing")}
     for node, items in story.views.items():
         label = node.partition("#")[0]
-        if not label.startswith("c") or label in troubled or story.blocked:
+        if not label.startswith("c") or label in troubled or (late and story.blocked):
             continue
         for item in items:
             worker = str(value_of(item, "worker"))
