@@ -173,7 +173,8 @@ class WorkerPool(_Entered):
     machine; with ``"127.0.0.1"`` on free ports of loopback TCP, and with ``credentials`` at any address of this host.
     ``credentials``, `WorkerCredentials` or a function that returns them, are for workers that speak TLS, and only those
     are used then; without, those that do not. Left out where a discovery is given, they are those of the
-    `RuntimeContext`.
+    `RuntimeContext`. With ``allow_insecure`` the workers that it starts may listen beyond loopback without; see
+    `LocalWorker`.
 
     Use it as an async context manager: entering returns when every worker that it starts is ready, leaving when every
     one is gone. Those that others find too are withdrawn first; what they run is interrupted, whoever called it. A
@@ -200,6 +201,7 @@ class WorkerPool(_Entered):
         lease: int | None = None,
         host: str | None = None,
         credentials: CredentialsArgument | None = None,
+        allow_insecure: bool = False,
     ) -> None:
         super().__init__()
         self.tags: frozenset[str] = check_tags(tags)
@@ -219,7 +221,9 @@ class WorkerPool(_Entered):
         self._provider = as_provider(credentials)
         self._bind = None
         if self.size and discovery is not None:
-            self._bind = address_to_bind(host, 0, secure=credentials is not None, who="WorkerPool")
+            self._bind = address_to_bind(
+                host, 0, secure=credentials is not None, who="WorkerPool", allow_insecure=allow_insecure
+            )
         self._given = discovery
         self._balancer = loadbalancer
         self._runtime: Runtime = current_runtime()

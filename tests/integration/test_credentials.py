@@ -129,6 +129,48 @@ def test_a_worker_says_what_it_lacks(fixtures: Fixtures, arguments: dict[str, An
         wool.LocalWorker(**arguments)
 
 
+def test_beyond_loopback_nobody_listens_without_credentials_unless_that_is_allowed() -> None:
+    wool.LocalWorker(host="10.77.0.1", allow_insecure=True)
+    wool.WorkerPool(size=1, discovery=wool.LocalDiscovery("team"), host="10.77.0.1", allow_insecure=True)
+    with pytest.raises(ValueError, match="host 10.77.0.1 is not loopback: .*; give WorkerPool credentials"):
+        wool.WorkerPool(size=1, discovery=wool.LocalDiscovery("team"), host="10.77.0.1")
+
+
+@hosts
+@pytest.mark.alone
+async def test_a_worker_that_is_allowed_to_be_insecure_is_reached_by_this_users_key_and_warns_at_its_start() -> None:
+    with namespaces.network() as made:
+        first, second = made.host(), made.host()
+        flags = ("--discovery", "static", "--host", "10.77.0.1", "--port", "7001", "--allow-insecure")
+        for _ in range(2):
+            async with worker_command(*flags, host=first) as command:
+                (warning,) = command.all("log", level="warning")
+                assert warning["message"].startswith("the worker at 10.77.0.1:7001 speaks no TLS: who has this user's")
+                there = ("ip", "netns", "exec", second)
+                listed = ("ps", "--discovery", "static:10.77.0.1:7001", "--json")
+                status, output, _ = await wool_command(*listed, inside=there)
+                assert (status, [row["status"] for row in json.loads(output)]) == (0, ["up"])
+
+
+async def test_a_worker_that_was_refused_is_used_as_soon_as_its_caller_shows_what_it_should(
+    fixtures: Fixtures, journal: Journal
+) -> None:
+    """Nobody is put out of use for good because of a certificate."""
+    shown = fixtures.credentials("expired")
+    async with wool.LocalWorker(host=HOST, credentials=fixtures.credentials("worker")) as worker:
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=lambda: shown):
+            with pytest.raises(wool.NoWorkersAvailable, match="the worker refused this side's certificate"):
+                await run(journal.path, "refused")
+            shown = fixtures.credentials("caller")
+            while True:
+                try:
+                    await run(journal.path, "taken")
+                    break
+                except wool.NoWorkersAvailable:
+                    continue
+    assert [journal.executions(call) for call in ("refused", "taken")] == [0, 1]
+
+
 def test_a_pool_says_what_credentials_are_for(fixtures: Fixtures) -> None:
     with pytest.raises(ValueError, match="credentials= are for workers that others can reach: give discovery= too"):
         wool.WorkerPool(size=1, credentials=fixtures.credentials("worker"))

@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from wool.cli.credentials import CREDENTIALS, credential_files
-from wool.cli.settings import Option, Settings, one_of, seconds, text, texts, whole
+from wool.cli.settings import Option, Settings, one_of, seconds, switch, text, texts, whole
 from wool.cli.supervisor import GaveUp, Intensity, Publish, Status, Supervisor, Tell, headline
 from wool.cli.ways import WORKER_FORMS, Way, worker_way
 from wool.credentials import CredentialFiles, secret_of
@@ -78,6 +78,8 @@ OPTIONS: Sequence[Option] = (
     Option(name="health", convert=health_address, metavar="HOST:PORT", help="where gRPC's health service answers, in "
            "plain text and without credentials (default: nowhere)"),
     *CREDENTIALS,
+    Option(name="allow-insecure", convert=switch, default=False, switch=True, help="listen beyond loopback without "
+           "--ca: whoever has this user's key may call, in plain text; each start logs a warning"),
 )  # fmt: skip
 
 
@@ -96,6 +98,7 @@ class Plan:
     log_style: str
     log_level: str
     credentials: CredentialFiles | None = None
+    allow_insecure: bool = False
     health: str | None = None
 
     @classmethod
@@ -126,13 +129,20 @@ class Plan:
             log_style=settings["log-format"],
             log_level=settings["log-level"],
             credentials=credentials,
+            allow_insecure=settings["allow-insecure"],
             health=settings["health"],
         )
 
     def address(self, place: int) -> str | None:
         """Return where the worker of a place is to listen; None for a Unix socket."""
         port = self.port + place if self.port else 0
-        return address_to_bind(self.host, port, secure=self.credentials is not None, who="`wool worker`")
+        return address_to_bind(
+            self.host,
+            port,
+            secure=self.credentials is not None,
+            who="`wool worker`",
+            allow_insecure=self.allow_insecure,
+        )
 
     def limits(self, limits: Limits) -> Limits:
         """Return ``limits`` with what the plan says; a worker that is told to stop by others drains as long."""
@@ -151,7 +161,8 @@ def _host_and_port(settings: Settings, way: Way, *, secure: bool) -> tuple[str |
     if host is None and (port is not None or way.kind != "local" or secure):
         host = "127.0.0.1"
     try:
-        address_to_bind(host, port or 0, secure=secure, who="`wool worker`")
+        allowed: bool = settings["allow-insecure"]
+        address_to_bind(host, port or 0, secure=secure, who="`wool worker`", allow_insecure=allowed)
     except ValueError as error:
         raise settings.error("host", error) from None
     return host, port or 0

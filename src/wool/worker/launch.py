@@ -14,6 +14,7 @@ end. It uses none of asyncio's child watchers, since its loop does not run in th
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -44,6 +45,8 @@ from wool.worker.channel import (
 )
 from wool.worker.child import Child, WorkerStartError
 from wool.worker.output import Forward, Output
+
+_log = logging.getLogger("wool.worker")
 
 _READ_BYTES: Final = 64 * 1024
 """Asked of a descriptor at once: what a pipe holds on Linux, so that one worker cannot keep the loop busy."""
@@ -153,7 +156,22 @@ class ProcessLauncher:
             worker.close()
             await worker.reap()
             raise
+        _warn_if_insecure(spec, worker.metadata.address)
         return worker
+
+
+def _warn_if_insecure(spec: WorkerSpec, address: str) -> None:
+    """Say at each start that a worker which others can reach speaks no TLS. Whoever starts it has allowed that."""
+    if spec.credentials is None and not address.startswith("unix:"):
+        import ipaddress  # takes a while, and most workers need it not
+
+        host = address.rpartition(":")[0].strip("[]")
+        if not ipaddress.ip_address(host).is_loopback:
+            _log.warning(
+                "the worker at %s speaks no TLS: who has this user's key may run any code as it, and who is on the way "
+                "may read and change what passes",
+                address,
+            )
 
 
 def _configure(spec: WorkerSpec) -> Configure:

@@ -93,7 +93,8 @@ class LocalWorker:
     `RuntimeContext`.
 
     ``tags`` are free strings to filter by, ``extra`` is the application's own. Raises `ValueError` for a
-    host that is not loopback without credentials: others are not served.
+    host that is not loopback without credentials: others are not served. With ``allow_insecure`` they are, who have
+    this user's key, in plain text, which anybody on the way can read and change; each start logs a warning.
     """
 
     def __init__(
@@ -103,13 +104,14 @@ class LocalWorker:
         port: int = 0,
         extra: Mapping[str, str] | None = None,
         credentials: CredentialsArgument | None = None,
+        allow_insecure: bool = False,
     ) -> None:
         self.tags: frozenset[str] = check_tags(tags)
         self._runtime: Runtime = current_runtime()
         self._extra = dict(extra or {})
         as_provider(credentials)
         self._credentials = credentials = credentials_in_force() if credentials is None else credentials
-        self._bind = address_to_bind(host, port, secure=credentials is not None)
+        self._bind = address_to_bind(host, port, secure=credentials is not None, allow_insecure=allow_insecure)
         self._home: Home | None = None
         self._fleet: Fleet | None = None
         self._metadata: WorkerMetadata | None = None
@@ -220,10 +222,13 @@ class LocalWorker:
         return f"<LocalWorker {'' if self._metadata is None else self._metadata.uid[:8] + ' '}{state}>"
 
 
-def address_to_bind(host: str | None, port: int, *, secure: bool, who: str = "LocalWorker") -> str | None:
+def address_to_bind(
+    host: str | None, port: int, *, secure: bool, who: str = "LocalWorker", allow_insecure: bool = False
+) -> str | None:
     """Return the address to bind, None for a Unix socket. Raises `ValueError` naming what is wrong.
 
-    ``who`` is what the user has said it to. Beyond loopback nobody is served who is not ``secure``.
+    ``who`` is what the user has said it to. Beyond loopback nobody is served who is not ``secure``, unless that was
+    allowed.
     """
     import ipaddress
 
@@ -241,7 +246,7 @@ def address_to_bind(host: str | None, port: int, *, secure: bool, who: str = "Lo
         raise ValueError(f"host must be a literal IP address such as '127.0.0.1', got {host!r}") from None
     if ip.is_unspecified:
         raise ValueError(f"host {host} is no address that callers can be told: name the one at which they reach it")
-    if not ip.is_loopback and not secure:
+    if not ip.is_loopback and not secure and not allow_insecure:
         raise ValueError(
             f"host {host} is not loopback: a worker that others can reach needs mutual TLS; give {who} credentials, "
             "or use '127.0.0.1'"

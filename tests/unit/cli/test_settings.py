@@ -248,6 +248,11 @@ def test_a_worker_drains_as_long_whoever_tells_it_to() -> None:
     assert plan(discovery="local:x", drain_timeout="0").limits(worker.DEFAULT_LIMITS).drain_seconds > 0
 
 
+def test_beyond_loopback_without_credentials_only_if_that_is_allowed() -> None:
+    made = plan(discovery="static", host="10.77.0.1", port="7001", allow_insecure=True)
+    assert made.address(0) == "10.77.0.1:7001"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
