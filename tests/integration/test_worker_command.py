@@ -7,6 +7,8 @@ import contextlib
 import json
 import logging
 import os
+import re
+import shlex
 import signal
 import socket
 import sys
@@ -90,6 +92,28 @@ async def load(journal: Journal, callers: int = 6) -> AsyncIterator[Load]:
         yield made
     finally:
         await made.stop()
+
+
+# ---- as the page begins ------------------------------------------------------------------------------
+
+
+async def test_the_first_lines_of_the_page_run_as_written(journal: Journal) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "worker.md").read_text()
+    commands = re.findall(r"^```sh\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)[0]
+    program = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)[0]
+    worker, ps = map(shlex.split, commands.splitlines())
+    assert (worker[:2], ps[:2]) == (["wool", "worker"], ["wool", "ps"])
+    async with worker_command(*worker[2:]) as command:
+        status, output, errors = await wool_command(*ps[1:])
+        assert (status, errors) == (0, "")
+        heading, *rows = output.splitlines()
+        assert (heading.split()[0], len(rows)) == ("UID", len(command.pids))
+        assert all(row.split()[2:5:2] == ["gpu", "up"] for row in rows)
+        # The page leaves out what is called.
+        names: dict[str, Any] = {"call": lambda: run(journal.path, "call")}
+        assert program.count("        ...\n") == 1
+        exec(program.replace("        ...\n", "        return await call()\n"), names)
+        assert await names["use"]() in command.pids
 
 
 # ---- told to stop ------------------------------------------------------------------------------------
