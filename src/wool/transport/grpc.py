@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import stat
+import traceback
 import warnings
 from typing import Any, cast
 
@@ -266,18 +267,21 @@ class GrpcTransport:
             if where.kind == "unix":
                 pulse = await Pulse.open(where.target, options, name, opened)
             channel = grpc.aio.insecure_channel(where.target, options=options)
+        call: grpc.aio.StreamStreamCall[bytes, bytes] | None = None
         try:
             method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(_METHOD)
             call = method(metadata=((STREAM_KEY, name),), wait_for_ready=False)
-            try:
-                await opened(call)
-            except BaseException:
+            await opened(call)
+        except BaseException as error:
+            if call is not None:
                 call.cancel()
-                raise
-        except BaseException:
             await channel.close()  # awaits nothing
             if pulse is not None:
                 await pulse.close()
+            # Who keeps the error would keep the frames in its traceback, and gRPC goes on to connect for a channel
+            # that was closed, again and again, as long as anybody has a call of it in hand.
+            traceback.clear_frames(error.__traceback__)
+            del call, method, channel, pulse
             raise
         return ConnectedStream(channel, call, f"to {where.text}", self._limits, pulse)
 

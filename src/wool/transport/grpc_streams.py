@@ -247,8 +247,8 @@ class ConnectedStream(GrpcStream):
         graceful = self._lost is None and self._unwritable is None
         self._lose(_ENDED_HERE)
         try:
-            if graceful:
-                await self._finish(self._call)
+            if graceful or self._unwritable is not None:
+                await self._finish(self._call, say_so=graceful)
         finally:
             self._call.cancel()
             # Closed here, or the garbage collector makes a task of it.
@@ -261,15 +261,18 @@ class ConnectedStream(GrpcStream):
                 self._pulse = None
             self._call = self._messages = None
 
-    async def _finish(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
+    async def _finish(self, call: grpc.aio.StreamStreamCall[bytes, bytes], *, say_so: bool) -> None:
         """Say that nothing follows, and wait for the other end to have read everything and to end the call.
 
         A cancel at this point would overtake the messages. What still arrives is read and dropped, or the
-        other end could not get rid of it and would never look at ours.
+        other end could not get rid of it and would never look at ours. After a failed write too, though there is
+        nobody to say so to: for gRPC such a call is over and cannot be cancelled, and yet it keeps its connection
+        until the last message has been read.
         """
         try:
             async with asyncio.timeout(self._close_seconds):
-                await call.done_writing()
+                if say_so:
+                    await call.done_writing()
                 await self._reading.over(self._close_seconds)
                 if self._reading.task is None:
                     while await self._receive() is not None:

@@ -5,7 +5,6 @@ An owner that has another use for the lines gives `Output` another `Forward`.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
 from collections.abc import Callable, Sequence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -399,3 +400,58 @@ async def test_a_closed_transport_refuses_and_may_be_closed_again(transport: Grp
         await transport.connect(f"unix:{directory}/nobody")
     with pytest.raises(RuntimeError, match="closed"):
         await transport.listen("127.0.0.1:0", echo)
+
+
+async def test_an_address_that_was_given_up_is_not_connected_to_again_though_the_error_is_kept() -> None:
+    connected: list[asyncio.StreamWriter] = []
+    ended = asyncio.Event()
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.append(writer)
+        with contextlib.suppress(OSError):
+            while await reader.read(65536):
+                pass
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    transport = GrpcTransport(Limits(handshake_seconds=0.5))
+    connecting = asyncio.create_task(transport.connect(address))
+    while not connected:
+        await asyncio.sleep(0.01)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError) as kept:
+        await connecting
+    await asyncio.wait_for(ended.wait(), 10)
+    # gRPC would connect anew at once, and for ever: a second connection would be seen within the time of one.
+    await asyncio.sleep(1.0)
+    assert len(connected) == 1, kept
+    await transport.close()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+async def test_messages_that_nobody_read_from_who_has_hung_up_keep_no_connection_open(aborted: bool) -> None:
+    async def talk(stream: Stream) -> None:
+        for _ in range(50):
+            await stream.write(b"nobody asked")
+        with contextlib.suppress(StreamLost):
+            await stream.read()
+            stream.abort("and now I hang up")
+
+    transport = GrpcTransport(QUICK)
+    listener = await transport.listen("127.0.0.1:0", talk)
+    stream = await transport.connect(listener.address)
+    with contextlib.suppress(StreamLost):
+        while True:
+            await stream.write(b"hello")
+            await asyncio.sleep(0)
+    if aborted:
+        stream.abort("the handshake failed")
+    await stream.close()
+    # Not of the call that gRPC would keep, nor of its connection.
+    assert not [task for task in asyncio.all_tasks() if "_AioCall" in repr(task)]
+    await listener.close()
+    await transport.close()
