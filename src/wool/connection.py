@@ -377,6 +377,8 @@ class Connection:
                 self._told_to_close.add(frame.number)
                 self.session.say(frames.Step(frame.number, StepKind.CLOSE))
             return
+        if frame.kind is ResultKind.YIELD and call.task.kind != "generator":
+            raise ProtocolError(f"an item of number {frame.number}, which is no generator")
         owner.answered(self, call, frame.number, _EVENTS[frame.kind], frame, payload)
 
     def _reject(self, owner: ConnectionOwner, frame: frames.Reject) -> None:

@@ -19,7 +19,7 @@ from wool.protocol.flow import Inbox
 from wool.protocol.frames import RejectCode, ResultKind, StepKind
 from wool.protocol.handshake import CallerWords, WorkerWords
 from wool.serialization import Definition, Payload
-from wool.task import Task
+from wool.task import RoutineKind, Task
 from wool.transport.base import StreamLost
 from wool.transport.memory import MemoryNetwork, MemoryTransport
 from wool.worker.service import CallerSession, Job, WorkerService
@@ -197,8 +197,8 @@ def session_of_worker(data: bytes) -> None:
 class _Call:
     """A call as a connection knows it, with the machine that decides."""
 
-    def __init__(self, definition: Definition, arguments: Payload) -> None:
-        self.task = Task(key=bytes(16), routine="m:f", kind="coroutine", caller="c")
+    def __init__(self, definition: Definition, arguments: Payload, kind: RoutineKind) -> None:
+        self.task = Task(key=bytes(16), routine="m:f", kind=kind, caller="c")
         self.definition = definition
         self.arguments = arguments
         self.dispatch_timeout: float | None = SMALL.dispatch_timeout_seconds
@@ -250,6 +250,7 @@ class _Owner:
         payload: Payload,
     ) -> None:
         assert payload.size <= SMALL.payload_bytes
+        assert event is not caller.Event.YIELD or call.task.kind == "generator"
         self.perform(connection, call, call.machine.result(connection, number, event))
 
     def draining(self, connection: Connection) -> None: ...
@@ -272,7 +273,8 @@ async def _calling(data: bytes) -> None:
     def happen(choices: Choices) -> None:
         what = choices.below(5)
         if what == 0 and len(owner.calls) < 8:
-            call = _Call(choices.one_of(definitions), choices.one_of(PAYLOADS))
+            kind: RoutineKind = "coroutine" if choices.below(4) == 3 else "generator"
+            call = _Call(choices.one_of(definitions), choices.one_of(PAYLOADS), kind)
             if connection.has_room_for(call):
                 owner.calls.append(call)
                 call.number = connection.next_number()

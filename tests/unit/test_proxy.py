@@ -1251,6 +1251,7 @@ HOSTILE: dict[str, Any] = {
     "returns before start": lambda n: [returned(n, 1)],
     "yields before start": lambda n: [Result(n, ResultKind.YIELD)],
     "accepts twice": lambda n: [Accept(n), Accept(n)],
+    "yields what is no generator": lambda n: [Accept(n), Result(n, ResultKind.YIELD)],
     "rejects after accepting": lambda n: [Accept(n), Reject(n, RejectCode.ADMISSION, "")],
     "announces more than was agreed on": lambda n: [
         Accept(n),
