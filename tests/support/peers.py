@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from support.one_loop import SECRET, metadata_of
 from wool.definition import define
@@ -14,7 +14,7 @@ from wool.protocol.flow import body_of
 from wool.protocol.frames import Chunk, Credit, Frame, Offer, Result, ResultKind
 from wool.protocol.handshake import CallerHandshake, CallerWords, WorkerHandshake, WorkerWords
 from wool.serialization import Payload, dumps
-from wool.transport.base import Listener, Stream, StreamLost
+from wool.transport.base import Listener, Stream, StreamLost, Transport
 from wool.transport.memory import MemoryNetwork, MemoryTransport
 
 _F = TypeVar("_F")
@@ -75,8 +75,15 @@ class RawCaller(RawPeer):
         *,
         secret: bytes = SECRET,
         **words: Any,
-    ) -> RawCaller:
-        stream = await MemoryTransport(network, limits).connect(address)
+    ) -> Self:
+        return await cls.over(MemoryTransport(network, limits), address, limits, secret=secret, **words)
+
+    @classmethod
+    async def over(
+        cls, transport: Transport, address: str, limits: Limits, *, secret: bytes = SECRET, **words: Any
+    ) -> Self:
+        """Connect over any transport."""
+        stream = await transport.connect(address)
         said = {"payload_bytes": limits.payload_bytes, "credit_bytes": limits.credit_bytes} | words
         handshake = CallerHandshake(secret=secret, nonce=b"n" * 32, words=CallerWords(uid="raw", pool=b"raw", **said))
         await stream.write(handshake.hello())
@@ -99,10 +106,21 @@ class RawCaller(RawPeer):
 class RawWorker:
     """A worker that callers under test connect to; each session is served by the test."""
 
-    def __init__(self, network: MemoryNetwork, uid: str, limits: Limits, **words: Any) -> None:
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        uid: str,
+        limits: Limits,
+        *,
+        transport: Transport | None = None,
+        secret: bytes = SECRET,
+        **words: Any,
+    ) -> None:
         self.uid = uid
         self.limits = limits
-        self._network = network
+        self.address = f"unix:/{uid}"
+        self._transport = transport or MemoryTransport(network, limits)
+        self._secret = secret
         self.words = words
         self._listener: Listener | None = None
         self._sessions: asyncio.Queue[RawPeer] = asyncio.Queue()
@@ -112,8 +130,8 @@ class RawWorker:
         self.closed = asyncio.Event()
 
     async def listen(self, address: str = "") -> None:
-        transport = MemoryTransport(self._network, self.limits)
-        self._listener = await transport.listen(address or f"unix:/{self.uid}", self._serve)
+        self._listener = await self._transport.listen(address or f"unix:/{self.uid}", self._serve)
+        self.address = self._listener.address
 
     async def _serve(self, stream: Stream) -> None:
         self.connected += 1
@@ -121,13 +139,13 @@ class RawWorker:
         limits = self.limits
         words: dict[str, Any] = {
             "session": b"s" * 16,
-            "metadata": metadata_of(self.uid, f"unix:/{self.uid}").to_bytes(),
+            "metadata": metadata_of(self.uid, self.address).to_bytes(),
             "window_tasks": limits.window_tasks,
             "window_bytes": limits.window_bytes,
             "payload_bytes": limits.payload_bytes,
             "credit_bytes": limits.credit_bytes,
         }
-        handshake = WorkerHandshake(secret=SECRET, nonce=b"w" * 32, words=WorkerWords(**(words | self.words)))
+        handshake = WorkerHandshake(secret=self._secret, nonce=b"w" * 32, words=WorkerWords(**(words | self.words)))
         while handshake.peer is None:
             await stream.write(handshake.receive(await stream.read()))
         self._sessions.put_nowait(RawPeer(stream))
