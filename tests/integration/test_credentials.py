@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -239,45 +240,86 @@ async def credentials_of_the_context() -> object:
 # ---- rotation ----------------------------------------------------------------------------------------
 
 
+def replaced(path: Path, content: bytes) -> None:
+    path.with_name(f"new-{path.name}").write_bytes(content)
+    path.with_name(f"new-{path.name}").replace(path)
+
+
+@contextlib.asynccontextmanager
+async def under_load(worker: wool.LocalWorker, provider: wool.CredentialFiles, journal: Journal) -> AsyncIterator[Any]:
+    """Make calls on one session all the time, and on sessions that are opened for them; none may fail, or run twice.
+    Yielded is what waits for some more of both."""
+    stop, opened = False, 0
+
+    async def one_session_for_ever() -> None:
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=provider):
+            while not stop:
+                await run(journal.path, journal.new_call())
+
+    async def sessions_for_ever() -> None:
+        nonlocal opened
+        while not stop:
+            async with wool.WorkerProxy(workers=[worker.metadata], credentials=provider):
+                await run(journal.path, journal.new_call())
+            opened += 1
+
+    async def some_more() -> None:
+        calls, sessions = len(journal.lines()), opened
+        await until(lambda: len(journal.lines()) > calls + 20 and opened > sessions + 2, what="more calls and sessions")
+
+    async with asyncio.TaskGroup() as group:
+        for work in (one_session_for_ever, sessions_for_ever):
+            group.create_task(work())
+        await some_more()
+        yield some_more
+        await some_more()
+        stop = True
+    calls = [words[1] for words in journal.lines() if words[0] == "begin"]
+    assert len(calls) == len(set(calls))
+
+
+async def shown_by(worker: wool.LocalWorker) -> bytes:
+    host, _, port = worker.metadata.address.rpartition(":")
+    return (await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))).encode()
+
+
 async def test_certificates_that_are_renewed_under_load_fail_no_call(
     fixtures: Fixtures, files: Path, journal: Journal
 ) -> None:
     async with wool.LocalWorker(host=HOST, credentials=in_files(files, "worker")) as worker:
-        host, _, port = worker.metadata.address.rpartition(":")
-        before = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
-        assert before.encode() in fixtures.issued["worker"].cert
-        provider = in_files(files, "caller")
-        stop = False
-
-        async def one_session_for_ever() -> int:
-            async with wool.WorkerProxy(workers=[worker.metadata], credentials=provider):
-                while not stop:
-                    await run(journal.path, journal.new_call())
-            return 1
-
-        async def sessions_for_ever() -> int:
-            opened = 0
-            while not stop:
-                async with wool.WorkerProxy(workers=[worker.metadata], credentials=provider):
-                    await run(journal.path, journal.new_call())
-                opened += 1
-            return opened
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work()) for work in (one_session_for_ever, sessions_for_ever)]
-            await until(lambda: len(journal.lines()) > 20, what="calls before")
+        assert await shown_by(worker) in fixtures.issued["worker"].cert
+        async with under_load(worker, in_files(files, "caller"), journal) as some_more:
             renewed = fixtures.renewed("worker")
-            for name, content in (("worker.key", renewed.key), ("worker.pem", renewed.cert)):
-                (files / f"new-{name}").write_bytes(content)
-                (files / f"new-{name}").replace(files / name)
-            so_far = len(journal.lines())
-            await until(lambda: len(journal.lines()) > so_far + 20, what="calls after")
-            stop = True
-        after = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
-        assert after.encode() in renewed.cert
-        assert tasks[1].result() > 2
-    calls = [words[1] for words in journal.lines() if words[0] == "begin"]
-    assert len(calls) == len(set(calls))
+            replaced(files / "worker.key", renewed.key)
+            replaced(files / "worker.pem", renewed.cert)
+            await some_more()
+        assert await shown_by(worker) in renewed.cert
+
+
+async def test_an_authority_takes_anothers_place_under_load_and_no_call_fails(
+    fixtures: Fixtures, files: Path, journal: Journal
+) -> None:
+    next_one = make()
+    steps = (
+        {"ca.pem": next_one.ca + fixtures.ca},
+        {
+            f"{name}.{end}": content
+            for name in ("worker", "caller")
+            for end, content in (("key", next_one.issued[name].key), ("pem", next_one.issued[name].cert))
+        },
+        {"ca.pem": next_one.ca},
+    )
+    async with wool.LocalWorker(host=HOST, credentials=in_files(files, "worker")) as worker:
+        async with under_load(worker, in_files(files, "caller"), journal) as some_more:
+            for step in steps:
+                for name, content in step.items():
+                    replaced(files / name, content)
+                await some_more()
+        assert await shown_by(worker) in next_one.issued["worker"].cert
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=fixtures.credentials("caller")):
+            with pytest.raises(wool.NoWorkersAvailable, match="refused"):
+                await run(journal.path, "of the old one")
+    assert journal.executions("of the old one") == 0
 
 
 # ---- the command, and hosts of their own -------------------------------------------------------------
