@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.beside import BENCHMARKS as BESIDE
 from bench.fresh import progress
 from bench.measure import Row
 from bench.secure import tls
@@ -18,7 +19,7 @@ from bench.table import describe_machine, render
 from bench.workloads import BENCHMARKS as OTHERS
 from bench.workloads import Benchmark, Nothing, Options
 
-BENCHMARKS: dict[str, Benchmark] = {**OTHERS, "tls": tls}
+BENCHMARKS: dict[str, Benchmark] = {**OTHERS, "tls": tls, **BESIDE}
 
 BUSY = 0.25
 """Load per core from which the figures are said to be disturbed."""
