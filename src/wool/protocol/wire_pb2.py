@@ -4,84 +4,87 @@
 # source: wool/protocol/wire.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "wool/protocol/wire.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'wool/protocol/wire.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x18wool/protocol/wire.proto\x12\rwool.protocol"\xec\x01\n\tHandshake\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.wool.protocol.HelloH\x00\x12-\n\tchallenge\x18\x02 \x01(\x0b\x32\x18.wool.protocol.ChallengeH\x00\x12+\n\x08response\x18\x03 \x01(\x0b\x32\x17.wool.protocol.ResponseH\x00\x12)\n\x07welcome\x18\x04 \x01(\x0b\x32\x16.wool.protocol.WelcomeH\x00\x12)\n\x07refusal\x18\x05 \x01(\x0b\x32\x16.wool.protocol.RefusalH\x00\x42\x06\n\x04step"\x16\n\x05Hello\x12\r\n\x05nonce\x18\x01 \x01(\x0c"7\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\r\n\x05proof\x18\x03 \x01(\x0c"\'\n\x08Response\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c"8\n\x07Welcome\x12-\n\nstatistics\x18\x01 \x01(\x0b\x32\x19.wool.protocol.Statistics"{\n\nStatistics\x12\x11\n\tin_flight\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x04\x12\x11\n\tcancelled\x18\x04 \x01(\x04\x12\x17\n\x0fup_milliseconds\x18\x05 \x01(\x04\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08",\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tpermanent\x18\x02 \x01(\x08"\xaa\x01\n\nWorkerInfo\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\x0c\x12\x10\n\x08metadata\x18\x04 \x01(\x0c\x12\x14\n\x0cwindow_tasks\x18\x05 \x01(\r\x12\x14\n\x0cwindow_bytes\x18\x06 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x63redit_bytes\x18\x08 \x01(\x04"\x87\x01\n\nCallerInfo\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0c\n\x04pool\x18\x04 \x01(\x0c\x12\x15\n\rpayload_bytes\x18\x05 \x01(\x04\x12\x14\n\x0c\x63redit_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07\x65xpects\x18\x07 \x01(\t".\n\x06Packet\x12$\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x14.wool.protocol.Frame"\x81\x05\n\x05\x46rame\x12%\n\x05offer\x18\x01 \x01(\x0b\x32\x14.wool.protocol.OfferH\x00\x12\x0f\n\x05start\x18\x02 \x01(\x04H\x00\x12\x12\n\x08withdraw\x18\x03 \x01(\x04H\x00\x12\'\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x15.wool.protocol.CancelH\x00\x12#\n\x04step\x18\x05 \x01(\x0b\x32\x13.wool.protocol.StepH\x00\x12\x10\n\x06\x61\x63\x63\x65pt\x18\x06 \x01(\x04H\x00\x12\'\n\x06reject\x18\x07 \x01(\x0b\x32\x15.wool.protocol.RejectH\x00\x12\'\n\x06result\x18\x08 \x01(\x0b\x32\x15.wool.protocol.ResultH\x00\x12+\n\x08\x64raining\x18\t \x01(\x0b\x32\x17.wool.protocol.DrainingH\x00\x12%\n\x05\x63hunk\x18\n \x01(\x0b\x32\x14.wool.protocol.ChunkH\x00\x12\x10\n\x06\x63redit\x18\x0b \x01(\x04H\x00\x12)\n\x07goodbye\x18\x0c \x01(\x0b\x32\x16.wool.protocol.GoodbyeH\x00\x12(\n\x06starts\x18\r \x01(\x0b\x32\x16.wool.protocol.NumbersH\x00\x12)\n\x07\x61\x63\x63\x65pts\x18\x0e \x01(\x0b\x32\x16.wool.protocol.NumbersH\x00\x12\'\n\x06offers\x18\x0f \x01(\x0b\x32\x15.wool.protocol.OffersH\x00\x12)\n\x07returns\x18\x10 \x01(\x0b\x32\x16.wool.protocol.ReturnsH\x00\x12\x0f\n\x05watch\x18\x11 \x01(\rH\x00\x12\'\n\x06report\x18\x12 \x01(\x0b\x32\x15.wool.protocol.ReportH\x00\x42\x06\n\x04kind"\x1a\n\x07Numbers\x12\x0f\n\x07numbers\x18\x01 \x03(\x04"]\n\x06Offers\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\x12\n\ndefinition\x18\x02 \x01(\x0c\x12\r\n\x05tasks\x18\x03 \x01(\x0c\x12\x0f\n\x07parents\x18\x04 \x01(\x0c\x12\x0e\n\x06inline\x18\x05 \x03(\x0c"*\n\x07Returns\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\x0e\n\x06inline\x18\x02 \x03(\x0c"\xcf\x01\n\x05Offer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04task\x18\x02 \x01(\x0c\x12\x12\n\ndefinition\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64\x65\x66ines\x18\x04 \x01(\x08\x12\r\n\x05sizes\x18\x05 \x03(\x04\x12\x0e\n\x06inline\x18\x06 \x01(\x0c\x12\x0f\n\x07\x63hunked\x18\x07 \x01(\x08\x12\x0e\n\x06parent\x18\x08 \x01(\x0c\x12\x1d\n\x10\x64ispatch_timeout\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63ontext\x18\n \x01(\x08\x42\x13\n\x11_dispatch_timeout":\n\x06\x43\x61ncel\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x07message\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_message"\xc2\x01\n\x04Step\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.wool.protocol.Step.Kind\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x0e\n\x06inline\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63hunked\x18\x05 \x01(\x08\x12\x0f\n\x07\x63ontext\x18\x06 \x01(\x08"A\n\x04Kind\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x08\n\x04NEXT\x10\x01\x12\x08\n\x04SEND\x10\x02\x12\t\n\x05THROW\x10\x03\x12\t\n\x05\x43LOSE\x10\x04"\xaf\x01\n\x06Reject\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12(\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1a.wool.protocol.Reject.Code\x12\x0e\n\x06reason\x18\x03 \x01(\t"[\n\x04\x43ode\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0c\n\x08\x44RAINING\x10\x01\x12\r\n\tADMISSION\x10\x02\x12\r\n\tTOO_LARGE\x10\x03\x12\x16\n\x12UNKNOWN_DEFINITION\x10\x04"\xab\x02\n\x06Result\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.wool.protocol.Result.Kind\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x0e\n\x06inline\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63hunked\x18\x05 \x01(\x08\x12\x0c\n\x04\x65\x63ho\x18\x06 \x01(\x08\x12\x0f\n\x07\x63\x61ncels\x18\x07 \x01(\r\x12\x0f\n\x07\x63ontext\x18\x08 \x01(\x08"\x86\x01\n\x04Kind\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\t\n\x05YIELD\x10\x01\x12\n\n\x06RETURN\x10\x02\x12\t\n\x05RAISE\x10\x03\x12\x0f\n\x0bINTERRUPTED\x10\x04\x12\r\n\tCANCELLED\x10\x05\x12\x0e\n\nUNLOADABLE\x10\x06\x12\x0e\n\nUNSENDABLE\x10\x07\x12\x0b\n\x07UNBEGUN\x10\x08"\xe1\x01\n\x06Report\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12(\n\x04type\x18\x02 \x01(\x0e\x32\x1a.wool.protocol.Report.Type\x12\x11\n\ttimestamp\x18\x03 \x01(\x04\x12&\n\x04kind\x18\x04 \x01(\x0e\x32\x18.wool.protocol.Step.Kind\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12\x0e\n\x06missed\x18\x06 \x01(\x04"D\n\x04Type\x12\x0b\n\x07\x43REATED\x10\x00\x12\x0b\n\x07STARTED\x10\x02\x12\x0b\n\x07STOPPED\x10\x03\x12\x15\n\x11ITERATION_STARTED\x10\x06"\n\n\x08\x44raining"%\n\x05\x43hunk\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t2E\n\x06Worker\x12;\n\x07Session\x12\x15.wool.protocol.Packet\x1a\x15.wool.protocol.Packet(\x01\x30\x01\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18wool/protocol/wire.proto\x12\rwool.protocol\"\xec\x01\n\tHandshake\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.wool.protocol.HelloH\x00\x12-\n\tchallenge\x18\x02 \x01(\x0b\x32\x18.wool.protocol.ChallengeH\x00\x12+\n\x08response\x18\x03 \x01(\x0b\x32\x17.wool.protocol.ResponseH\x00\x12)\n\x07welcome\x18\x04 \x01(\x0b\x32\x16.wool.protocol.WelcomeH\x00\x12)\n\x07refusal\x18\x05 \x01(\x0b\x32\x16.wool.protocol.RefusalH\x00\x42\x06\n\x04step\"\x16\n\x05Hello\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"7\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\r\n\x05proof\x18\x03 \x01(\x0c\"\'\n\x08Response\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\x0c\"8\n\x07Welcome\x12-\n\nstatistics\x18\x01 \x01(\x0b\x32\x19.wool.protocol.Statistics\"{\n\nStatistics\x12\x11\n\tin_flight\x18\x01 \x01(\x04\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x04\x12\x11\n\tcancelled\x18\x04 \x01(\x04\x12\x17\n\x0fup_milliseconds\x18\x05 \x01(\x04\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\",\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tpermanent\x18\x02 \x01(\x08\"\xaa\x01\n\nWorkerInfo\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\x0c\x12\x10\n\x08metadata\x18\x04 \x01(\x0c\x12\x14\n\x0cwindow_tasks\x18\x05 \x01(\r\x12\x14\n\x0cwindow_bytes\x18\x06 \x01(\x04\x12\x15\n\rpayload_bytes\x18\x07 \x01(\x04\x12\x14\n\x0c\x63redit_bytes\x18\x08 \x01(\x04\"\x87\x01\n\nCallerInfo\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0c\n\x04pool\x18\x04 \x01(\x0c\x12\x15\n\rpayload_bytes\x18\x05 \x01(\x04\x12\x14\n\x0c\x63redit_bytes\x18\x06 \x01(\x04\x12\x0f\n\x07\x65xpects\x18\x07 \x01(\t\".\n\x06Packet\x12$\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x14.wool.protocol.Frame\"\x81\x05\n\x05\x46rame\x12%\n\x05offer\x18\x01 \x01(\x0b\x32\x14.wool.protocol.OfferH\x00\x12\x0f\n\x05start\x18\x02 \x01(\x04H\x00\x12\x12\n\x08withdraw\x18\x03 \x01(\x04H\x00\x12\'\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x15.wool.protocol.CancelH\x00\x12#\n\x04step\x18\x05 \x01(\x0b\x32\x13.wool.protocol.StepH\x00\x12\x10\n\x06\x61\x63\x63\x65pt\x18\x06 \x01(\x04H\x00\x12\'\n\x06reject\x18\x07 \x01(\x0b\x32\x15.wool.protocol.RejectH\x00\x12\'\n\x06result\x18\x08 \x01(\x0b\x32\x15.wool.protocol.ResultH\x00\x12+\n\x08\x64raining\x18\t \x01(\x0b\x32\x17.wool.protocol.DrainingH\x00\x12%\n\x05\x63hunk\x18\n \x01(\x0b\x32\x14.wool.protocol.ChunkH\x00\x12\x10\n\x06\x63redit\x18\x0b \x01(\x04H\x00\x12)\n\x07goodbye\x18\x0c \x01(\x0b\x32\x16.wool.protocol.GoodbyeH\x00\x12(\n\x06starts\x18\r \x01(\x0b\x32\x16.wool.protocol.NumbersH\x00\x12)\n\x07\x61\x63\x63\x65pts\x18\x0e \x01(\x0b\x32\x16.wool.protocol.NumbersH\x00\x12\'\n\x06offers\x18\x0f \x01(\x0b\x32\x15.wool.protocol.OffersH\x00\x12)\n\x07returns\x18\x10 \x01(\x0b\x32\x16.wool.protocol.ReturnsH\x00\x12\x0f\n\x05watch\x18\x11 \x01(\rH\x00\x12\'\n\x06report\x18\x12 \x01(\x0b\x32\x15.wool.protocol.ReportH\x00\x42\x06\n\x04kind\"\x1a\n\x07Numbers\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\"]\n\x06Offers\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\x12\n\ndefinition\x18\x02 \x01(\x0c\x12\r\n\x05tasks\x18\x03 \x01(\x0c\x12\x0f\n\x07parents\x18\x04 \x01(\x0c\x12\x0e\n\x06inline\x18\x05 \x03(\x0c\"*\n\x07Returns\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\x0e\n\x06inline\x18\x02 \x03(\x0c\"\xcf\x01\n\x05Offer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04task\x18\x02 \x01(\x0c\x12\x12\n\ndefinition\x18\x03 \x01(\x0c\x12\x0f\n\x07\x64\x65\x66ines\x18\x04 \x01(\x08\x12\r\n\x05sizes\x18\x05 \x03(\x04\x12\x0e\n\x06inline\x18\x06 \x01(\x0c\x12\x0f\n\x07\x63hunked\x18\x07 \x01(\x08\x12\x0e\n\x06parent\x18\x08 \x01(\x0c\x12\x1d\n\x10\x64ispatch_timeout\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x63ontext\x18\n \x01(\x08\x42\x13\n\x11_dispatch_timeout\":\n\x06\x43\x61ncel\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x14\n\x07message\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_message\"\xc2\x01\n\x04Step\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.wool.protocol.Step.Kind\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x0e\n\x06inline\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63hunked\x18\x05 \x01(\x08\x12\x0f\n\x07\x63ontext\x18\x06 \x01(\x08\"A\n\x04Kind\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x08\n\x04NEXT\x10\x01\x12\x08\n\x04SEND\x10\x02\x12\t\n\x05THROW\x10\x03\x12\t\n\x05\x43LOSE\x10\x04\"\xaf\x01\n\x06Reject\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12(\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1a.wool.protocol.Reject.Code\x12\x0e\n\x06reason\x18\x03 \x01(\t\"[\n\x04\x43ode\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0c\n\x08\x44RAINING\x10\x01\x12\r\n\tADMISSION\x10\x02\x12\r\n\tTOO_LARGE\x10\x03\x12\x16\n\x12UNKNOWN_DEFINITION\x10\x04\"\xab\x02\n\x06Result\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12(\n\x04kind\x18\x02 \x01(\x0e\x32\x1a.wool.protocol.Result.Kind\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x0e\n\x06inline\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63hunked\x18\x05 \x01(\x08\x12\x0c\n\x04\x65\x63ho\x18\x06 \x01(\x08\x12\x0f\n\x07\x63\x61ncels\x18\x07 \x01(\r\x12\x0f\n\x07\x63ontext\x18\x08 \x01(\x08\"\x86\x01\n\x04Kind\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\t\n\x05YIELD\x10\x01\x12\n\n\x06RETURN\x10\x02\x12\t\n\x05RAISE\x10\x03\x12\x0f\n\x0bINTERRUPTED\x10\x04\x12\r\n\tCANCELLED\x10\x05\x12\x0e\n\nUNLOADABLE\x10\x06\x12\x0e\n\nUNSENDABLE\x10\x07\x12\x0b\n\x07UNBEGUN\x10\x08\"\xe1\x01\n\x06Report\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12(\n\x04type\x18\x02 \x01(\x0e\x32\x1a.wool.protocol.Report.Type\x12\x11\n\ttimestamp\x18\x03 \x01(\x04\x12&\n\x04kind\x18\x04 \x01(\x0e\x32\x18.wool.protocol.Step.Kind\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12\x0e\n\x06missed\x18\x06 \x01(\x04\"D\n\x04Type\x12\x0b\n\x07\x43REATED\x10\x00\x12\x0b\n\x07STARTED\x10\x02\x12\x0b\n\x07STOPPED\x10\x03\x12\x15\n\x11ITERATION_STARTED\x10\x06\"\n\n\x08\x44raining\"%\n\x05\x43hunk\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t2E\n\x06Worker\x12;\n\x07Session\x12\x15.wool.protocol.Packet\x1a\x15.wool.protocol.Packet(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "wool.protocol.wire_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wool.protocol.wire_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_HANDSHAKE"]._serialized_start = 44
-    _globals["_HANDSHAKE"]._serialized_end = 280
-    _globals["_HELLO"]._serialized_start = 282
-    _globals["_HELLO"]._serialized_end = 304
-    _globals["_CHALLENGE"]._serialized_start = 306
-    _globals["_CHALLENGE"]._serialized_end = 361
-    _globals["_RESPONSE"]._serialized_start = 363
-    _globals["_RESPONSE"]._serialized_end = 402
-    _globals["_WELCOME"]._serialized_start = 404
-    _globals["_WELCOME"]._serialized_end = 460
-    _globals["_STATISTICS"]._serialized_start = 462
-    _globals["_STATISTICS"]._serialized_end = 585
-    _globals["_REFUSAL"]._serialized_start = 587
-    _globals["_REFUSAL"]._serialized_end = 631
-    _globals["_WORKERINFO"]._serialized_start = 634
-    _globals["_WORKERINFO"]._serialized_end = 804
-    _globals["_CALLERINFO"]._serialized_start = 807
-    _globals["_CALLERINFO"]._serialized_end = 942
-    _globals["_PACKET"]._serialized_start = 944
-    _globals["_PACKET"]._serialized_end = 990
-    _globals["_FRAME"]._serialized_start = 993
-    _globals["_FRAME"]._serialized_end = 1634
-    _globals["_NUMBERS"]._serialized_start = 1636
-    _globals["_NUMBERS"]._serialized_end = 1662
-    _globals["_OFFERS"]._serialized_start = 1664
-    _globals["_OFFERS"]._serialized_end = 1757
-    _globals["_RETURNS"]._serialized_start = 1759
-    _globals["_RETURNS"]._serialized_end = 1801
-    _globals["_OFFER"]._serialized_start = 1804
-    _globals["_OFFER"]._serialized_end = 2011
-    _globals["_CANCEL"]._serialized_start = 2013
-    _globals["_CANCEL"]._serialized_end = 2071
-    _globals["_STEP"]._serialized_start = 2074
-    _globals["_STEP"]._serialized_end = 2268
-    _globals["_STEP_KIND"]._serialized_start = 2203
-    _globals["_STEP_KIND"]._serialized_end = 2268
-    _globals["_REJECT"]._serialized_start = 2271
-    _globals["_REJECT"]._serialized_end = 2446
-    _globals["_REJECT_CODE"]._serialized_start = 2355
-    _globals["_REJECT_CODE"]._serialized_end = 2446
-    _globals["_RESULT"]._serialized_start = 2449
-    _globals["_RESULT"]._serialized_end = 2748
-    _globals["_RESULT_KIND"]._serialized_start = 2614
-    _globals["_RESULT_KIND"]._serialized_end = 2748
-    _globals["_REPORT"]._serialized_start = 2751
-    _globals["_REPORT"]._serialized_end = 2976
-    _globals["_REPORT_TYPE"]._serialized_start = 2908
-    _globals["_REPORT_TYPE"]._serialized_end = 2976
-    _globals["_DRAINING"]._serialized_start = 2978
-    _globals["_DRAINING"]._serialized_end = 2988
-    _globals["_CHUNK"]._serialized_start = 2990
-    _globals["_CHUNK"]._serialized_end = 3027
-    _globals["_GOODBYE"]._serialized_start = 3029
-    _globals["_GOODBYE"]._serialized_end = 3054
-    _globals["_WORKER"]._serialized_start = 3056
-    _globals["_WORKER"]._serialized_end = 3125
+  DESCRIPTOR._loaded_options = None
+  _globals['_HANDSHAKE']._serialized_start=44
+  _globals['_HANDSHAKE']._serialized_end=280
+  _globals['_HELLO']._serialized_start=282
+  _globals['_HELLO']._serialized_end=304
+  _globals['_CHALLENGE']._serialized_start=306
+  _globals['_CHALLENGE']._serialized_end=361
+  _globals['_RESPONSE']._serialized_start=363
+  _globals['_RESPONSE']._serialized_end=402
+  _globals['_WELCOME']._serialized_start=404
+  _globals['_WELCOME']._serialized_end=460
+  _globals['_STATISTICS']._serialized_start=462
+  _globals['_STATISTICS']._serialized_end=585
+  _globals['_REFUSAL']._serialized_start=587
+  _globals['_REFUSAL']._serialized_end=631
+  _globals['_WORKERINFO']._serialized_start=634
+  _globals['_WORKERINFO']._serialized_end=804
+  _globals['_CALLERINFO']._serialized_start=807
+  _globals['_CALLERINFO']._serialized_end=942
+  _globals['_PACKET']._serialized_start=944
+  _globals['_PACKET']._serialized_end=990
+  _globals['_FRAME']._serialized_start=993
+  _globals['_FRAME']._serialized_end=1634
+  _globals['_NUMBERS']._serialized_start=1636
+  _globals['_NUMBERS']._serialized_end=1662
+  _globals['_OFFERS']._serialized_start=1664
+  _globals['_OFFERS']._serialized_end=1757
+  _globals['_RETURNS']._serialized_start=1759
+  _globals['_RETURNS']._serialized_end=1801
+  _globals['_OFFER']._serialized_start=1804
+  _globals['_OFFER']._serialized_end=2011
+  _globals['_CANCEL']._serialized_start=2013
+  _globals['_CANCEL']._serialized_end=2071
+  _globals['_STEP']._serialized_start=2074
+  _globals['_STEP']._serialized_end=2268
+  _globals['_STEP_KIND']._serialized_start=2203
+  _globals['_STEP_KIND']._serialized_end=2268
+  _globals['_REJECT']._serialized_start=2271
+  _globals['_REJECT']._serialized_end=2446
+  _globals['_REJECT_CODE']._serialized_start=2355
+  _globals['_REJECT_CODE']._serialized_end=2446
+  _globals['_RESULT']._serialized_start=2449
+  _globals['_RESULT']._serialized_end=2748
+  _globals['_RESULT_KIND']._serialized_start=2614
+  _globals['_RESULT_KIND']._serialized_end=2748
+  _globals['_REPORT']._serialized_start=2751
+  _globals['_REPORT']._serialized_end=2976
+  _globals['_REPORT_TYPE']._serialized_start=2908
+  _globals['_REPORT_TYPE']._serialized_end=2976
+  _globals['_DRAINING']._serialized_start=2978
+  _globals['_DRAINING']._serialized_end=2988
+  _globals['_CHUNK']._serialized_start=2990
+  _globals['_CHUNK']._serialized_end=3027
+  _globals['_GOODBYE']._serialized_start=3029
+  _globals['_GOODBYE']._serialized_end=3054
+  _globals['_WORKER']._serialized_start=3056
+  _globals['_WORKER']._serialized_end=3125
 # @@protoc_insertion_point(module_scope)
