@@ -228,7 +228,7 @@ def docs(session: nox.Session) -> None:
         session.run("mkdocs", "serve", env=quiet)
         return
     site = Path(session.create_tmp()).resolve() / "site"
-    session.run("mkdocs", "build", "--quiet", "--strict", "--site-dir", str(site), env=quiet)
+    session.run("mkdocs", "build", "--strict", "--site-dir", str(site), env=quiet)
     session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
 
 

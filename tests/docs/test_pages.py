@@ -30,7 +30,6 @@ ELSEWHERE = {
     ("README.md", "CredentialFiles"): "tests/integration/test_security_docs.py",
     ("docs/security.md", ""): "tests/integration/test_security_docs.py",
     ("docs/kubernetes.md", ""): "tests/integration/test_kubernetes.py",
-    ("docs/worker.md", ""): "tests/integration/test_hosts.py",
 }
 """Programs, by page and a word in them, that need what their page's commands make; and the tests that run both."""
 
