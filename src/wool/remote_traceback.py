@@ -342,7 +342,7 @@ def _position(code: CodeType, instruction: int) -> _Position:
     key = id(code), instruction
     known = _positions.get(key)
     if known is None:
-        found = next(islice(code.co_positions(), instruction, None), (None,) * 4)
+        found = next(islice(code.co_positions(), instruction, None), (None, None, None, None))
         known = _positions[key] = (code, found)
         while len(_positions) > POSITIONS:
             with contextlib.suppress(KeyError):  # Another thread was first.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from wool.limits import Limits
@@ -183,11 +182,11 @@ class Session:
         try:
             if len(message) > self.limits.message_bytes:
                 raise ProtocolError(f"a message of {len(message)} bytes")
-            frames: Iterable[Frame] = decode(message)
-            if self._observer is not None:
-                frames = self._observed(self._observer, frames)
+            frames, observer = decode(message), self._observer
             self._owner.on_message()
             for frame in frames:
+                if observer is not None:
+                    observer.heard(self._stream, frame)
                 # Whole frames are all but all of them, and need nothing of what follows.
                 if isinstance(frame, _WITH_PAYLOAD):
                     if not frame.body.chunked:
@@ -209,11 +208,6 @@ class Session:
             return
         if (credit := self.inbox.credit()) is not None:
             self.say(credit)
-
-    def _observed(self, observer: Observer, frames: Iterable[Frame]) -> Iterator[Frame]:
-        for frame in frames:
-            observer.heard(self._stream, frame)
-            yield frame
 
     def _dispatch(self, frame: Chunk | Credit | Goodbye) -> None:
         if isinstance(frame, Chunk):

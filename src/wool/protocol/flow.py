@@ -128,7 +128,7 @@ class Outbox:
         self._credit += size
 
     def __bool__(self) -> bool:
-        return bool(self._control) or self._chunk_ready()
+        return bool(self._control) or (self._large > 0 and self._chunk_ready())
 
     @property
     def waiting(self) -> int:

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import sys
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextvars import copy_context
 from heapq import heapify, heappop, heappush
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple, cast
@@ -38,6 +40,8 @@ _Args = TypeVarTuple("_Args")
 STEP_SECONDS = 1e-6
 """What one callback takes in virtual time, so that a busy loop moves the clock."""
 
+_BURST = range(64)
+
 MOST_STEPS = 20_000_000
 """A run that takes more spins."""
 
@@ -53,41 +57,41 @@ class Livelock(SimulationError):
 class SimHandle(_Handle):
     """A callback in a loop's queue. Leaner than asyncio's: to users of the loop it is one, and that is all."""
 
-    __slots__ = ("args", "callback", "due", "gone", "loop", "surroundings")
+    __slots__ = ("call", "due", "loop", "surroundings")
 
-    def __init__(
-        self,
-        loop: SimLoop,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        context: contextvars.Context | None,
-        due: float = 0.0,
-    ) -> None:
+    # One is made for each step, and in two of three steps nothing is dearer.
+    def __init__(self, loop: SimLoop, call: tuple[Any, ...], surroundings: contextvars.Context) -> None:
         self.loop: SimLoop = loop
-        self.callback: Callable[..., object] = callback
-        self.args: tuple[Any, ...] = args
-        self.surroundings: contextvars.Context = contextvars.copy_context() if context is None else context
-        self.gone: bool = False
+        self.call: tuple[Any, ...] | None = call
+        """What to call, and its arguments; None once it is cancelled."""
+        self.surroundings: contextvars.Context = surroundings
+        self.due: float
+        """Of a timer."""
+
+    @property
+    def gone(self) -> bool:
         """It was cancelled."""
-        self.due: float = due
+        return self.call is None
+
+    @property
+    def callback(self) -> Callable[..., object] | None:
+        """What it calls."""
+        return None if self.call is None else self.call[0]
 
     def cancel(self) -> None:
         """Never run it."""
-        if not self.gone:
-            self.gone = True
-            self.callback = _nothing
-            self.args = ()
+        self.call = None
 
     def cancelled(self) -> bool:
         """Whether it will never run."""
-        return self.gone
+        return self.call is None
 
     def when(self) -> float:
         """Return when it is due."""
         return self.due
 
     def __repr__(self) -> str:
-        return f"<SimHandle of {self.loop.name} {'cancelled' if self.gone else self.callback}>"
+        return f"<SimHandle of {self.loop.name} {self.callback or 'cancelled'}>"
 
     def __hash__(self) -> int:
         return id(self)
@@ -180,6 +184,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._holds = 0
         self._append = world.ready.append
         self._wakeups = 0
+        if not TYPE_CHECKING:
+            # Called for every wait of every task: this way it is made without a frame of Python.
+            self.create_future = functools.partial(SimFuture, loop=self)
         self.lead: float = 0.0
         """The step under way has let so much time pass without waiting: what it does happens so much later."""
 
@@ -193,9 +200,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Return virtual seconds since the world began."""
         return self.world.now + self.lead
 
-    def get_debug(self) -> bool:
-        """Never in debug mode."""
-        return False
+    if TYPE_CHECKING:
+
+        def get_debug(self) -> bool:
+            """Never in debug mode."""
+            ...
+    else:
+        # Every future and task asks: `bool()` is False, without a frame of Python.
+        get_debug = bool
 
     def set_debug(self, enabled: bool) -> None:
         """Refused: it would read the clock."""
@@ -213,7 +225,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[[*_Args], object], *args: *_Args, context: contextvars.Context | None = None
     ) -> SimHandle:
         """Run ``callback(*args)`` after all that this loop has to run already."""
-        handle = SimHandle(self, callback, args, context)
+        handle = SimHandle(self, (callback, *args), copy_context() if context is None else context)
         self._append(handle)
         return handle
 
@@ -226,7 +238,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         delay = 0.0
         if running is not None and running.owner is not None:
             if not running.owner.seam():
-                return SimHandle(self, _nothing, (), None)
+                return SimHandle(self, (_nothing,), copy_context())
             delay = running.lead
         if world.jitter is not None:
             self._wakeups += 1
@@ -243,7 +255,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> SimHandle:
         """Run it ``delay`` seconds from now."""
-        return self.call_at(self.world.now + self.lead + delay, callback, *args, context=context)
+        handle = SimHandle(self, (callback, *args), copy_context() if context is None else context)
+        world = self.world
+        handle.due = when = world.now + self.lead + delay
+        world.timer_number = number = world.timer_number + 1
+        heappush(world.timers, (when, number, handle))
+        return handle
 
     def call_at(
         self,
@@ -253,10 +270,11 @@ class SimLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> SimHandle:
         """Run it at ``when``."""
-        handle = SimHandle(self, callback, args, context, when)
+        handle = SimHandle(self, (callback, *args), copy_context() if context is None else context)
+        handle.due = when
         world = self.world
-        world.timer_number += 1
-        heappush(world.timers, (when, world.timer_number, handle))
+        world.timer_number = number = world.timer_number + 1
+        heappush(world.timers, (when, number, handle))
         return handle
 
     def create_future(self) -> SimFuture[Any]:
@@ -413,51 +431,44 @@ class World:
 
     def _run(self, until: Callable[[], bool], most_seconds: float, most_steps: int) -> None:
         ready, timers = self.ready, self.timers
-        popleft = ready.popleft
+        popleft, set_running_loop = ready.popleft, asyncio._set_running_loop
         current: SimLoop | None = None
         steps = self.steps
+        now = self.now
         try:
             while not until():
                 # A burst between two looks at the condition: it is asked often enough.
-                for _ in range(64):
-                    if not ready and until():
+                for _ in _BURST:
+                    if ready:
+                        if timers and timers[0][0] <= now:
+                            self._fire(now)
+                    elif until():
                         return
-                    now = self.now
-                    while timers and (timers[0][0] <= now or not ready):
-                        when, _, timer = timers[0]
-                        if timer.gone:
-                            heappop(timers)
-                            continue
-                        if when > now:
-                            self.now = now = when
-                            if when > most_seconds:
-                                raise Livelock(f"the run has not ended after {most_seconds} s\n{self.report()}")
-                        heappop(timers)
-                        ready.append(timer)
-                    if not ready:
-                        raise Deadlock(f"nothing is ready and no timer is set at {self.now:.6f} s\n{self.report()}")
+                    else:
+                        self.now = now = self._wait(now, most_seconds)
                     handle = popleft()
-                    if handle.gone:
+                    call = handle.call
+                    if call is None:
                         continue
                     loop = handle.loop
                     if loop.held:
                         loop.parked.append(handle)
                         continue
                     if loop is not current:
-                        asyncio._set_running_loop(loop)
+                        set_running_loop(loop)
                         self.current = current = loop
                     steps += 1
-                    self.now = now + STEP_SECONDS
+                    self.now = now = now + STEP_SECONDS
                     if loop.crawl_seconds:
                         loop.hold_for(loop.crawl_seconds)
                     try:
-                        handle.surroundings.run(handle.callback, *handle.args)
+                        handle.surroundings.run(*call)
                     except KeyboardInterrupt:
                         raise
                     except BaseException as error:
                         if loop.owner is None:
                             raise
-                        loop.call_exception_handler({"message": f"in {handle.callback!r}", "exception": error})
+                        loop.call_exception_handler({"message": f"in {call[0]!r}", "exception": error})
                 if steps > most_steps:
                     raise Livelock(f"the run has not ended after {steps} steps\n{self.report()}")
                 if len(timers) > 256 and self.timer_number % 64 == 0:
@@ -465,9 +476,34 @@ class World:
         finally:
             self.steps = steps
 
+    def _fire(self, now: float) -> None:
+        """Let all that is due become ready, in the order of its times."""
+        timers, append = self.timers, self.ready.append
+        while timers and timers[0][0] <= now:
+            timer = heappop(timers)[2]
+            if timer.call is not None:
+                append(timer)
+
+    def _wait(self, now: float, most_seconds: float) -> float:
+        """Nothing is ready: let time pass until something is, and return what time it is then."""
+        timers, ready = self.timers, self.ready
+        while timers:
+            when, _, timer = timers[0]
+            if timer.call is None:
+                heappop(timers)
+                continue
+            if when > now:
+                self.now = now = when
+                if when > most_seconds:
+                    raise Livelock(f"the run has not ended after {most_seconds} s\n{self.report()}")
+            self._fire(now)
+            return now
+        assert not ready
+        raise Deadlock(f"nothing is ready and no timer is set at {self.now:.6f} s\n{self.report()}")
+
     def _sweep(self) -> None:
         timers = self.timers
-        alive = [entry for entry in timers if not entry[2].gone]
+        alive = [entry for entry in timers if entry[2].call is not None]
         if len(alive) < len(timers) // 2:
             timers[:] = alive
             heapify(timers)

@@ -344,14 +344,6 @@ class SimNetwork(MemoryNetwork):
             if wire.link.watches:
                 self._watch(direction, source, item)
                 return
-        elif type(item) is Taken:
-            # As HTTP/2 does: the window is opened again by a quarter, not by every read.
-            direction.reads += 1
-            direction.unread += item.size
-            if 4 * direction.unread < source.buffer_bytes:
-                return
-            item = Taken(direction.unread)
-            direction.unread = 0
         elif wire.broken:
             self._end(wire)
             return
@@ -359,24 +351,41 @@ class SimNetwork(MemoryNetwork):
             self._end(wire)
         self._send(direction, item)
 
+    def taken(self, source: MemoryStream, size: int) -> None:
+        """See `MemoryNetwork.taken`. As HTTP/2 does: the window is opened again by a quarter, not by every read."""
+        if TYPE_CHECKING:
+            assert isinstance(source, SimStream)
+        if not source.owner.seam():
+            return
+        direction = source.outward
+        direction.reads += 1
+        direction.unread += size
+        if 4 * direction.unread >= source.buffer_bytes:
+            opened, direction.unread = Taken(direction.unread), 0
+            self._send(direction, opened)
+
     def _end(self, wire: Wire) -> None:
         wire.ended += 1
         if wire.ended >= 2:
             wire.link.wires.pop(wire, None)
 
     def _send(self, direction: Direction, item: Item) -> None:
-        link = direction.wire.link
-        if direction.wire.silent:
+        wire = direction.wire
+        if wire.silent:
             return
-        if link.blocks(direction.to_worker):
+        link = wire.link
+        if link.blocked[0 if direction.to_worker else 1]:
             direction.waiting.append(item)
             return
         world = self.world
         running = world.current
         now = world.now if running is None else world.now + running.lead
-        due = max(
-            direction.due, direction.held_until, now + (link.latency if self._jitter is None else self._delay(link))
-        )
+        due = now + (link.latency if self._jitter is None else self._delay(link))
+        # Behind what went before.
+        if due < direction.due:
+            due = direction.due
+        if due < direction.held_until:
+            due = direction.held_until
         direction.due = due
         direction.loop.call_at(due, direction.target.arrive, item)
 

@@ -79,6 +79,10 @@ class MemoryNetwork:
         """Bring ``item`` from ``source`` to the other end of its stream, now or later, in order."""
         source.peer.arrive(item)
 
+    def taken(self, source: MemoryStream, size: int) -> None:
+        """Bring it to the other end that ``source`` has read so many bytes."""
+        self.carry(source, Taken(size))
+
     def register(self, listener: MemoryListener, address: str) -> str:
         """Give ``address`` to ``listener`` and return it, with a port where it asked for any."""
         if not address.startswith("unix:") and address.endswith(":0"):
@@ -123,24 +127,28 @@ class MemoryStream:
 
     async def read(self) -> bytes:
         """Return the next message. Raises `StreamLost`; a cancelled read breaks the stream."""
-        turn = self._reading
-        turn.take()
+        turn, arrived = self._reading, self._arrived
+        if turn.taken:
+            raise turn.refusal()
+        turn.taken = True
         try:
             # Gives way to other tasks once in any case.
-            if self._arrived or self._lost or self._ended:
+            if arrived or self._lost or self._ended:
                 await _give_way()
-            while not (self._arrived or self._lost or self._ended):
-                await turn.wait()
-            if self._lost or not self._arrived:
+            while not (arrived or self._lost or self._ended):
+                turn.waiter = asyncio.get_running_loop().create_future()
+                await turn.waiter
+            if self._lost or not arrived:
                 raise StreamLost(self._lost or self._ended)
-            message = self._arrived.popleft()
-            self._network.carry(self, Taken(len(message)))
+            message = arrived.popleft()
+            self._network.taken(self, len(message))
             return message
         except asyncio.CancelledError:
             self._cancelled()
             raise
         finally:
-            turn.give()
+            turn.taken = False
+            turn.waiter = None
 
     async def write(self, message: bytes) -> None:
         """Hand ``message`` over; returns when there is room for another.
@@ -151,20 +159,26 @@ class MemoryStream:
         if len(message) > self._message_bytes:
             raise ValueError(f"a message of {len(message)} B is above Limits.message_bytes={self._message_bytes}")
         turn = self._writing
-        turn.take()
+        if turn.taken:
+            raise turn.refusal()
+        turn.taken = True
         try:
-            self._check_writable()
+            if self._lost or self._ended:
+                raise StreamLost(self._lost or self._ended)
             self._unread_bytes += len(message)
             self._network.carry(self, message)
             await _give_way()
             while self._unread_bytes > self.buffer_bytes and not (self._lost or self._ended):
-                await turn.wait()
-            self._check_writable()
+                turn.waiter = asyncio.get_running_loop().create_future()
+                await turn.waiter
+            if self._lost or self._ended:
+                raise StreamLost(self._lost or self._ended)
         except asyncio.CancelledError:
             self._cancelled()
             raise
         finally:
-            turn.give()
+            turn.taken = False
+            turn.waiter = None
 
     def abort(self, reason: str) -> None:
         """Break the stream at once; the other end loses what it has not read. Idempotent."""
@@ -185,25 +199,19 @@ class MemoryStream:
             if self._lost is None and isinstance(item, Broken):
                 self._break(item.reason)
             return
-        match item:
-            case bytes():
-                self._arrived.append(item)
-            case Ended():
-                self._ended = item.reason
-                self._writing.wake()
-            case Taken():
-                self._unread_bytes -= item.size
-                assert self._unread_bytes >= 0, "more was read than was written"
-                self._writing.wake()
-                return
-            case Broken():
-                self._break(item.reason)
-        self._reading.wake()
-
-    def _check_writable(self) -> None:
-        reason = self._lost or self._ended
-        if reason is not None:
-            raise StreamLost(reason)
+        if isinstance(item, bytes):
+            self._arrived.append(item)
+            self._reading.wake()
+        elif isinstance(item, Taken):
+            self._unread_bytes -= item.size
+            assert self._unread_bytes >= 0, "more was read than was written"
+            self._writing.wake()
+        elif isinstance(item, Ended):
+            self._ended = item.reason
+            self._writing.wake()
+            self._reading.wake()
+        else:
+            self._break(item.reason)
 
     def _cancelled(self) -> None:
         # gRPC's rule, kept here so that nobody relies on less.
@@ -219,33 +227,22 @@ class MemoryStream:
 class _Turn:
     """The right to read from, or to write to, one end: one task's at a time, as on gRPC."""
 
-    __slots__ = ("_taken", "_verb", "_waiter")
+    __slots__ = ("_verb", "taken", "waiter")
 
     def __init__(self, verb: str) -> None:
         self._verb = verb
-        self._taken = False
-        self._waiter: asyncio.Future[None] | None = None
+        self.taken: bool = False
+        self.waiter: asyncio.Future[None] | None = None
+        """What who has it waits for, if it waits for the other end."""
 
-    def take(self) -> None:
-        """Claim it. Raises `RuntimeError` if another task has it."""
-        if self._taken:
-            raise RuntimeError(f"one task at a time may {self._verb} a stream")
-        self._taken = True
-
-    def give(self) -> None:
-        """Let others have it."""
-        self._taken = False
-        self._waiter = None
-
-    async def wait(self) -> None:
-        """Wait for the next `wake`."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+    def refusal(self) -> RuntimeError:
+        """Return what to raise where another task has it."""
+        return RuntimeError(f"one task at a time may {self._verb} a stream")
 
     def wake(self) -> None:
         """Let the waiting task look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
 
 
 class MemoryListener:
