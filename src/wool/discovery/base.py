@@ -69,7 +69,7 @@ class WorkerMetadata:
 
     def to_bytes(self) -> bytes:
         """Encode as a discovery record. Raises `ValueError` if it is larger than ``record_bytes``."""
-        record = {slot.name: getattr(self, slot.name) for slot in dataclasses.fields(self)}
+        record = {name: getattr(self, name) for name in _FIELDS}
         record["tags"] = sorted(self.tags)
         record["extra"] = dict(sorted(self.extra.items()))
         data = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
@@ -89,16 +89,16 @@ class WorkerMetadata:
             parsed: object = json.loads(data.decode())
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"a discovery record is not JSON: {error}") from None
-        names = {slot.name for slot in dataclasses.fields(cls)}
         record = cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
-        if set(record) != names:
-            raise ValueError(f"a discovery record has not exactly the fields {sorted(names)}")
+        if record.keys() != _FIELDS.keys():
+            raise ValueError(f"a discovery record has not exactly the fields {sorted(_FIELDS)}")
         _check_text("uid", record["uid"], 64)
         if not isinstance(record["tags"], list) or not isinstance(record["extra"], dict):
             raise ValueError("a discovery record's tags or extra have the wrong shape")
         return cls(**record)
 
 
+_FIELDS = dict.fromkeys(slot.name for slot in dataclasses.fields(WorkerMetadata))
 _metadata_from_bytes = WorkerMetadata.from_bytes
 _metadata_at = WorkerMetadata.at
 
@@ -109,7 +109,8 @@ def _check(good: bool, name: str, value: object, wanted: str) -> None:
 
 
 def _check_text(name: str, value: object, most: int) -> None:
-    _check(isinstance(value, str) and 0 < len(value) <= most, name, value, f"a string of 1 to {most} characters")
+    if not (isinstance(value, str) and 0 < len(value) <= most):
+        _check(False, name, value, f"a string of 1 to {most} characters")
 
 
 def _checked_extra(extra: object) -> Mapping[str, str]:

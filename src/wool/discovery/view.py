@@ -32,13 +32,15 @@ class View:
     another lease between two looks is dropped and added, since it was announced anew.
     """
 
-    __slots__ = ("_cache", "_filter", "_known", "_last", "rejected")
+    __slots__ = ("_cache", "_filter", "_known", "_last", "leases", "rejected")
 
     def __init__(self, filter: WorkerFilter | None = None) -> None:
         self._filter = filter
         self._known: dict[str, _Known] = {}
         self._cache: dict[int, tuple[Slot, WorkerMetadata | None]] = {}
         self._last: tuple[Snapshot, frozenset[bytes]] | None = None
+        self.leases: frozenset[bytes] = frozenset()
+        """The leases that the next look depends on, besides those in its snapshot."""
         self.rejected: int = 0
         """Live slots at the last look whose record is not well formed; no events come from them."""
 
@@ -46,11 +48,6 @@ class View:
     def workers(self) -> tuple[WorkerMetadata, ...]:
         """The workers that are added and not dropped, as last announced."""
         return tuple(known.metadata for known in self._known.values() if known.shown)
-
-    @property
-    def leases(self) -> frozenset[bytes]:
-        """The leases that the next look depends on, besides those in its snapshot."""
-        return frozenset(slot.lease for slot, _ in self._cache.values())
 
     def advance(self, snapshot: Snapshot, live: Collection[bytes]) -> list[DiscoveryEvent]:
         """Return what changed since the last look, given the leases that are alive.
@@ -74,6 +71,7 @@ class View:
             known[uid] = _Known(metadata, slot.lease, shown)
         events = self._difference(known)
         self._known, self._cache, self._last = known, cache, look
+        self.leases = frozenset([slot.lease for slot, _ in cache.values()])
         self.rejected = sum(1 for _, metadata in cache.values() if metadata is None)
         return events
 

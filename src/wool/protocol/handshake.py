@@ -17,11 +17,10 @@ Pure: randomness comes in as arguments.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from google.protobuf.message import DecodeError
 
@@ -85,9 +84,12 @@ class Statistics:
     draining: bool
 
 
+_STATISTICS = tuple(field.name for field in fields(Statistics))
+
+
 def _proof(secret: bytes, role: bytes, caller_nonce: bytes, worker_nonce: bytes, body: bytes) -> bytes:
     # Nonces have a fixed length, so that the parts cannot be shifted against each other.
-    return hmac.new(secret, b"wool " + role + caller_nonce + worker_nonce + body, hashlib.sha256).digest()
+    return hmac.digest(secret, b"wool " + role + caller_nonce + worker_nonce + body, "sha256")
 
 
 def _parse(message: bytes) -> wire_pb2.Handshake:
@@ -183,13 +185,14 @@ class CallerHandshake:
 def _statistics(welcome: wire_pb2.Welcome) -> Statistics | None:
     if not welcome.HasField("statistics"):
         return None
-    return Statistics(**{each.name: getattr(welcome.statistics, each.name) for each in fields(Statistics)})
+    return Statistics(**{name: getattr(welcome.statistics, name) for name in _STATISTICS})
 
 
 def _welcome(statistics: Statistics | None) -> wire_pb2.Welcome:
     if statistics is None:
         return wire_pb2.Welcome()
-    return wire_pb2.Welcome(statistics=wire_pb2.Statistics(**asdict(statistics)))
+    said = wire_pb2.Statistics(**{name: getattr(statistics, name) for name in _STATISTICS})
+    return wire_pb2.Welcome(statistics=said)
 
 
 class WorkerHandshake:
