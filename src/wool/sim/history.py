@@ -44,6 +44,8 @@ KINDS: dict[str, str] = {
     "truth.named": "the name server names an address: address",
     "truth.unnamed": "it names it no more: address",
     "truth.other-secret": "a worker comes up with another secret than everybody has: worker",
+    "told.completed": "task-completed was told in the caller: outcome",
+    "told.wrong": "a task event was told that nothing allows: type, what",
     "node.up": "an incarnation lives",
     "node.crashed": "it is dead; none of its code runs again",
     "node.paused": "it stands still",

@@ -28,6 +28,7 @@ from wool.sim.loop import SimFuture, SimLoop, SimTask, where
 from wool.sim.mailbox import SimIo, SimMailbox
 from wool.sim.network import address_of
 from wool.sim.plan import LABEL_BYTES
+from wool.sim.told import SimEvents
 from wool.sim.watch import Names, NodeObserver
 from wool.transport.memory import MemoryTransport
 from wool.worker.channel import Configure
@@ -217,6 +218,7 @@ class Incarnation:
             task_key=_next_key,
             limits=cluster.limits,
             observer=NodeObserver(self),
+            events=SimEvents(self),
             uid=self.name,
             host="simulated",
             pid=cluster.new_pid(),
@@ -234,6 +236,11 @@ class Incarnation:
         if self._random is None:
             self._random = random.Random(f"{self.cluster.plan.seed}/{self.name}")
         return self._random.randbytes(size)
+
+    @property
+    def nanoseconds(self) -> int:
+        """The time of its clock."""
+        return int(self.cluster.world.now * 1e9)
 
     def note(self, kind: str, task: str = "", attempt: str = "", detail: Detail = ()) -> None:
         """Write into the history, unless this process is dead."""

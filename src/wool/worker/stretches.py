@@ -23,9 +23,11 @@ def in_stretches(body: Any, tell: Callable[[int], None]) -> Awaitable[Any]:
 class Stretches:
     """Drives what is awaited by hand, as ``yield from`` would."""
 
-    __slots__ = ("_send", "_tell", "_throw")
+    __slots__ = ("_send", "_tell", "_throw", "cr_await")
 
     def __init__(self, body: Any, tell: Callable[[int], None]) -> None:
+        self.cr_await: Any = body
+        """For whoever looks where a task is suspended."""
         self._send = body.send
         self._throw = body.throw
         self._tell = tell

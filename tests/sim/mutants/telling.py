@@ -1,0 +1,32 @@
+"""Bugs of what is told of tasks: T."""
+
+from __future__ import annotations
+
+from sim.mutants.mutant import Edit, Mutant
+
+MUTANTS = (
+    Mutant(
+        name="a-stretch-has-no-end",
+        broken="It is told that a body takes the loop, and not that it lets it go.",
+        caught_by="events_follow_the_grammar",
+        edits=(
+            Edit(
+                module="wool.worker.stretches",
+                old="            return self._send(value)\n        finally:\n            self._tell(STOPPED)\n",
+                new="            return self._send(value)\n        finally:\n            pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="a-loss-is-told-as-a-failure",
+        broken="A call whose worker was lost is told to have failed.",
+        caught_by="completion_is_told",
+        edits=(
+            Edit(
+                module="wool.call",
+                old='        return "lost" if isinstance(error, WorkerLost) else "failure", exception\n',
+                new='        return "failure", exception\n',
+            ),
+        ),
+    ),
+)

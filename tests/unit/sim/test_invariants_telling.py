@@ -1,0 +1,120 @@
+"""T: what is told of tasks, judged over histories made by hand, and heard from the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.simulated import Script, cluster, ended, found, made, one_call
+from wool.events import TaskEvent
+from wool.sim.told import SimEvents
+from wool.task import Task
+
+
+def told(script: Script, outcome: str, task: str = "c0.0") -> Script:
+    return script.add("c0#0", "told.completed", task, outcome=outcome)
+
+
+def call_that_ended(outcome: str, told_as: str | None) -> Script:
+    script = made(cluster("w0#0"))
+    if told_as is not None:
+        told(script, told_as)
+    return ended(script, outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told_as"),
+    [
+        ("value", "success"),
+        ("lost", "lost"),
+        ("cancelled", "cancelled"),
+        ("raised", "failure"),
+        ("no-workers", "failure"),
+        ("cancelled", None),
+        ("dropped", "lost"),
+    ],
+)
+def test_a_completion_that_says_what_the_caller_got_is_right(outcome: str, told_as: str | None) -> None:
+    assert not found("completion_is_told", call_that_ended(outcome, told_as))
+
+
+@pytest.mark.parametrize(("outcome", "told_as"), [("lost", "failure"), ("value", "lost"), ("raised", "cancelled")])
+def test_a_completion_that_says_something_else_is_found(outcome: str, told_as: str) -> None:
+    (violation,) = found("completion_is_told", call_that_ended(outcome, told_as))
+    assert violation.sentence == f"c0.0 has ended as {outcome}, and was told as {told_as}"
+
+
+def test_a_value_whose_completion_was_not_told_is_found() -> None:
+    (violation,) = found("completion_is_told", one_call(cluster("w0#0")))
+    assert "task-completed was not told" in violation.sentence
+
+
+def test_a_completion_that_is_told_after_the_end_is_found() -> None:
+    assert found("completion_is_told", told(one_call(cluster("w0#0")), "success"))
+
+
+def test_an_event_that_nothing_allows_is_found() -> None:
+    script = cluster("w0#0").add("c0#0", "told.wrong", "c0.0", type="task-stopped", what="E after nothing")
+    (violation,) = found("events_follow_the_grammar", script)
+    assert violation.sentence == "c0#0 told task-stopped of c0.0: E after nothing"
+
+
+class Node:
+    """Hears what is noted."""
+
+    nanoseconds = 5
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    def note(self, kind: str, task: str = "", attempt: str = "", detail: Any = ()) -> None:
+        self.noted.append(kind)
+
+
+def heard(kind: Any, *types: Any) -> list[str]:
+    node = Node()
+    events = SimEvents(node)
+    task = Task(key=b"c0.0".ljust(16, b"\0"), routine="m:f", kind=kind, caller="c0#0")
+    for type in types:
+        events.emit(TaskEvent(type=f"task-{type}", task=task), events.now())  # type: ignore[arg-type]
+    return node.noted
+
+
+FIRST = ("created", "iteration-initiated", "scheduled", "iteration-completed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "types"),
+    [
+        ("coroutine", ("created", "scheduled", "completed")),
+        ("coroutine", ("created", "completed")),
+        ("coroutine", ("started", "stopped", "started", "stopped")),
+        ("generator", (*FIRST, "completed")),
+        ("generator", (*FIRST, "iteration-initiated", "iteration-completed", "completed")),
+        ("generator", ("iteration-started", "started", "stopped", "iteration-started")),
+    ],
+)
+def test_a_story_of_the_grammar_is_right(kind: str, types: tuple[str, ...]) -> None:
+    assert "told.wrong" not in heard(kind, *types)
+
+
+@pytest.mark.parametrize(
+    ("kind", "types"),
+    [
+        ("coroutine", ("scheduled",)),
+        ("coroutine", ("created", "created")),
+        ("coroutine", ("created", "completed", "completed")),
+        ("coroutine", ("created", "completed", "scheduled")),
+        ("coroutine", ("started", "started")),
+        ("coroutine", ("stopped",)),
+        ("coroutine", ("created", "iteration-initiated")),
+        ("generator", ("created", "completed")),
+        ("generator", (*FIRST, "iteration-initiated", "scheduled")),
+        ("generator", (*FIRST, "iteration-completed")),
+        ("generator", ("started",)),
+        ("generator", ("iteration-started", "started", "iteration-started")),
+    ],
+)
+def test_a_story_that_is_none_is_noted_once(kind: str, types: tuple[str, ...]) -> None:
+    assert heard(kind, *types).count("told.wrong") == 1
