@@ -243,9 +243,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         if world.jitter is not None:
             self._wakeups += 1
             delay += world.jitter(self.name, self._wakeups)
+        handle = SimHandle(self, (callback, *args), copy_context() if context is None else context)
         if delay > 0:
-            return self.call_at(world.now + delay, callback, *args, context=context)
-        return self.call_soon(callback, *args, context=context)
+            handle.due = when = world.now + delay
+            world.timer_number = number = world.timer_number + 1
+            heappush(world.timers, (when, number, handle))
+        else:
+            self._append(handle)
+        return handle
 
     def call_later(
         self,
@@ -486,19 +491,19 @@ class World:
 
     def _wait(self, now: float, most_seconds: float) -> float:
         """Nothing is ready: let time pass until something is, and return what time it is then."""
-        timers, ready = self.timers, self.ready
+        timers = self.timers
         while timers:
-            when, _, timer = timers[0]
+            when, _, timer = heappop(timers)
             if timer.call is None:
-                heappop(timers)
                 continue
             if when > now:
                 self.now = now = when
                 if when > most_seconds:
                     raise Livelock(f"the run has not ended after {most_seconds} s\n{self.report()}")
-            self._fire(now)
+            self.ready.append(timer)
+            if timers and timers[0][0] <= now:
+                self._fire(now)
             return now
-        assert not ready
         raise Deadlock(f"nothing is ready and no timer is set at {self.now:.6f} s\n{self.report()}")
 
     def _sweep(self) -> None:

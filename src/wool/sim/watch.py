@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from wool.sim.loop import World
 
 _PLAIN: dict[type, Detail] = {kind: (("frame", name),) for kind, name in FRAME_NAMES.items()}
+_VARIED = frozenset({frames.Result, frames.Step, frames.Reject})
+"""Frames of which the history says more than their kind."""
 _VIEWS: dict[str, str] = {
     "worker-added": "view.added",
     "worker-updated": "view.updated",
@@ -115,22 +117,25 @@ class NodeObserver:
         self._passed("wire.heard", stream, frame)
 
     def _passed(self, kind: str, stream: Stream, frame: Frame) -> None:
-        node = self._node
-        if node.dead or type(frame) not in _PLAIN:
+        node, sort = self._node, type(frame)
+        if node.dead or (detail := _PLAIN.get(sort)) is None:
             return
+        if sort in _VARIED:
+            detail = _detail(frame)
         if TYPE_CHECKING:
             assert isinstance(stream, SimStream)
         wire = stream.wire
         number: int | None = getattr(frame, "number", None)
         cluster = node.cluster
         if number is None:
-            cluster.history.add(cluster.world.now, node.name, kind, "", wire.name, _detail(frame))
+            cluster.history.add(cluster.world.now, node.name, kind, "", wire.name, detail)
             return
         known = wire.attempts.get(number)
         if known is None:
-            task = frame.task.rstrip(b"\0").decode("ascii", "replace") if isinstance(frame, frames.Offer) else ""
-            known = wire.attempts[number] = (task, f"{wire.name}:{number}")
-        cluster.history.add(cluster.world.now, node.name, kind, *known, _detail(frame))
+            label = frame.task.rstrip(b"\0").decode("ascii", "replace") if isinstance(frame, frames.Offer) else ""
+            known = wire.attempts[number] = (label, f"{wire.name}:{number}")
+        task, attempt = known
+        cluster.history.add(cluster.world.now, node.name, kind, task, attempt, detail)
 
     def viewed(self, type: DiscoveryEventType, worker: WorkerMetadata) -> None:
         """See `Observer`."""
