@@ -55,11 +55,10 @@ MUTANTS = (
         edits=(
             Edit(
                 module=SERVICE,
-                old="            if served is not None:\n"
-                "                self._do(served, served.machine.handle(Event.CANCEL), frame)\n",
-                new="            for served in list(self._served.values()):\n"
-                "                if served.machine.started:\n"
-                "                    self._do(served, served.machine.handle(Event.CANCEL), frame)\n",
+                old="                self._do(served, served.machine.handle(Event.CANCEL), frames.Cancel",
+                new="                for served in list(self._served.values()):\n"
+                "                    if served.machine.started:\n"
+                "                        self._do(served, served.machine.handle(Event.CANCEL), frames.Cancel",
             ),
         ),
     ),
@@ -71,8 +70,9 @@ MUTANTS = (
         edits=(
             Edit(
                 module=RUNNER,
-                old="                    item = await body.asend(sent)\n",
-                new="                    await body.asend(sent)\n                    item = await body.__anext__()\n",
+                old="                    item = await _limited(watched(body.asend(sent)), limit)\n",
+                new="                    await _limited(watched(body.asend(sent)), limit)\n"
+                "                    item = await body.__anext__()\n",
             ),
         ),
     ),
@@ -83,12 +83,13 @@ MUTANTS = (
         edits=(
             Edit(
                 module=RUNNER,
-                old="        own = self._loop_task(state)\n        while True:\n",
-                new="        own = self._loop_task(state)\n        ahead: list[Any] = []\n        while True:\n",
+                old="        own = self._loop_task(state)\n        step = 0\n",
+                new="        own = self._loop_task(state)\n        ahead: list[Any] = []\n        step = 0\n",
             ),
             Edit(
                 module=RUNNER,
-                old="                    item = await body.__anext__()\n                elif kind is StepKind.SEND:\n",
+                old="                    item = await _limited(watched(body.__anext__()), limit)\n"
+                "                elif kind is StepKind.SEND:\n",
                 new="                    item = ahead.pop() if ahead else await body.__anext__()\n"
                 "                elif kind is StepKind.SEND:\n",
             ),
@@ -110,8 +111,8 @@ MUTANTS = (
         edits=(
             Edit(
                 module=RUNNER,
-                old="                    item = await body.asend(sent)\n",
-                new="                    item = await body.asend(None)\n",
+                old="                    item = await _limited(watched(body.asend(sent)), limit)\n",
+                new="                    item = await _limited(watched(body.asend(None)), limit)\n",
             ),
         ),
     ),
@@ -122,10 +123,10 @@ MUTANTS = (
         edits=(
             Edit(
                 module=RUNNER,
-                old="                    item = await body.athrow(thrown)\n",
+                old="                    item = await _limited(watched(body.athrow(thrown)), limit)\n",
                 new="                    if isinstance(thrown, StopAsyncIteration):\n"
                 "                        raise thrown\n"
-                "                    item = await body.athrow(thrown)\n",
+                "                    item = await _limited(watched(body.athrow(thrown)), limit)\n",
             ),
         ),
     ),
