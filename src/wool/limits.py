@@ -63,6 +63,11 @@ class Limits:
     sessions: int = 128
     """Workers that a caller gives calls to at a time, besides those that it has started itself, and so sessions that it
     keeps open. Of more workers it uses so many, drawn by lot, and others while some of these cannot be reached."""
+    sessions_most: int = 768
+    """A caller with more calls under way than that uses up to twice as many workers as calls, but no more than this: a
+    process has 1024 descriptors on many systems, and its program needs some."""
+    sessions_idle_seconds: float = 30.0
+    """When it has had no use for most of them for so long, it goes back to fewer."""
     window_tasks: int = 1024
     """Unstarted offers per session: two round trips' worth at the highest rate measured."""
     window_bytes: int = 16 * MIB

@@ -71,6 +71,9 @@ class Links:
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._candidates: list[WorkerStatus] | None = None
+        self._enough: int = limits.sessions
+        """So many workers are used, besides the own ones."""
+        self._needed_at = 0.0
         self._closed = False
         self.links: dict[str, Link] = {}
         """By `WorkerMetadata.key`, in the order in which discovery named them."""
@@ -84,13 +87,32 @@ class Links:
         self.ended_with: BaseException | None = None
         """Why discovery will say no more, `EOFError` if it had nothing more to say; None as long as it may."""
 
-    def candidates(self) -> list[WorkerStatus]:
-        """Return the workers that may be given a call, suspects included; of more than ``sessions``, those to use."""
+    def candidates(self, calls: int = 0) -> list[WorkerStatus]:
+        """Return the workers that may be given a call, suspects included; of more than are used, those that are.
+
+        So many calls are under way: as many workers are used, and some more, within ``sessions`` and ``sessions_most``.
+        """
+        if calls > self._enough or self._enough > self._limits.sessions:
+            self._make_room(calls)
         if self._candidates is None:
             usable = [link for link in self.links.values() if link.usable]
             self._draw_lots(usable)
             self._candidates = [link.status for link in usable if not link.spare]
         return self._candidates
+
+    def _make_room(self, calls: int) -> None:
+        now, limits = self._loop.time(), self._limits
+        if 4 * calls > self._enough:
+            self._needed_at = now
+            if calls > self._enough < limits.sessions_most:
+                self._use(2 * calls)
+        elif calls and now > self._needed_at + limits.sessions_idle_seconds:
+            self._needed_at = now
+            self._use(2 * calls)
+
+    def _use(self, workers: int) -> None:
+        self._enough = min(max(workers, self._limits.sessions), self._limits.sessions_most)
+        self._replace()
 
     def spares(self) -> list[WorkerStatus]:
         """Return the workers that are kept for when no candidate takes a call."""
@@ -127,7 +149,7 @@ class Links:
         By lot, since callers that all took the first would leave the rest idle; each lot is drawn once, so that the
         choice stays.
         """
-        own, most = self._terms.own, self._limits.sessions
+        own, most = self._terms.own, self._enough
         others = [link for link in usable if link.uid not in own]
         enough = len(others) > most
         for link in others:

@@ -189,7 +189,7 @@ class Proxy:
         if self._closing is not None:
             self._exhausted(call)
             return
-        candidates = self._view.candidates()
+        candidates = self._view.candidates(self._active)
         try:
             link = self._choose(call, self._balancer.order(call.task, candidates)) if candidates else None
             if link is None and (spares := self._view.spares()):

@@ -852,11 +852,33 @@ async def test_connections_are_opened_lazily() -> None:
 
 async def test_connections_are_bounded_and_calls_spread_evenly_over_them() -> None:
     async with cluster(*(f"w{number}" for number in range(20)), limits=limits(sessions=5)) as made:
-        for _ in range(10):
-            await asyncio.gather(*(made.call(bodies.echo, number) for number in range(10)))
+        for _ in range(20):
+            await asyncio.gather(*(made.call(bodies.echo, number) for number in range(5)))
             assert sessions(made) == 5
         counts = sorted(started(made).values())
         assert counts == [0] * 15 + [20] * 5
+
+
+async def test_who_has_more_calls_under_way_uses_more_workers_within_a_bound_and_fewer_again_later() -> None:
+    few = limits(sessions=3, sessions_most=12, sessions_idle_seconds=0.1)
+    async with cluster(*(f"w{number}" for number in range(20)), limits=few) as made:
+        began = made.loop.time()
+        streams = [made.stream(bodies.count, 2) for _ in range(30)]
+        for stream in streams:
+            await stream.next()
+        assert sessions(made) == 12
+        assert max(in_flight(made).values()) <= 7, "they are spread over all that are used"
+        for stream in streams:
+            await stream.close()
+
+        async def calls_until(wanted: int) -> None:
+            async with asyncio.timeout(5):
+                while sessions(made) != wanted:
+                    await made.call(bodies.echo, 1)
+                    await asyncio.sleep(0.01)
+
+        await calls_until(3)
+        assert made.loop.time() - began >= few.sessions_idle_seconds
 
 
 async def test_two_callers_draw_different_workers() -> None:
@@ -916,7 +938,7 @@ async def test_a_call_that_all_that_are_used_refuse_goes_to_one_of_the_others() 
 
 
 async def test_a_session_that_is_not_needed_any_more_stays_until_its_last_task_has_ended() -> None:
-    async with cluster("a", limits=limits(sessions=1)) as made:
+    async with cluster("a", limits=limits(sessions=1, sessions_most=1)) as made:
         made.link("a").lot = b"\x80"
         stream = made.stream(bodies.count, 2)
         assert await stream.next() == 0
