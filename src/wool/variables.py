@@ -44,7 +44,7 @@ class _Slot:
     __slots__ = ("__weakref__", "code", "inner", "key", "variable")
 
     def __init__(self, key: _Key) -> None:
-        self.key = key
+        self.key: _Key = key
         self.inner: contextvars.ContextVar[Any] = contextvars.ContextVar(key[1])
         self.variable: weakref.ref[ContextVar[Any]] | None = None
         self.code: weakref.ref[CodeType] | None = None
@@ -141,7 +141,7 @@ class Token(Generic[_T]):
 
     def __init__(self, var: ContextVar[_T], slot: _Slot, inner: contextvars.Token[Any]) -> None:
         self._var = var
-        self._slot = slot
+        self._slot: _Slot = slot
         self._inner = inner
 
     @property

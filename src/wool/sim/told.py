@@ -43,8 +43,8 @@ class Watched(Protocol):
 class SimEvents:
     """See `wool.events.Events`. ``stories`` holds, by task, the last letter of what is under way."""
 
-    mask = (1 << len(TYPES)) - 1
-    remote = 0
+    mask: int = (1 << len(TYPES)) - 1
+    remote: int = 0
 
     def __init__(self, node: Watched) -> None:
         self._node = node
