@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import wool
 from bench import routines
 from bench.measure import Need, Row, by_turns, rate
 from bench.measure import time as time_figure
+from bench.processes import HAS_PROC, thread_seconds
 from bench.workloads import BULK_BYTES, Options, flat, gathered_seconds, one_by_one
 
 HOST = "127.0.0.1"
@@ -47,6 +48,51 @@ def _in(proxy: wool.WorkerProxy, measured: Callable[[], Awaitable[Any]]) -> Call
     return side
 
 
+def _used(worker: wool.LocalWorker) -> float:
+    """Return the processor time of this process and of the worker so far, in seconds."""
+    return sum(thread_seconds(os.getpid()).values()) + sum(thread_seconds(worker.metadata.pid).values())
+
+
+def _measured(
+    worker: wool.LocalWorker, proxy: wool.WorkerProxy, calls: int, work: Callable[[], Awaitable[Any]]
+) -> Callable[[], Awaitable[float]]:
+    async def side() -> float:
+        before = _used(worker)
+        with proxy.use():
+            await work()
+        return (_used(worker) - before) / calls
+
+    return side
+
+
+async def _processor(options: Options, sides: Sequence[tuple[wool.LocalWorker, wool.WorkerProxy]]) -> list[Row]:
+    """What a call costs both ends in processor time: it counts work, not waiting, so a busy machine hardly matters."""
+    if not HAS_PROC:
+        return []
+    works: tuple[tuple[str, int, Callable[[], Awaitable[Any]]], ...] = (
+        ("lone", 1_000, lambda: one_by_one(routines.nothing, 1_000)),
+        ("of 2 000 gathered", 10_000, lambda: _crowds(5)),
+    )
+    rows: list[Row] = []
+    for what, calls, work in works:
+        secure, plain = await by_turns(options.times(8, 3), *(_measured(*side, calls, work) for side in sides))
+        rows.append(
+            Row(
+                workload=f"processor time of a call, {what}, mutual TLS",
+                figure=time_figure([seconds * 1e6 for seconds in secure], "µs, both ends"),
+                yardstick="the same, plain TCP",
+                measure=time_figure([seconds * 1e6 for seconds in plain], "µs, both ends"),
+                need=Need(ratio_at_most=DEARER),
+            )
+        )
+    return rows
+
+
+async def _crowds(times: int) -> None:
+    for _ in range(times):
+        await gathered_seconds(routines.nothing, 2_000)
+
+
 async def tls(options: Options) -> list[Row]:
     """Lone calls, gathered calls, bulk and a session's set-up, with and without."""
     lone, crowd, data = 200, 2_000, os.urandom(BULK_BYTES)
@@ -75,8 +121,10 @@ async def tls(options: Options) -> list[Row]:
             options.times(15, 5), *(_in(proxy, lambda: gathered_seconds(routines.nothing, crowd)) for proxy in both)
         )
         moved = await by_turns(options.times(12, 4), *(_in(proxy, bulk) for proxy in both), warm_up=2)
+        processor = await _processor(options, ((secure_worker, secure), (worker, plain)))
         sessions = await by_turns(options.times(60, 15), opened(secure_worker, credentials), opened(worker, None))
     return [
+        *processor,
         Row(
             workload="lone call, mutual TLS",
             figure=time_figure(flat(lone_calls[0], 1e6), "µs"),
