@@ -33,6 +33,9 @@ _Items = TypeVar("_Items", bound=AsyncIterable[Any])
 _Owner = TypeVar("_Owner")
 
 
+_NOT_GIVEN = object()
+
+
 class RoutineDecorator(Protocol):
     """What ``@wool.routine(…)`` is: does what ``@wool.routine`` does."""
 
@@ -72,7 +75,7 @@ def routine(function: Callable[_P, Coroutine[Any, Any, _T]], /) -> Callable[_P, 
 def routine(*, timeout: float | None = None) -> RoutineDecorator: ...
 
 
-def routine(function: Any = None, /, *, timeout: float | None = None) -> Any:
+def routine(function: Any = _NOT_GIVEN, /, *, timeout: float | None = None) -> Any:
     """Mark an async function or async generator function as a routine.
 
     Called inside an open pool it runs on one of the pool's workers, and looks to its caller like the
@@ -94,7 +97,7 @@ def routine(function: Any = None, /, *, timeout: float | None = None) -> Any:
     Raises `TypeError` if ``function`` is neither, and `ValueError` if it is a routine already, or if ``timeout`` is not
     positive.
     """
-    if function is None:
+    if function is _NOT_GIVEN:
         limit = _checked_timeout(timeout)
 
         def decorate(function: Any) -> Any:
