@@ -315,6 +315,8 @@ async def _feed(
     events = subscriber.__aiter__()
     try:
         async for event in events:
+            if not isinstance(event, DiscoveryEvent):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"{subscriber!r:.200} has told of {event!r:.100}, which is no wool.DiscoveryEvent")
             tell(event)
         ended(None)
     except (asyncio.CancelledError, GeneratorExit):

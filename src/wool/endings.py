@@ -42,7 +42,8 @@ def not_placed(call: PlacedCall, view: Links, what: Sought, closing: str | None)
     if closing is not None:
         error = NoWorkersAvailable(f"{call.task} was not placed: {closing}", reasons)
     else:
-        said = [] if reasons else ["none is known", *what.troubles()]
+        troubles = what.troubles()
+        said = [text for text in troubles if "looked up" in text] if reasons else ["none is known", *troubles]
         broken = view.ended_with
         if broken is not None:
             said.append(str(broken) if type(broken) is EOFError else f"discovery failed: {in_words(broken)}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import heapq
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import Protocol
 
 from wool.admission import Outside, Terms
@@ -31,6 +31,10 @@ from wool.observer import Observer
 _LOT_BYTES = 8
 _MOST_GONE = 64
 """Workers that are gone, remembered to say why nobody is left."""
+
+
+_MOST_NAMED = 1024
+"""So much longer than there are workers an order may be: one that repeats itself for ever is the balancer's fault."""
 
 
 class LinksOwner(LinkOwner, Protocol):
@@ -117,6 +121,26 @@ class Links:
     def spares(self) -> list[WorkerStatus]:
         """Return the workers that are kept for when no candidate takes a call."""
         return [link.status for link in self.links.values() if link.usable and link.spare]
+
+    def choose(self, ordered: Iterable[WorkerStatus], tried: Container[str] | None) -> Link | None:
+        """Return the first of ``ordered`` that was not tried, suspects after all others; None if there is none.
+
+        Raises `RuntimeError` if it does not end, and what iterating it raises: it is the user's.
+        """
+        last: Link | None = None
+        for place, status in enumerate(ordered):
+            if place >= _MOST_NAMED + len(self.links):
+                raise RuntimeError(f"it has named workers {place} times and goes on; there are {len(self.links)}")
+            link = self.links.get(status.metadata.key)
+            if link is None or not link.usable or (tried is not None and link.uid in tried):
+                continue
+            if not link.status.suspect:
+                return link
+            if link.half_open:
+                link.half_open = False  # this call tries it, no other
+                return link
+            last = last or link
+        return last
 
     def wanted_events_changed(self) -> None:
         """Tell the workers which task events are wanted."""

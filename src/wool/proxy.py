@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from wool import endings
@@ -39,6 +39,8 @@ _log = logging.getLogger("wool.proxy")
 
 _SENT = Payload((b"",))
 """What remains of arguments that have arrived: nothing keeps them alive here."""
+_LOOKING_SECONDS = 0.05
+"""How often calls that nobody takes look whether all names were looked up."""
 _UPLOADED = -1
 """For the progress of an upload that is over."""
 
@@ -76,6 +78,7 @@ class Proxy:
         self._links: Mapping[str, Link] = self._view.links
         self._by_connection: dict[Connection, Link] = {}
         self._unplaced: dict[PlacedCall, None] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._active = 0
         self._closing: str | None = None
         self.closed: bool = False
@@ -191,9 +194,9 @@ class Proxy:
             return
         candidates = self._view.candidates(self._active)
         try:
-            link = self._choose(call, self._balancer.order(call.task, candidates)) if candidates else None
+            link = self._view.choose(self._balancer.order(call.task, candidates), call.tried) if candidates else None
             if link is None and (spares := self._view.spares()):
-                link = self._choose(call, self._balancer.order(call.task, candidates := spares))
+                link = self._view.choose(self._balancer.order(call.task, candidates := spares), call.tried)
         except BaseException as error:
             # The balancer is the user's code: its fault is told to the caller, and nothing has begun. Also a
             # SystemExit: this loop is not its own to end.
@@ -208,23 +211,17 @@ class Proxy:
         elif not (self._links or self._view.gone or call.tried or self._view.ended_with):
             # Discovery has not named anybody yet; the dispatch timeout bounds the wait.
             self._unplaced[call] = None
+        elif self._what.is_looking and self._view.ended_with is None:
+            # A name may yet lead to somebody; `lookup_seconds` bounds the wait, and the dispatch timeout.
+            self._unplaced[call] = None
+            if self._looking is None:
+                self._looking = self._loop.call_later(_LOOKING_SECONDS, self._look_again)
         else:
             self._exhausted(call)
 
-    def _choose(self, call: PlacedCall, ordered: Iterable[WorkerStatus]) -> Link | None:
-        tried = call.tried
-        last: Link | None = None
-        for status in ordered:
-            link = self._links.get(status.metadata.key)
-            if link is None or not link.usable or (tried is not None and link.uid in tried):
-                continue
-            if not link.status.suspect:
-                return link
-            if link.half_open:
-                link.half_open = False  # this call tries it, no other
-                return link
-            last = last or link
-        return last
+    def _look_again(self) -> None:
+        self._looking = None
+        self.view_changed()
 
     def _bind_to(self, call: PlacedCall, link: Link) -> None:
         call.link = link
@@ -537,6 +534,8 @@ class Proxy:
     async def close(self, why: str) -> None:
         """End all sessions, bounded. Tasks still started end as `WorkerLost`; idempotent."""
         self.stop_placing(why)
+        if self._looking is not None:
+            self._looking.cancel()
         links = {id(link): link for link in (*self._links.values(), *self._by_connection.values())}
         self._view.clear()
         await asyncio.gather(*(link.close(why) for link in links.values()), *self._closers)

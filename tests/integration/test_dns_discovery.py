@@ -6,12 +6,16 @@ import asyncio
 import dataclasses
 import os
 import pickle
+import socket
+import threading
 from typing import cast
 
 import pytest
 
 pytest.importorskip("dns", reason="needs the extra wool[dns]")
 
+from support.command import free_port
+from support.faults import until
 from support.name_server import NameServer, name_server
 from support.routines import where
 from support.watch import watching
@@ -26,6 +30,7 @@ from wool import (
     WorkerPool,
     WorkerProxy,
 )
+from wool.discovery import static
 from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.worker.launch import ProcessLauncher
@@ -331,6 +336,38 @@ async def test_who_waited_in_vain_for_a_host_hears_what_the_resolver_said() -> N
             await pid_of_worker()
     assert "no worker of <StaticDiscovery no-such-host.invalid:7000>" in str(caught.value)
     assert "none was found; no-such-host.invalid:7000 cannot be looked up: " in str(caught.value)
+
+
+async def test_while_a_name_is_looked_up_a_call_waits_though_another_worker_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = threading.Event()
+
+    def look_up(host: str, port: int) -> list[tuple[object, ...]]:
+        assert released.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))] if host == "gpu.test" else []
+
+    monkeypatch.setattr(static, "_look_up", look_up)
+    async with LocalWorker(host="127.0.0.1") as worker:
+        refused = f"127.0.0.1:{free_port()}"
+        async with WorkerPool(discovery=StaticDiscovery(refused, f"gpu.test:{port_of(worker)}")) as pool:
+            call = asyncio.create_task(pid_of_worker())
+            await until(lambda: pool.open_dispatcher is not None and pool.open_dispatcher._proxy._looking is not None)
+            released.set()
+            assert await call == worker.metadata.pid
+        released.clear()
+        async with WorkerPool(discovery=StaticDiscovery(refused, "other.test:7000")) as pool:
+            call = asyncio.create_task(pid_of_worker())
+            await until(lambda: pool.open_dispatcher is not None and pool.open_dispatcher._proxy._looking is not None)
+            released.set()
+            with pytest.raises(NoWorkersAvailable, match="cannot connect"):
+                await call
+
+
+async def test_who_is_refused_hears_of_the_names_that_cannot_be_looked_up_too() -> None:
+    async with WorkerPool(discovery=StaticDiscovery(f"127.0.0.1:{free_port()}", "no-such-host.invalid:7000")):
+        with pytest.raises(NoWorkersAvailable, match="no-such-host.invalid:7000 cannot be looked up"):
+            await pid_of_worker()
 
 
 @pytest.mark.parametrize("kind", ["static", "dns"])

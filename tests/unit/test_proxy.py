@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -253,10 +254,12 @@ class Broken:
             return (1 / 0 for _ in workers)
         if self.how == "no candidates":
             return [object()]
+        if self.how == "goes on for ever":
+            return itertools.repeat(WorkerStatus(metadata_of("stranger", "unix:/stranger")))
         return None
 
 
-@pytest.mark.parametrize("how", ["raises", "raises later", "no candidates", "nothing to iterate"])
+@pytest.mark.parametrize("how", ["raises", "raises later", "no candidates", "nothing to iterate", "goes on for ever"])
 async def test_a_load_balancer_that_fails_fails_the_call_and_nothing_else(how: str) -> None:
     async with cluster("a", balancer=Broken(how)) as made:
         with pytest.raises(NoWorkersAvailable, match="load balancer failed") as nobody:

@@ -32,8 +32,8 @@ def run(settings: Settings) -> int:
     up = sum(row.status == "up" for row in rows)
     for row in rows:
         if row.status != "up":
-            why = f": {ps.harmless(row.why)}" if row.why else ""
-            sys.stderr.write(f"{ps.harmless(row.metadata.key[:8] or row.metadata.address)} is {row.status}{why}\n")
+            why = f": {ps.harmless(row.why.removeprefix(f'{row.metadata.address}: '))}" if row.why else ""
+            sys.stderr.write(f"{ps.called(row)} is {row.status}{why}\n")
     healthy = up >= settings["least"]
     words = f"{up} of {len(rows)} workers up" + ("" if healthy else f", {settings['least']} must be")
     (sys.stdout if healthy else sys.stderr).write(f"{words}\n")

@@ -136,7 +136,12 @@ def columns(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]
 
 def reasons(rows: Iterable[Row]) -> list[str]:
     """Return a line for each worker of which it is not known how it is."""
-    return [f"{harmless(row.metadata.key[:8] or '-')}: {harmless(row.why)}" for row in rows if row.why]
+    return [f"{called(row)}: {harmless(row.why.removeprefix(f'{row.metadata.address}: '))}" for row in rows if row.why]
+
+
+def called(row: Row) -> str:
+    """Return what a worker is called: by its uid, or where it is if that is not known."""
+    return harmless(row.metadata.uid[:8] or row.metadata.address)
 
 
 def harmless(text: str) -> str:
@@ -170,6 +175,9 @@ def look(command: str, settings: Settings, show: Show, interval_seconds: float |
     )
     try:
         asyncio.run(looking.run(show, interval_seconds))
+        for trouble in getattr(subscriber, "troubles", ()):
+            if not trouble.startswith("AAAA "):  # most networks have none, and that is no trouble
+                sys.stderr.write(f"wool {command}: {harmless(trouble)}\n")
     except BrokenPipeError:
         raise
     except (OSError, RuntimeError, ExceptionGroup) as error:

@@ -39,7 +39,7 @@ class Way:
         if self.kind == "lan":
             from wool.discovery.lan import LanDiscovery
 
-            return LanDiscovery(interfaces=self.listed)
+            return LanDiscovery(interfaces=self.listed or None)
         if self.kind == "dns":
             from wool.discovery.dns import DnsDiscovery
 

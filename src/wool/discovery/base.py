@@ -200,6 +200,12 @@ class Sought:
         built_in = self.subscriber is not None and lives_on_io_loop(self.subscriber)
         return list(getattr(self.subscriber, "troubles", ())) if built_in else []
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether the subscriber has still to hear for the first time where a name leads; False if it cannot know."""
+        built_in = self.subscriber is not None and lives_on_io_loop(self.subscriber)
+        return built_in and bool(getattr(self.subscriber, "is_looking", False))
+
     def __str__(self) -> str:
         return self.words
 

@@ -66,7 +66,9 @@ class DnsDiscovery:
     ) -> None:
         if importlib.util.find_spec("dns") is None:
             raise ModuleNotFoundError("DnsDiscovery needs dnspython: pip install 'wool[dns]'", name="dns")
-        if is_literal(name):
+        if isinstance(nameservers, str):
+            raise ValueError(f"nameservers must be a sequence of addresses, got {nameservers!r:.100}: write a list")
+        if isinstance(name, str) and is_literal(name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"{name!r} is an address, not a name: use StaticDiscovery('{join(name, port or 7000)}')")
         self.name: str = check_host_name(name)
         self.port: int | None = None if port is None else check_port(port)
@@ -123,11 +125,17 @@ class DnsSubscriber:
         self._filter = filter
         self._limits = limits
         self._troubles: dict[str, str] = {}
+        self._unheard: set[str] = set()
 
     @property
     def troubles(self) -> list[str]:
         """Why the name leads to nobody, as the last subscription has found."""
         return list(self._troubles.values())
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a name has had no answer yet, since the last subscription began."""
+        return bool(self._unheard)
 
     def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
         """Return a new subscription: what the name server says, then what it says differently, without end.
@@ -137,7 +145,14 @@ class DnsSubscriber:
         # Each kind of record is a name of its own: a server that knows nothing of AAAA does not hide the As.
         kinds = ["SRV"] if self._port is None else ["A", "AAAA"]
         names = [f"{kind} {self._name}" for kind in kinds]
-        return follow(names, self._resolver, filter=self._filter, limits=self._limits, troubles=self._troubles)
+        return follow(
+            names,
+            self._resolver,
+            filter=self._filter,
+            limits=self._limits,
+            troubles=self._troubles,
+            unheard=self._unheard,
+        )
 
     def _resolver(self) -> ResolverLike:
         return DnsResolver(self._port, self._nameservers, self._limits)

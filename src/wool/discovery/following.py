@@ -26,16 +26,20 @@ async def follow(
     filter: WorkerFilter | None,
     limits: Limits,
     troubles: dict[str, str] | None = None,
+    unheard: set[str] | None = None,
 ) -> AsyncGenerator[DiscoveryEvent, None]:
     """Yield who is at the ``fixed`` addresses, then what the names lead to, then changes, without end.
 
-    In ``troubles`` stands at any time, by name, why it leads to nobody.
+    In ``troubles`` stands at any time, by name, why it leads to nobody; in ``unheard``, which names have had no answer
+    yet, whatever it might be.
     """
     loop = asyncio.get_running_loop()
     names = list(names)
     lookups, roster = Lookups(names, limits), Roster(filter)
     troubles = {} if troubles is None else troubles
     troubles |= {name: f"{name} is being looked up" for name in names}
+    unheard = set() if unheard is None else unheard
+    unheard |= set(names)
     always = [WorkerMetadata.at(address) for address in fixed]
     asked: dict[asyncio.Task[Answer], str] = {}
     resolving = resolver()
@@ -58,7 +62,9 @@ async def follow(
                 if task in done:
                     name = asked.pop(task)
                     _take(lookups, name, task, loop.time(), limits, troubles)
+                    unheard.discard(name)
     finally:
+        unheard.clear()
         for task in asked:
             task.cancel()
         if asked:

@@ -57,13 +57,15 @@ class LanDiscovery:
     leaves.
     """
 
-    def __init__(self, *, interfaces: Iterable[str] = (), limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, *, interfaces: Iterable[str] | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
         self._announcer: _Announcer | None = None
         self._entered = 0
         self._mutex = threading.Lock()
         if importlib.util.find_spec("zeroconf") is None:
             raise ModuleNotFoundError("LanDiscovery needs zeroconf: pip install 'wool[lan]'", name="zeroconf")
-        self._interfaces = check_interfaces(interfaces)
+        self._interfaces = () if interfaces is None else check_interfaces(interfaces)
+        if interfaces is not None and not self._interfaces:
+            raise ValueError("interfaces is empty: name those to speak on, or leave it out to speak on all")
         self._limits = limits
 
     @property
@@ -148,7 +150,7 @@ class LanDiscovery:
 
     @classmethod
     def _rebuild(cls, interfaces: tuple[str, ...], limits: Limits) -> LanDiscovery:
-        return cls(interfaces=interfaces, limits=limits)
+        return cls(interfaces=interfaces or None, limits=limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (LanDiscovery._rebuild, (self._interfaces, self._limits))

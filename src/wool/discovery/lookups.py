@@ -116,6 +116,8 @@ class Lookups:
 
 def check_host_name(name: str) -> str:
     """Return ``name`` if it can be the name of a host or service, else raise `ValueError`."""
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"a name is a string, got {name!r:.300}")
     labels = name.removesuffix(".").split(".")
     if len(name) > _NAME_CHARACTERS or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError(f"{name!r:.300} is not a name that can be looked up")
@@ -148,6 +150,8 @@ def split(address: str) -> tuple[str, int]:
 
     Raises `ValueError` with a text that names the address and what is wrong with it.
     """
+    if not isinstance(address, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"an address is a string, 'host:port', got {address!r:.300}")
     host, colon, digits = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     inner = host[1:-1] if bracketed else host

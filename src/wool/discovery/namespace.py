@@ -154,6 +154,8 @@ class Place:
 
 
 def check_name(namespace: str) -> str:
+    if not isinstance(namespace, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"the namespace of a LocalDiscovery is a string, got {namespace!r:.100}")
     if not namespace:
         raise ValueError("the namespace of a LocalDiscovery must not be empty; None makes up a fresh one")
     if len(namespace) > NAMESPACE_CHARACTERS:

@@ -213,7 +213,10 @@ def check_interfaces(wanted: Iterable[str]) -> tuple[str, ...]:
     """Return ``wanted`` if each can be the name, address or network of an interface, else raise `ValueError`."""
     if isinstance(wanted, str):
         raise ValueError(f"interfaces must be a sequence of names, got {wanted!r:.100}: write [{wanted!r:.100}]")
-    found = tuple(dict.fromkeys(wanted))
+    try:
+        found = tuple(dict.fromkeys(wanted))
+    except TypeError:
+        raise ValueError(f"interfaces must be a sequence of names, got {wanted!r:.100}") from None
     for text in found:
         if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"an interface is a name, an address or a network such as '10.0.0.0/8', got {text!r:.100}")

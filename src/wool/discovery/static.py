@@ -38,9 +38,9 @@ class StaticDiscovery:
     def __init__(self, *addresses: str, limits: Limits = DEFAULT_LIMITS) -> None:
         if not addresses:
             raise ValueError("StaticDiscovery needs at least one address: StaticDiscovery('10.0.0.1:7000')")
-        self.addresses: tuple[str, ...] = tuple(dict.fromkeys(addresses))
-        for address in self.addresses:
+        for address in addresses:
             _is_name(address)
+        self.addresses: tuple[str, ...] = tuple(dict.fromkeys(addresses))
         self._limits = limits
 
     @property
@@ -82,11 +82,17 @@ class StaticSubscriber:
         self._filter = filter
         self._limits = limits
         self._troubles: dict[str, str] = {}
+        self._unheard: set[str] = set()
 
     @property
     def troubles(self) -> list[str]:
         """Why names lead to nobody, as the last subscription has found."""
         return list(self._troubles.values())
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a name has had no answer yet, since the last subscription began."""
+        return bool(self._unheard)
 
     def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
         """Return a new subscription: ``worker-added`` per address, then what becomes of the names, without end.
@@ -102,6 +108,7 @@ class StaticSubscriber:
             filter=self._filter,
             limits=self._limits,
             troubles=self._troubles,
+            unheard=self._unheard,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,7 +124,7 @@ def _some(addresses: tuple[str, ...]) -> str:
 
 
 def _is_name(address: str) -> bool:
-    if address.startswith(_UNIX):
+    if isinstance(address, str) and address.startswith(_UNIX):  # pyright: ignore[reportUnnecessaryIsInstance]
         return False
     return not is_literal(split(address)[0])
 

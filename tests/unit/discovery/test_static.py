@@ -61,6 +61,12 @@ def test_it_has_the_shape_of_a_discovery() -> None:
     assert isinstance(discovery.subscribe(), DiscoverySubscriberLike)
 
 
+@pytest.mark.parametrize("address", [80, None, ["a:1"], ("a", 80), b"a:1"])
+def test_what_is_no_string_is_no_address(address: object) -> None:
+    with pytest.raises(ValueError, match="an address is a string, 'host:port', got"):
+        StaticDiscovery(address)  # type: ignore[arg-type]
+
+
 async def test_every_address_is_announced_once_and_stays() -> None:
     discovery = StaticDiscovery("10.0.0.1:7000", "[::1]:7000", "unix:/run/w.sock", "10.0.0.1:7000")
     async with watching(discovery.subscriber) as watch:
