@@ -14,6 +14,17 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 
+# What a message is bounded by before anything is known of the peer, and in whatever process it is read.
+MOST_PARTS = 4096
+"""Parts of one payload: a pickle and its out-of-band buffers."""
+MOST_FRAMES = 16384
+"""Frames of one message: several times what a packet of ours holds."""
+MOST_HANDSHAKE_BYTES = 2 * MIB
+"""A handshake message: a pool's description and some words."""
+MOST_ADDRESSES = 16
+"""Addresses of one worker that multicast DNS announces: a host has a few for each interface."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Numbers that bound queues, buffers, waits and retries. All are checked to be positive."""

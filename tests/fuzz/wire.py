@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 
 from fuzz.choices import SIZES, Choices
-from wool.limits import Limits
+from wool.limits import MOST_FRAMES, Limits
 from wool.protocol import codec, frames, wire_pb2
 from wool.protocol.codec import decode, encode
 from wool.protocol.flow import Inbox, Outbox, body_of
@@ -58,7 +58,7 @@ def decoding(data: bytes) -> None:
     except ProtocolError as error:
         assert len(str(error)) < 500
         return
-    assert len(found) <= frames.MOST_FRAMES
+    assert len(found) <= MOST_FRAMES
     again = decode(encode(found))
     assert len(again) == len(found)
     assert all(map(_same, found, again)), (found, again)

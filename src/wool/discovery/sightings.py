@@ -29,7 +29,7 @@ from typing import Literal, TypeAlias
 
 from wool.discovery.base import WorkerMetadata
 from wool.discovery.records import SERVICE, Interface, RecordError, worker_of
-from wool.limits import Limits
+from wool.limits import MOST_ADDRESSES, Limits
 
 Kind: TypeAlias = Literal["PTR", "SRV", "TXT", "A", "AAAA"]
 Question: TypeAlias = tuple[str, Kind]
@@ -37,8 +37,6 @@ Question: TypeAlias = tuple[str, Kind]
 _REFRESH = 0.2
 """The part of its time to live at the end of which a record is asked for again."""
 _BROWSE_AT_SECONDS = (0.0, 1.0, 3.0)
-_ADDRESSES = 16
-"""Addresses of one worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +164,7 @@ class Sightings:
             for record in at.get(instance.host.lower(), ()):
                 if record.seconds <= 0:
                     instance.addresses.pop(record.target, None)
-                elif record.target in instance.addresses or len(instance.addresses) < _ADDRESSES:
+                elif record.target in instance.addresses or len(instance.addresses) < MOST_ADDRESSES:
                     instance.addresses[record.target] = self._held(record, now)
                 self._news(instance, now)
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from wool.limits import MOST_FRAMES, MOST_PARTS
 from wool.protocol import wire_pb2
 from wool.protocol.frames import (
     DIGEST_BYTES,
     EMPTY,
-    MOST_FRAMES,
-    MOST_PARTS,
     REPORTED,
     TASK_BYTES,
     Accept,

@@ -14,12 +14,6 @@ PROTOCOL_VERSION = 2
 
 TASK_BYTES = 16
 DIGEST_BYTES = 16
-MOST_PARTS = 4096
-"""Parts of one payload: a pickle and its out-of-band buffers."""
-
-MOST_FRAMES = 16384
-"""Frames of one message: several times what a packet of ours holds."""
-
 FOR_EVER = -1.0
 """A dispatch timeout of an offer that says: none. A missing one says: the default."""
 

@@ -24,12 +24,11 @@ from dataclasses import dataclass, fields
 
 from google.protobuf.message import DecodeError
 
+from wool.limits import MOST_HANDSHAKE_BYTES
 from wool.protocol import wire_pb2
 from wool.protocol.frames import PROTOCOL_VERSION
 
 NONCE_BYTES = 32
-MOST_HANDSHAKE_BYTES = 2 * 1024 * 1024
-"""A handshake message: a pool's description and some words."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 

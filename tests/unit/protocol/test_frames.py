@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from wool.limits import MOST_PARTS
 from wool.protocol import codec, wire_pb2
 from wool.protocol.codec import decode, encode, encode_chunk
 from wool.protocol.frames import (
     DIGEST_BYTES,
     EMPTY,
-    MOST_PARTS,
     REPORTED,
     TASK_BYTES,
     Accept,

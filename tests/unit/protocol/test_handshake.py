@@ -11,10 +11,10 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wool.limits import MOST_HANDSHAKE_BYTES
 from wool.protocol import handshake, wire_pb2
 from wool.protocol.frames import PROTOCOL_VERSION
 from wool.protocol.handshake import (
-    MOST_HANDSHAKE_BYTES,
     NONCE_BYTES,
     PYTHON,
     CallerHandshake,

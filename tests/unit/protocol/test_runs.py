@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wool.limits import MOST_FRAMES
 from wool.protocol import wire_pb2
 from wool.protocol.codec import decode, encode
 from wool.protocol.frames import (
     EMPTY,
-    MOST_FRAMES,
     Accept,
     Body,
     Frame,

@@ -139,3 +139,26 @@ def test_what_is_no_address_is_refused_with_the_reason(address: str, words: str)
 def test_any_text_is_understood_or_refused(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert parse(parse(text).text) == parse(text)
+
+
+@both
+def test_a_connection_has_no_more_streams_than_the_limit(kind: Kind) -> None:
+    assert dict(server_options(kind, Limits(streams=3)))["grpc.max_concurrent_streams"] == 3
+
+
+@both
+@pytest.mark.parametrize(
+    ("files", "wanted", "taken"), [(1024, 4096, 512), (100_000, 4096, 4096), (1, 4096, 1), (-1, 7, 7)]
+)
+def test_connections_leave_half_of_the_files_that_the_system_allows(
+    kind: Kind, files: int, wanted: int, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (files, files))
+    options = dict(server_options(kind, Limits(connections=wanted)))
+    assert options["grpc.max_allowed_incoming_connections"] == taken
+
+
+@both
+def test_who_is_slow_in_the_handshake_or_opens_no_stream_is_let_go_after_its_time(kind: Kind) -> None:
+    options = dict(server_options(kind, Limits(handshake_seconds=2.5)))
+    assert options["grpc.server_handshake_timeout_ms"] == options["grpc.max_connection_idle_ms"] == 2500

@@ -1,0 +1,274 @@
+"""Every limit is named in one module, and each has a test that exceeds it."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import dataclasses
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import bodies
+from support.one_loop import QUICK, cluster
+from wool import DispatchTimeout, LocalDiscovery, limits
+from wool.discovery.sightings import Record, Sightings
+from wool.limits import DEFAULT_LIMITS, Limits
+from wool.worker.launch import WorkerProcess
+from wool.worker.logs import LineWriter
+
+TESTS = Path(__file__).parents[1]
+
+EXCEEDED = {
+    "dispatch_timeout_seconds": "unit/test_limits.py::test_nobody_who_accepts_in_time_is_a_dispatch_timeout",
+    "patience_seconds": "unit/test_proxy.py::test_a_worker_that_is_slow_to_connect_keeps_nobody_from_another",
+    "cancel_grace_seconds": "unit/test_proxy.py::test_a_cancelled_caller_is_released_within_the_grace",
+    "map_concurrency": "unit/test_mapping.py::test_by_default_the_named_limit_bounds_it",
+    "stall_seconds": "unit/test_deadlines.py::test_after_a_stall_what_has_arrived_is_read_before_anything_fires",
+    "stall_settle_seconds": "unit/test_deadlines.py::test_after_a_stall_what_has_arrived_is_read_before_anything_fires",
+    "handshake_seconds": "integration/test_hostile_strangers.py::test_who_is_slow_is_let_go_and_others_are_served",
+    "handshakes": "unit/worker/test_service.py"
+    "::test_of_more_handshakes_than_there_is_room_for_the_oldest_is_given_up_and_others_are_served",
+    "connections": "integration/test_hostile_strangers.py"
+    "::test_more_connections_than_there_is_room_for_leave_the_worker_its_descriptors",
+    "streams": "unit/transport/test_grpc_options.py::test_a_connection_has_no_more_streams_than_the_limit",
+    "refusals": "unit/test_refusals.py::test_a_flood_without_end_is_a_bounded_number_of_lines",
+    "refusal_seconds": "unit/test_refusals.py::test_more_are_counted_and_summed_up_when_the_time_is_over",
+    "unread_answers": "unit/worker/test_service.py"
+    "::test_a_caller_that_offers_on_and_on_and_reads_nothing_loses_its_session",
+    "close_seconds": "unit/transport/test_conformance.py"
+    "::test_close_is_bounded_although_the_other_end_neither_reads_nor_closes",
+    "reconnect_first_seconds": "unit/test_proxy.py::test_the_backoff_grows_and_is_bounded",
+    "reconnect_most_seconds": "unit/test_proxy.py::test_the_backoff_grows_and_is_bounded",
+    "address_retry_seconds": "unit/test_by_address.py::test_a_refused_address_that_is_withdrawn_is_not_asked_again",
+    "sessions": "unit/test_proxy.py::test_connections_are_bounded_and_calls_spread_evenly_over_them",
+    "sessions_most": "unit/test_proxy.py"
+    "::test_who_has_more_calls_under_way_uses_more_workers_within_a_bound_and_fewer_again_later",
+    "sessions_idle_seconds": "unit/test_proxy.py"
+    "::test_who_has_more_calls_under_way_uses_more_workers_within_a_bound_and_fewer_again_later",
+    "window_tasks": "unit/test_proxy.py::test_a_full_window_is_waiting_at_the_caller_and_never_rejection",
+    "window_bytes": "unit/test_proxy.py::test_a_payload_larger_than_the_window_goes_alone",
+    "definitions": "unit/test_proxy.py::test_definitions_are_bounded_on_both_sides_and_forgotten_ones_are_sent_again",
+    "definition_bytes": "unit/test_proxy.py::test_definitions_are_bounded_in_bytes",
+    "cancels": "unit/worker/test_service.py::test_more_cancels_of_a_step_on_its_way_than_are_kept_end_the_session",
+    "nested_idle_seconds": "integration/test_pool_modes.py"
+    "::test_workers_that_nobody_uses_let_go_of_each_other_and_find_each_other_again",
+    "pool_description_bytes": "unit/worker/test_service.py::test_a_pool_description_over_the_limit_is_refused",
+    "payload_bytes": "integration/test_outcomes.py::test_the_arguments_are_over_the_limit",
+    "context_bytes": "unit/test_variables.py::test_a_limit_bounds_what_travels_and_names_the_largest",
+    "inline_bytes": "unit/protocol/test_flow.py::test_any_payloads_arrive_whole",
+    "chunk_bytes": "unit/protocol/test_flow.py::test_any_payloads_arrive_whole",
+    "credit_bytes": "unit/test_proxy.py::test_peers_whose_limits_differ_still_talk",
+    "task_events": "unit/test_events.py::test_what_was_left_out_on_the_way_is_counted",
+    "packet_bytes": "unit/protocol/test_flow.py::test_any_payloads_arrive_whole",
+    "message_bytes": "unit/transport/test_conformance.py::test_a_message_above_the_limit_is_refused_and_harms_nothing",
+    "text_characters": "unit/test_session.py::test_a_goodbye_with_a_long_reason_is_cut",
+    "traceback_bytes": "unit/test_failure.py::test_a_long_traceback_loses_its_oldest_frames_but_not_its_origin",
+    "exceptions": "unit/test_failure.py::test_a_long_chain_keeps_its_nearest_end_and_says_what_is_missing",
+    "unix_keepalive_seconds": "integration/test_liveness.py::test_a_frozen_worker_is_lost_in_time",
+    "unix_ping_timeout_seconds": "integration/test_liveness.py::test_a_frozen_worker_is_lost_in_time",
+    "unix_silence_seconds": "unit/transport/test_servicer.py"
+    "::test_a_stream_whose_pulse_breaks_is_lost_if_nothing_arrives",
+    "tcp_keepalive_seconds": "integration/test_liveness.py::test_a_frozen_worker_is_lost_in_time",
+    "tcp_ping_timeout_seconds": "integration/test_liveness.py::test_a_frozen_worker_is_lost_in_time",
+    "unix_lookahead_bytes": "unit/transport/test_memory.py::test_room_for_more_passes_through_carry_too",
+    "worker_start_seconds": "integration/test_pool_lifecycle.py"
+    "::test_a_worker_that_is_not_ready_in_time_fails_the_entry",
+    "drain_seconds": "integration/test_pool_lifecycle.py::test_what_outlasts_the_drain_time_is_interrupted",
+    "stop_seconds": "integration/test_launch.py::test_a_worker_that_does_not_exit_is_killed",
+    "output_tail_bytes": "integration/test_launch.py::test_only_the_end_of_the_output_is_kept",
+    "log_lines": "unit/test_limits.py::test_more_lines_than_the_log_holds_are_dropped_and_counted",
+    "output_line_bytes": "integration/test_launch.py::test_output_is_forwarded_by_whole_lines",
+    "control_message_bytes": "unit/worker/test_channel.py::test_a_message_that_is_too_long_is_neither_said_nor_read",
+    "exit_poll_first_seconds": "unit/test_limits.py::test_a_worker_is_looked_for_soon_and_then_more_rarely",
+    "exit_poll_most_seconds": "unit/test_limits.py::test_a_worker_is_looked_for_soon_and_then_more_rarely",
+    "local_workers": "integration/test_local_discovery.py"
+    "::test_a_full_namespace_says_so_and_takes_the_place_of_the_dead",
+    "record_bytes": "unit/discovery/test_base.py::test_metadata_too_large_for_a_record_is_refused_with_the_limit",
+    "discovery_poll_seconds": "unit/test_limits.py::test_a_namespace_is_looked_at_as_often_as_the_limit_says",
+    "discovery_lease_seconds": "integration/test_local_discovery.py::test_a_stopped_publisher_is_not_dead",
+    "publish_seconds": "integration/test_pool_modes.py"
+    "::test_a_publisher_that_hangs_leaks_no_worker_and_holds_nobody_up_for_long",
+    "addresses": "integration/test_dns_discovery.py"
+    "::test_an_answer_with_more_addresses_than_are_used_is_cut_and_told_once",
+    "lookup_seconds": "unit/discovery/test_static.py"
+    "::test_a_name_that_hangs_takes_one_thread_however_often_it_is_tried",
+    "lookup_least_seconds": "unit/discovery/test_lookups.py::test_an_answer_is_used_for_its_time_to_live_within_bounds",
+    "lookup_most_seconds": "unit/discovery/test_lookups.py::test_an_answer_is_used_for_its_time_to_live_within_bounds",
+    "lookup_retry_first_seconds": "unit/discovery/test_lookups.py::test_who_cannot_be_asked_about_is_not_gone",
+    "lookup_retry_most_seconds": "unit/discovery/test_lookups.py::test_who_cannot_be_asked_about_is_not_gone",
+    "lookup_denied_seconds": "integration/test_dns_discovery.py"
+    "::test_a_name_that_does_not_exist_yet_is_found_when_its_denial_is_over",
+    "lan_workers": "unit/discovery/test_sightings.py::test_no_more_workers_are_kept_than_the_limit_and_the_first_stay",
+    "lan_ttl_seconds": "integration/test_lan_discovery.py"
+    "::test_a_host_that_vanished_without_a_word_is_dropped_when_its_time_is_over",
+    "lan_browse_seconds": "unit/discovery/test_sightings.py"
+    "::test_a_lie_hides_a_worker_no_longer_than_until_everybody_is_asked",
+    "lan_retry_first_seconds": "unit/discovery/test_sightings.py"
+    "::test_of_two_workers_with_one_uid_what_the_one_says_is_not_taken_for_the_other",
+    "lan_retry_most_seconds": "unit/discovery/test_sightings.py"
+    "::test_a_lie_hides_a_worker_no_longer_than_until_everybody_is_asked",
+    "lan_open_seconds": "unit/test_limits.py::test_goodbyes_that_cannot_be_said_are_given_up",
+    "static_lookup_seconds": "unit/discovery/test_static.py"
+    "::test_a_name_that_hangs_takes_one_thread_however_often_it_is_tried",
+    "MOST_PARTS": "unit/protocol/test_frames.py::test_what_no_peer_may_say_is_a_protocol_error_that_says_why",
+    "MOST_FRAMES": "unit/protocol/test_runs.py::test_a_run_longer_than_the_limit_breaks_the_protocol",
+    "MOST_HANDSHAKE_BYTES": "unit/protocol/test_handshake.py::test_a_message_too_long_is_not_parsed",
+    "MOST_ADDRESSES": "unit/test_limits.py::test_more_addresses_of_one_worker_than_a_host_has_are_not_kept",
+}
+"""The test that makes the limit small, or the input large, and looks what happens."""
+
+
+@functools.cache
+def functions(path: str) -> dict[str, str]:
+    """Return the tests of a file, with their text and that of what stands outside of all tests."""
+    text = (TESTS / path).read_text()
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    tests = {node.name: ast.get_source_segment(text, node) or "" for node in nodes if node.name.startswith("test_")}
+    outside = text
+    for body in tests.values():
+        outside = outside.replace(body, "")
+    return {name: body + outside for name, body in tests.items()}
+
+
+def names() -> list[str]:
+    constants = [name for name in vars(limits) if name.startswith("MOST_")]
+    return [field.name for field in dataclasses.fields(Limits)] + constants
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_limit_has_a_test_that_exceeds_it(name: str) -> None:
+    assert name in EXCEEDED, f"{name} has no test that exceeds it: write one, and name it here"
+    path, _, test = EXCEEDED[name].partition("::")
+    assert test in functions(path), f"{EXCEEDED[name]} is no test"
+    # In this file every name stands; and those of keepalive are measured as they are, since gRPC takes none below 1 s.
+    if path != "unit/test_limits.py" and name not in KEEPALIVE:
+        assert re.search(rf"\b{name}\b", functions(path)[test]), f"{EXCEEDED[name]} says nothing of {name}"
+
+
+def test_no_test_is_named_for_a_limit_that_is_none() -> None:
+    assert set(EXCEEDED) <= set(names())
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Limits)])
+def test_every_limit_names_its_unit_and_is_positive(name: str) -> None:
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=rf"Limits\.{name} must be positive, got {wrong}"):
+            Limits(**{name: wrong})  # type: ignore[arg-type]
+    text = Path(limits.__file__).read_text()
+    assert re.search(rf"^    {name}: (int|float) = .*", text, re.MULTILINE)
+    # One text may speak of two, the first and the most; it follows the second.
+    assert re.search(rf'^    {name}: .*\n(    [a-z_]+: .*\n)?    """', text, re.MULTILINE) or name in KEEPALIVE, name
+
+
+KEEPALIVE = {name for name in EXCEEDED if "keepalive" in name or "ping_timeout" in name}
+"""Told by the comment above them."""
+
+
+# ---- limits that nothing else exceeds ------------------------------------------------------------------
+
+
+async def test_nobody_who_accepts_in_time_is_a_dispatch_timeout() -> None:
+    async with cluster(limits=dataclasses.replace(QUICK, dispatch_timeout_seconds=0.05)) as made:
+        with pytest.raises(DispatchTimeout, match=r"within 0\.05 s"):
+            await made.call(bodies.echo, 1)
+
+
+async def test_a_namespace_is_looked_at_as_often_as_the_limit_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    with LocalDiscovery(limits=Limits(discovery_poll_seconds=0.123)) as discovery:
+        events = aiter(discovery.subscriber)
+        first = asyncio.ensure_future(anext(events))
+        monkeypatch.setattr("wool.discovery.local.asyncio.sleep", noted)
+        while len(slept) < 5:
+            await sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+    assert set(slept) == {0.123}
+
+
+def test_more_lines_than_the_log_holds_are_dropped_and_counted() -> None:
+    most = Limits(log_lines=100).log_lines
+    reader, writer = os.pipe()
+    lines = LineWriter(writer, most=most, dropped=lambda count: b"dropped %d" % count)
+    try:
+        for _ in range(3000):
+            lines.put(b"x" * 1000)  # a pipe takes some dozens of these
+        assert lines._lines.qsize() <= most
+        assert lines._dropped > 2000
+    finally:
+        os.close(reader)
+        lines.close(5)
+        os.close(writer)
+
+
+class Timer:
+    def cancel(self) -> None: ...
+
+
+class Loop:
+    """Takes note of when it is asked to call."""
+
+    def __init__(self) -> None:
+        self.delays: list[float] = []
+
+    def call_later(self, delay: float, *_: object) -> Timer:
+        self.delays.append(delay)
+        return Timer()
+
+    def is_closed(self) -> bool:
+        return False
+
+
+def test_a_worker_is_looked_for_soon_and_then_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Limits(exit_poll_first_seconds=0.01, exit_poll_most_seconds=0.05)
+    looked: Any = object.__new__(WorkerProcess)
+    looked._loop, looked._poll, looked._exit_reason = Loop(), Timer(), "not under test"
+    looked._spec = type("Spec", (), {"limits": small})
+    looked._child = type("Child", (), {"process": type("Process", (), {"pid": 1})})
+    monkeypatch.setattr(os, "waitpid", lambda pid, options: (0, 0))  # it lives
+    looked._expect_end()
+    for _ in range(5):
+        looked._look(looked._loop.delays[-1])
+    assert looked._loop.delays == [0.01, 0.02, 0.04, 0.05, 0.05, 0.05]
+
+
+async def test_goodbyes_that_cannot_be_said_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    mdns = pytest.importorskip("wool.discovery.mdns", reason="needs the extra wool[lan]")
+    closed = asyncio.Event()
+
+    class Hanging:
+        async def async_unregister_all_services(self) -> None:
+            await asyncio.sleep(3600)
+
+        async def async_close(self) -> None:
+            closed.set()
+
+    multicast = mdns.Multicast(Hanging(), [], Limits(lan_open_seconds=0.05))
+    await asyncio.wait_for(multicast.close(), 5)
+    assert closed.is_set()
+    assert "goodbyes could not be said in 0.05 s (lan_open_seconds)" in caplog.text
+
+
+def test_more_addresses_of_one_worker_than_a_host_has_are_not_kept() -> None:
+    name = "a._wool._tcp.local."
+    heard = Sightings([], DEFAULT_LIMITS, 0.0)
+    heard.heard(
+        [
+            Record(kind="PTR", name="_wool._tcp.local.", seconds=30, target=name),
+            Record(kind="SRV", name=name, seconds=30, target="a.local.", port=7000),
+            *(Record(kind="A", name="a.local.", seconds=30, target=f"10.0.0.{number}") for number in range(200)),
+        ],
+        0.0,
+    )
+    assert len(heard._instances[name].addresses) == limits.MOST_ADDRESSES
