@@ -75,6 +75,7 @@ class Link:
         "lot",
         "place",
         "reason",
+        "refuses",
         "same_as",
         "spare",
         "state",
@@ -116,6 +117,8 @@ class Link:
         """There are enough others: it keeps a session only as long as calls are on it."""
         self.reason: RpcError | None = None
         """Why it could not be used, the last time that it could not."""
+        self.refuses: bool = False
+        """It has refused for good, or was refused; asked again, it has not been found to be another one yet."""
         self.half_open: bool = False
         """It is suspect, its session has survived for a while, and one call may try whether it answers."""
         self.backoff: float = 0.0
@@ -129,7 +132,7 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether new calls may be bound to it."""
-        return not (self.dropped or self.draining or self.state is LinkState.REFUSED)
+        return not (self.dropped or self.draining or self.refuses)
 
     def ensure_connecting(self) -> None:
         """Open the connection, if there is none and none is being opened."""
@@ -157,6 +160,7 @@ class Link:
         finally:
             patience.cancel()
         self.state = LinkState.OPEN
+        self.refuses = False
         self.connection = connection
         self.backoff = 0.0
         self.status.suspect = False
@@ -172,6 +176,7 @@ class Link:
             self.probe_later()
         else:
             self.state = LinkState.REFUSED
+            self.refuses = True
             if self.place is not None and not self.dropped:
                 self._probe = self._loop.call_later(self._limits.address_retry_seconds, self.ask_again)
         self._owner.unreachable(self, reason)

@@ -349,7 +349,7 @@ class Links:
     def _holders(self) -> list[Link]:
         """Return the links that have a place: not those of the pool's own workers, nor of who has refused for good."""
         own = self._terms.own
-        return [link for link in self.links.values() if link.uid not in own and link.state is not LinkState.REFUSED]
+        return [link for link in self.links.values() if link.uid not in own and not link.refuses]
 
     def _fill(self) -> list[Link]:
         """Give places to those who wait as long as there are any; return the links that have lost theirs by it."""

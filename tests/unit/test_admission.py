@@ -273,6 +273,20 @@ async def test_who_was_refused_at_its_address_and_is_no_more_finds_the_places_ta
         await until(lambda: view(made) == ["a"])
 
 
+async def test_while_who_was_refused_is_asked_again_it_has_no_place() -> None:
+    soon = dataclasses.replace(QUICK, address_retry_seconds=0.05)
+    async with cluster(terms=Terms(lease=1), limits=soon) as made:
+        stranger = Worker(made.network, "a", made.limits, secret=b"another")
+        await stranger.listen()
+        tell(made, "worker-added", place("unix:/a"))
+        await made.add("b")
+        assert await made.call(bodies.echo, 1) == 1
+        link = made.link("unix:/a")
+        await until(lambda: link.state is LinkState.CONNECTING)
+        assert [status.metadata.key for status in made.proxy._view.candidates()] == ["b"]
+        await stranger.service.close()
+
+
 async def test_an_error_names_who_waits_for_a_place() -> None:
     async with cluster(terms=Terms(lease=1)) as made:
         refusing = RawWorker(made.network, "a", made.limits)
