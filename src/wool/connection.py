@@ -154,7 +154,13 @@ class Connection:
             credit_bytes=limits.credit_bytes,
             expects=expects,
         )
-        handshake = CallerHandshake(secret=secret, nonce=random_bytes(NONCE_BYTES), words=words)
+
+        def accept(peer: WorkerWords) -> None:
+            metadata = _checked_metadata(peer, expects)
+            if not secure:
+                _check_address(metadata, address)
+
+        handshake = CallerHandshake(secret=secret, nonce=random_bytes(NONCE_BYTES), words=words, accept=accept)
         stream: Stream | None = None
         try:
             async with asyncio.timeout(limits.handshake_seconds):
@@ -166,8 +172,6 @@ class Connection:
                         await stream.write(answer)
             assert handshake.peer is not None
             metadata = _checked_metadata(handshake.peer, expects)
-            if not secure:
-                _check_address(metadata, address)
         except BaseException as error:
             if stream is not None:
                 stream.abort("handshake failed")

@@ -21,7 +21,10 @@ import wool
 from support.command import environment
 from support.faults import until
 from support.hostile import add
+from wool.limits import Limits
 from wool.runtime import current_runtime
+from wool.transport.base import Stream, StreamLost
+from wool.transport.grpc import GrpcTransport
 
 NOBODY = 65534
 as_another = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -249,6 +252,38 @@ async def test_who_passes_the_handshake_on_to_a_real_worker_gets_no_task(knows: 
         assert current_runtime().user_key() not in said
         async with wool.WorkerProxy(workers=[worker.metadata]):
             assert await add(1, 2) == 3
+
+
+async def test_who_passes_the_handshake_on_hears_no_proof_and_so_gets_no_session_of_its_own() -> None:
+    """It keeps the worker's side when the caller hangs up: with the caller's proof it would be the caller."""
+    heard: list[bytes] = []
+    ended = asyncio.Event()
+    transport = GrpcTransport(Limits())
+
+    async def relay(caller: Stream) -> None:
+        upwards = await transport.connect(worker.metadata.address)
+        try:
+            await upwards.write(await caller.read())
+            await caller.write(await upwards.read())
+            heard.append(await caller.read())
+        except StreamLost:
+            pass
+        finally:
+            upwards.abort("done")
+            await upwards.close()
+            ended.set()
+
+    async with wool.LocalWorker(host=HOST) as worker:
+        listener = await transport.listen(f"{HOST}:0", relay)
+        try:
+            async with wool.WorkerProxy(discovery=wool.StaticDiscovery(listener.address).subscriber):
+                with wool.RuntimeContext(dispatch_timeout=3), pytest.raises(wool.NoWorkersAvailable, match="passes on"):
+                    await add(271828, 314159)
+            await asyncio.wait_for(ended.wait(), 10)
+        finally:
+            await listener.close()
+            await transport.close()
+    assert heard == []
 
 
 async def test_who_squats_on_the_port_that_a_dead_worker_has_left_learns_nothing_and_nothing_is_unpickled(

@@ -109,14 +109,27 @@ def _disagreement(peer: str, protocol: int, python: str) -> str | None:
 
 
 class CallerHandshake:
-    """The caller's half. Send `hello`, then pass each answer to `receive`."""
+    """The caller's half. Send `hello`, then pass each answer to `receive`.
 
-    def __init__(self, *, secret: bytes, nonce: bytes, words: CallerWords) -> None:
+    ``accept`` is asked once the worker has proven itself, and raises if it is not the one that was looked for, or not
+    where it was looked for. By then nothing was said that proves this side: whoever passes the handshake on from
+    elsewhere has gained nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret: bytes,
+        nonce: bytes,
+        words: CallerWords,
+        accept: Callable[[WorkerWords], None] = lambda peer: None,
+    ) -> None:
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a nonce has {NONCE_BYTES} bytes, got {len(nonce)}")
         self._secret = secret
         self._nonce = nonce
         self._words = words
+        self._accept = accept
         self.peer: WorkerWords | None = None
         """What the worker said of itself, once its proof has been checked."""
         self.statistics: Statistics | None = None
@@ -167,6 +180,7 @@ class CallerHandshake:
             protocol=info.protocol,
             python=info.python,
         )
+        self._accept(self.peer)
         words = self._words
         answer = wire_pb2.CallerInfo(
             protocol=words.protocol,

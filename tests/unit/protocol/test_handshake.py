@@ -130,6 +130,21 @@ def test_what_a_newer_worker_adds_to_its_welcome_is_skipped() -> None:
     assert (here.done, here.statistics) == (True, None)
 
 
+def test_a_worker_that_is_not_the_one_looked_for_hears_no_proof() -> None:
+    seen: list[WorkerWords] = []
+
+    def accept(peer: WorkerWords) -> None:
+        seen.append(peer)
+        raise HandshakeFailed("it is another one", permanent=True)
+
+    looking = CallerHandshake(secret=SECRET, nonce=CALLER_NONCE, words=CALLER, accept=accept)
+    challenge = worker().receive(looking.hello())
+    with pytest.raises(HandshakeFailed, match="it is another one"):
+        looking.receive(challenge)
+    assert seen == [WORKER]
+    assert not looking.done
+
+
 def test_the_secret_is_never_sent() -> None:
     here, there = caller(), worker()
     said = [here.hello()]
