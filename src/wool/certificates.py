@@ -79,7 +79,7 @@ def describe(certificate: x509.Certificate) -> Description:
         subject=certificate.subject.rfc4514_string(),
         issuer=certificate.issuer.rfc4514_string(),
         names=_names(certificate),
-        usages=tuple(_USAGES.get(usage, usage.dotted_string) for usage in usages or ()),
+        usages=tuple(_USAGES.get(usage) or usage.dotted_string for usage in usages or ()),
         authority=constraints is not None and constraints.ca,
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
@@ -433,7 +433,7 @@ class _Used:
 
 
 @contextlib.contextmanager
-def used(source: DispatcherSource) -> Iterator[None]:
+def used(source: DispatcherSource) -> Generator[None, None, None]:
     """Make ``source`` current in a block of another context than the one in which it was entered."""
     token = _current.set(_Used(source, innermost_open()))
     try:

@@ -269,8 +269,7 @@ class GrpcTransport:
             channel = grpc.aio.insecure_channel(where.target, options=options)
         call: grpc.aio.StreamStreamCall[bytes, bytes] | None = None
         try:
-            method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(_METHOD)
-            call = method(metadata=((STREAM_KEY, name),), wait_for_ready=False)
+            call = _session(channel, name)
             await opened(call)
         except BaseException as error:
             if call is not None:
@@ -281,7 +280,7 @@ class GrpcTransport:
             # Who keeps the error would keep the frames in its traceback, and gRPC goes on to connect for a channel
             # that was closed, again and again, as long as anybody has a call of it in hand.
             traceback.clear_frames(error.__traceback__)
-            del call, method, channel, pulse
+            del call, channel, pulse
             raise
         return ConnectedStream(channel, call, f"to {where.text}", self._limits, pulse)
 
@@ -339,6 +338,11 @@ class GrpcTransport:
         if loop is not self._loop:
             # Objects of grpc.aio belong to the loop that made them (#25364).
             raise RuntimeError("a transport belongs to one event loop")
+
+
+def _session(channel: grpc.aio.Channel, name: str) -> grpc.aio.StreamStreamCall[bytes, bytes]:
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(_METHOD)
+    return method(metadata=((STREAM_KEY, name),), wait_for_ready=False)
 
 
 def _identity(path: str) -> tuple[int, int] | None:
