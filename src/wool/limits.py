@@ -132,6 +132,14 @@ class Limits:
     unix_lookahead_bytes: int = 192 * KIB
     """HTTP/2 window on a Unix socket: mostly leaves room for a ping; where it does not, the pulse tells."""
 
+    # Probes: gRPC's health service in plain text, on a port that answers anybody.
+    probe_connections: int = 1024
+    """Connections to it; never more than half of the files that the system allows. Further ones are closed at once."""
+    probe_connection_seconds: float = 30.0
+    """A connection to it is ended after about so long, even one in use: who wants to know more connects anew."""
+    probe_bytes: int = 4 * KIB
+    """One question of a probe, which names a service."""
+
     # Processes.
     worker_start_seconds: float = 60.0
     """From spawn to ready; imports on a cold disk take long."""

@@ -10,13 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 import wool
 from support.command import environment, free_port, wool_command, worker_command
 from support.faults import PATIENCE_SECONDS, Journal
+from support.hostile import OPENING, Attackers, call, message
 from support.traced import run, run_until
+from wool.limits import KIB, Limits
+from wool.transport.grpc_health import HealthServer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -49,7 +54,7 @@ async def test_an_address_where_nobody_listens_is_not_healthy() -> None:
     assert "0 of 1 workers up" in errors
 
 
-async def _asked(port: int) -> str:
+async def _asked(port: int, service: str = "") -> str:
     """Ask as Kubernetes does, in a process of its own."""
     source = (
         "import sys, grpc\n"
@@ -57,13 +62,13 @@ async def _asked(port: int) -> str:
         "with grpc.insecure_channel(sys.argv[1]) as channel:\n"
         "    stub = health_pb2_grpc.HealthStub(channel)\n"
         "    try:\n"
-        "        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)\n"
+        "        answer = stub.Check(health_pb2.HealthCheckRequest(service=sys.argv[2]), timeout=5)\n"
         "        print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))\n"
         "    except grpc.RpcError as error:\n"
         "        print(error.code().name)\n"
     )
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", source, f"127.0.0.1:{port}"), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", source, f"127.0.0.1:{port}", service), stdout=asyncio.subprocess.PIPE
     )
     output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     return output.decode().strip()
@@ -85,6 +90,62 @@ async def test_the_health_service_says_when_workers_take_tasks_and_when_they_dra
         os.close(os.open(gate, os.O_CREAT))
         await held
         assert await command.process.wait() == 0
+
+
+HELD: dict[str, tuple[bytes, ...]] = {
+    "says nothing": (),
+    "opens no stream": (OPENING,),
+    "watches": (OPENING, call(1, "/grpc.health.v1.Health/Watch"), message(1, b"")),
+    "stops in its question": (OPENING, call(1, "/grpc.health.v1.Health/Check"), message(1, b"\x0a", length=1024)),
+}
+
+
+@asynccontextmanager
+async def _health(limits: Limits) -> AsyncIterator[int]:
+    server = HealthServer("127.0.0.1:0", limits)
+    port = await server.start()
+    try:
+        await server.tell(True)
+        yield port
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize("how", HELD)
+async def test_nobody_keeps_a_connection_to_the_health_port_for_long_and_probes_are_answered_meanwhile(
+    how: str,
+) -> None:
+    limits = Limits(handshake_seconds=2, probe_connection_seconds=2)
+    async with _health(limits) as port:
+        with Attackers(f"127.0.0.1:{port}") as attackers:
+            for _ in range(100):
+                attackers.connect(*HELD[how])
+                await asyncio.sleep(0)
+            assert await _asked(port) == "SERVING"
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while attackers.open():
+                    await asyncio.sleep(0.05)
+        assert await _asked(port) == "SERVING"
+
+
+async def test_more_connections_to_the_health_port_than_there_is_room_for_are_closed_at_once() -> None:
+    # Nobody here is let go for being idle: that the others are closed is the limit's work.
+    async with _health(Limits(probe_connections=8, handshake_seconds=600, probe_connection_seconds=600)) as port:
+        with Attackers(f"127.0.0.1:{port}") as attackers:
+            for _ in range(100):
+                attackers.connect(OPENING)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while attackers.open() > 8:
+                    await asyncio.sleep(0.05)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await _asked(port) != "SERVING":
+                pass
+
+
+async def test_a_question_longer_than_a_probe_has_is_not_read() -> None:
+    async with _health(Limits(probe_bytes=4 * KIB)) as port:
+        assert await _asked(port, "a" * 4000) == "NOT_FOUND"
+        assert await _asked(port, "a" * 5000) == "RESOURCE_EXHAUSTED"
 
 
 async def test_a_health_port_in_use_ends_the_command_with_the_reason(namespace: str) -> None:

@@ -76,6 +76,11 @@ EXCEEDED = {
     "tcp_keepalive_seconds": "integration/test_liveness.py::test_a_frozen_worker_is_lost_in_time",
     "tcp_ping_timeout_seconds": "integration/test_liveness.py::test_a_frozen_worker_is_lost_in_time",
     "unix_lookahead_bytes": "unit/transport/test_memory.py::test_room_for_more_passes_through_carry_too",
+    "probe_connections": "integration/test_health.py"
+    "::test_more_connections_to_the_health_port_than_there_is_room_for_are_closed_at_once",
+    "probe_connection_seconds": "integration/test_health.py"
+    "::test_nobody_keeps_a_connection_to_the_health_port_for_long_and_probes_are_answered_meanwhile",
+    "probe_bytes": "integration/test_health.py::test_a_question_longer_than_a_probe_has_is_not_read",
     "worker_start_seconds": "integration/test_pool_lifecycle.py"
     "::test_a_worker_that_is_not_ready_in_time_fails_the_entry",
     "drain_seconds": "integration/test_pool_lifecycle.py::test_what_outlasts_the_drain_time_is_interrupted",

@@ -1,6 +1,7 @@
 """The health service of gRPC, on an address of its own, for probes that bring no certificate.
 
-It says one word, whether its process serves, and nothing else is served there. Needs the extra ``wool[health]``.
+It says one word, whether its process serves, and nothing else is served there. Whoever can connect is answered, so that
+connections are few, short and small: `wool.transport.grpc_options.health_options`. Needs the extra ``wool[health]``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from wool.limits import DEFAULT_LIMITS, Limits
 from wool.transport.grpc_environment import environment_for_import
+from wool.transport.grpc_options import health_options
 
 with environment_for_import():
     import grpc
@@ -25,7 +28,7 @@ def _part(name: str) -> Any:
 class HealthServer:
     """Answers ``grpc.health.v1.Health`` for the service named ``""``: not serving until it is told otherwise."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, limits: Limits = DEFAULT_LIMITS) -> None:
         """``address`` is ``host:port``; port 0 is a free one. Raises `ModuleNotFoundError` without the extra."""
         try:
             health, messages, service = (_part(name) for name in ("health", "health_pb2", "health_pb2_grpc"))
@@ -36,12 +39,13 @@ class HealthServer:
         self._statuses = messages.HealthCheckResponse
         self._servicer = health.aio.HealthServicer()
         self._address = address
+        self._limits = limits
         self._add = service.add_HealthServicer_to_server
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
         """Listen; return the port. Raises `OSError` if that address cannot be had."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=health_options(self._limits))
         self._add(self._servicer, self._server)
         await self.tell(False)
         try:

@@ -125,15 +125,31 @@ def server_options(kind: Literal["unix", "tcp"], limits: Limits) -> Options:
         ("grpc.server_handshake_timeout_ms", _milliseconds(limits.handshake_seconds)),
         ("grpc.max_connection_idle_ms", _milliseconds(limits.handshake_seconds)),
         ("grpc.max_concurrent_streams", limits.streams),
-        ("grpc.max_allowed_incoming_connections", _connections(limits)),
+        ("grpc.max_allowed_incoming_connections", _connections(limits.connections)),
     ]
     return options
 
 
-def _connections(limits: Limits) -> int:
+def health_options(limits: Limits) -> Options:
+    """Options of the server that answers probes: whoever can connect may ask, and nobody stays for long."""
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_send_message_length", limits.probe_bytes),
+        ("grpc.max_receive_message_length", limits.probe_bytes),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(limits.handshake_seconds)),
+        ("grpc.max_connection_idle_ms", _milliseconds(limits.handshake_seconds)),
+        # Who watches is never idle, and who keeps a call open neither.
+        ("grpc.max_connection_age_ms", _milliseconds(limits.probe_connection_seconds)),
+        ("grpc.max_connection_age_grace_ms", _milliseconds(limits.handshake_seconds)),
+        ("grpc.max_concurrent_streams", limits.streams),
+        ("grpc.max_allowed_incoming_connections", _connections(limits.probe_connections)),
+    ]
+
+
+def _connections(most: int) -> int:
     """Return how many connections to take: beyond what files the system allows, nothing would work any more."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limits.connections if files == resource.RLIM_INFINITY else max(1, min(limits.connections, files // 2))
+    return most if files == resource.RLIM_INFINITY else max(1, min(most, files // 2))
 
 
 def _both_ends(kind: Literal["unix", "tcp"], limits: Limits) -> Options:
