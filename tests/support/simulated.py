@@ -118,7 +118,9 @@ def ended(
     return script.add(node, "call.ended", task, outcome=outcome, executed=executed, value=value, **more)
 
 
-def one_call(script: Script, task: str = "c0.0", worker: str = "w0#0", number: int = 1, value: Any = 0) -> Script:
+def one_call(
+    script: Script, task: str = "c0.0", worker: str = "w0#0", number: int = 1, value: Any = 0, told: bool = True
+) -> Script:
     """A coroutine's whole life, in which nothing goes wrong."""
     made(script, task)
     attempt = offered(script, task, worker, number)
@@ -126,6 +128,8 @@ def one_call(script: Script, task: str = "c0.0", worker: str = "w0#0", number: i
     execution = began(script, task, worker, number)
     body_ended(script, task, worker, value=value)
     script.wire(attempt, "result", task, kind="return")
+    if told:
+        script.add("c0#0", "told.completed", task, outcome="success")
     return ended(script, "value", task, executed="yes", value=value, begun_by=execution)
 
 

@@ -23,11 +23,12 @@ def in_stretches(body: Any, tell: Callable[[int], None]) -> Awaitable[Any]:
 class Stretches:
     """Drives what is awaited by hand, as ``yield from`` would."""
 
-    __slots__ = ("_send", "_tell", "_throw", "cr_await")
+    __slots__ = ("_close", "_send", "_tell", "_throw", "cr_await")
 
     def __init__(self, body: Any, tell: Callable[[int], None]) -> None:
         self.cr_await: Any = body
         """For whoever looks where a task is suspended."""
+        self._close = body.close
         self._send = body.send
         self._throw = body.throw
         self._tell = tell
@@ -48,6 +49,10 @@ class Stretches:
             return self._send(value)
         finally:
             self._tell(STOPPED)
+
+    def close(self) -> None:
+        """Close what is driven, as ``yield from`` does: what that raises is raised here, and not lost at its end."""
+        self._close()
 
     def throw(self, *error: Any) -> Any:
         """Go on with an exception."""

@@ -46,17 +46,17 @@ def test_a_completion_that_says_something_else_is_found(outcome: str, told_as: s
 
 
 def test_a_value_whose_completion_was_not_told_is_found() -> None:
-    (violation,) = found("completion_is_told", one_call(cluster("w0#0")))
+    (violation,) = found("completion_is_told", one_call(cluster("w0#0"), told=False))
     assert "task-completed was not told" in violation.sentence
 
 
 def test_a_completion_that_is_told_after_the_end_is_found() -> None:
-    assert found("completion_is_told", told(one_call(cluster("w0#0")), "success"))
+    assert found("completion_is_told", told(one_call(cluster("w0#0"), told=False), "success"))
 
 
 def test_an_event_that_nothing_allows_is_found() -> None:
     script = cluster("w0#0").add("c0#0", "told.wrong", "c0.0", type="task-stopped", what="E after nothing")
-    (violation,) = found("events_follow_the_grammar", script)
+    (violation,) = found("task_events_follow_the_grammar", script)
     assert violation.sentence == "c0#0 told task-stopped of c0.0: E after nothing"
 
 

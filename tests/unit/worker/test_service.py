@@ -454,6 +454,7 @@ async def test_of_more_handshakes_than_there_is_room_for_the_oldest_is_given_up_
 @pytest.mark.parametrize("how", ["rejected", "withdrawn"])
 async def test_a_caller_that_offers_on_and_on_and_reads_nothing_loses_its_session(how: str) -> None:
     async with served(limits(unread_answers=50, unix_lookahead_bytes=1)) as (made, caller):
+        await until(lambda: made.workers["a"].sessions)
         (session,) = made.workers["a"].sessions
         most = 0
         with contextlib.suppress(StreamLost):
@@ -470,6 +471,7 @@ async def test_a_caller_that_offers_on_and_on_and_reads_nothing_loses_its_sessio
 
 async def test_results_that_wait_for_a_slow_caller_are_no_unread_answers() -> None:
     async with served(limits(unread_answers=5, unix_lookahead_bytes=1)) as (made, caller):
+        await until(lambda: made.workers["a"].sessions)
         (session,) = made.workers["a"].sessions
         numbers = [await begin(caller, bodies.wait_for, "gate") for _ in range(30)]
         numbers.append(await begin(caller, bodies.echo, "unread"))

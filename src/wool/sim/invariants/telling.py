@@ -10,7 +10,7 @@ _TOLD = {"value": "success", "generator-end": "success", "closed": "success", "l
 """What is told of each outcome of a call; of all others, ``failure``."""
 
 
-def events_follow_the_grammar(story: Story) -> Iterator[Violation]:
+def task_events_follow_the_grammar(story: Story) -> Iterator[Violation]:
     """T: each task event is one that may follow what was told of the task before."""
     for item in story.of("told.wrong"):
         yield Violation(
@@ -54,4 +54,4 @@ def completion_is_told(story: Story) -> Iterator[Violation]:
             )
 
 
-INVARIANTS = (events_follow_the_grammar, completion_is_told)
+INVARIANTS = (task_events_follow_the_grammar, completion_is_told)
