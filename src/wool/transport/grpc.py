@@ -90,9 +90,7 @@ class SessionServicer:
         gRPC cancels this coroutine when the other end goes. The handler runs in a task of its own, which is
         not cancelled: it learns the end from its stream, as it learns any other.
         """
-        if (stranger := self._stranger(context)) is not None:
-            self._refusals.say("%s: refused a caller %s", self._name, stranger)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this worker does not take a caller {stranger}")
+        await self._refuse_strangers(context)
         if not self._handlers.closing:
             # At once, so that the connecting end knows that it has been accepted.
             await context.send_initial_metadata((_OPEN,))
@@ -112,6 +110,12 @@ class SessionServicer:
         finally:
             stream.end()
 
+    async def _refuse_strangers(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        """End the call if whoever makes it is nobody whose identity is accepted."""
+        if (stranger := self._stranger(context)) is not None:
+            self._refusals.say("%s: refused a caller %s", self._name, stranger)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this worker does not take a caller {stranger}")
+
     def _stranger(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> str | None:
         """Say who calls, if it is nobody whose identity is accepted."""
         accepted = self._credentials().callers if self._credentials is not None else ()
@@ -124,6 +128,7 @@ class SessionServicer:
 
     async def Pulse(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:  # noqa: N802
         """Be the pulse of the stream of that name, which is yet to come: one, as long as that stream is open."""
+        await self._refuse_strangers(context)
         name = name_of(context)
         if not name or name in self._pulses:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a pulse must name a stream of its own")

@@ -15,6 +15,13 @@ from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.limits import Limits
 from wool.transport.base import ConnectFailed, Stream
 from wool.transport.grpc import GrpcTransport
+from wool.transport.grpc_environment import environment_for_import
+from wool.transport.grpc_pulse import METHOD, STREAM_KEY
+from wool.transport.grpc_tls import channel_credentials
+
+with environment_for_import():
+    import grpc
+    import grpc.aio
 
 LIMITS = Limits(close_seconds=0.3, handshake_seconds=2)
 SECRET = bytes(32)
@@ -197,6 +204,25 @@ async def test_a_worker_takes_the_callers_that_it_names_and_a_stolen_workers_cer
         await call(address, lambda: fixtures.credentials("caller"))
         with pytest.raises(ConnectFailed, match="PERMISSION_DENIED: .* does not take a caller at .*wool-worker"):
             await call(address, lambda: fixtures.credentials("worker"))
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "whose certificate is for 127.0.0.1, wool-worker" in record.getMessage()
+
+
+async def pulse(address: str, credentials: WorkerCredentials) -> grpc.StatusCode | None:
+    """Say that we are the pulse of a stream; return why we may not be, if so."""
+    channel = grpc.aio.secure_channel(f"ipv4:{address}", channel_credentials(credentials))
+    call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(METHOD)(metadata=((STREAM_KEY, "mine"),))
+    try:
+        return None if dict(await call.initial_metadata()) else await call.code()
+    finally:
+        call.cancel()
+        await channel.close()
+
+
+async def test_who_may_not_call_may_be_no_pulse_either(fixtures: Fixtures, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(lambda: fixtures.credentials("worker", callers=(CALLER,))) as address:
+        assert await pulse(address, fixtures.credentials("caller")) is None
+        assert await pulse(address, fixtures.credentials("worker")) is grpc.StatusCode.PERMISSION_DENIED
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "whose certificate is for 127.0.0.1, wool-worker" in record.getMessage()
 
