@@ -161,7 +161,10 @@ def make_private(path: Path) -> None:
 
 def check_private(path: Path) -> None:
     """Raise `RuntimeDirectoryError` unless ``path`` is a directory that nobody else can look into."""
-    status = os.lstat(path)
+    _check_status(path, os.lstat(path))
+
+
+def _check_status(path: Path, status: os.stat_result) -> None:
     elsewhere = "remove it, or set XDG_RUNTIME_DIR to a directory of your own"
     if stat.S_ISLNK(status.st_mode):
         raise RuntimeDirectoryError(path, "is a symbolic link", elsewhere)
@@ -326,6 +329,8 @@ def _held(base: Path) -> Generator[LockFile, None, None]:
     for _ in range(LOCK_ATTEMPTS):
         lock = LockFile(base, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            # What the path names may have been replaced since it was checked: what was opened decides.
+            _check_status(base, os.fstat(lock.fileno()))
             if lock.try_lock(exclusive=True):
                 if not lock.is_current():
                     raise FileNotFoundError(errno.ENOENT, "was replaced while we waited", str(base))

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,6 +118,37 @@ def test_a_directory_of_somebody_else_is_refused(runtime: Path) -> None:
     os.chown(path, 12345, -1)
     with pytest.raises(RuntimeDirectoryError, match="belongs to user 12345"):
         runtime_directory()
+
+
+@pytest.mark.parametrize("use", [private_directory, user_key])
+@pytest.mark.parametrize(
+    "whose",
+    [
+        pytest.param(
+            "somebody else's",
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away"),
+        ),
+        "open to all",
+    ],
+)
+def test_a_directory_that_takes_the_place_of_a_checked_one_is_refused_before_anything_is_made_in_it(
+    runtime: Path, use: Callable[[], object], whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of our processes leaves, and removes the base as empty; then another user makes one, which is opened."""
+    held = module._held
+
+    def replaced(base: Path) -> object:
+        base.rmdir()
+        base.mkdir()
+        base.chmod(0o777 if whose == "open to all" else 0o700)
+        os.chown(base, 12345 if whose == "somebody else's" else -1, -1)
+        return held(base)
+
+    monkeypatch.setattr(module, "_held", replaced)
+    message = "has mode 0777, not 0700" if whose == "open to all" else "belongs to user 12345"
+    with pytest.raises(RuntimeDirectoryError, match=message):
+        use()
+    assert list((runtime / "wool").iterdir()) == []
 
 
 def test_a_parent_that_others_can_write_is_refused(runtime: Path) -> None:
