@@ -11,6 +11,7 @@ import argparse
 import datetime
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -140,6 +141,7 @@ def _init(flags: Mapping[str, Any]) -> None:
     caller = _issued(authority, for_caller, flags["days"], (module.CLIENT,))
     if not directory.is_dir():
         directory.mkdir(mode=0o700, parents=True)
+    _check_ours(directory)
     _write(directory, AUTHORITY, authority.key, authority.chain, force=force)
     _write(directory, "worker", worker.key, worker.cert, force=force)
     _write(directory, "caller", caller.key, caller.cert, force=force)
@@ -160,6 +162,8 @@ def _flags(directory: Path, name: str) -> str:
 
 def _issue(flags: Mapping[str, Any]) -> None:
     module, directory, name = _authority(), Path(flags["directory"]), _file_name(flags["name"])
+    if directory.is_dir():
+        _check_ours(directory)
     _check_free(directory, (name,), force=flags["force"])
     names: Sequence[str] = flags["names"]
     usages = (module.CLIENT,) if flags["caller"] else (module.SERVER, module.CLIENT)
@@ -290,6 +294,22 @@ def _issued(authority: Authority, names: Sequence[str], days: int, usages: Seque
         return authority.issue(names, usages=usages, days=days)
     except ValueError as error:
         raise SettingError(error) from None
+
+
+def _check_ours(directory: Path) -> None:
+    """Refuse to read or write a key where others can replace it by theirs."""
+    status = directory.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        raise SettingError(
+            f"{directory} belongs to user {status.st_uid}, not to {os.geteuid()}, and who owns a directory can replace "
+            "the keys in it: name one of your own"
+        )
+    if mode & 0o022:
+        raise SettingError(
+            f"{directory} can be written by others (mode {mode:04o}), who can replace the keys in it: look whether all "
+            f"that is in it is yours, then chmod go-w {directory}, or name another directory"
+        )
 
 
 def _check_free(directory: Path, names: Sequence[str], *, force: bool) -> None:

@@ -121,6 +121,39 @@ def test_who_comes_between_is_not_overwritten(
     assert contents() == {"ca.key": b"mine"}
 
 
+@pytest.mark.parametrize("arguments", [("init",), ("init", "--force"), ("issue", "host2", "10.0.0.6")])
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+def test_no_key_is_written_where_others_can_write(
+    capsys: pytest.CaptureFixture[str], mode: int, arguments: tuple[str, ...]
+) -> None:
+    if arguments[0] == "issue":
+        done("init")
+    Path("certs").mkdir(exist_ok=True)
+    before = contents()
+    Path("certs").chmod(mode)
+    said = refused(capsys, *arguments)
+    assert f"certs can be written by others (mode {mode:04o})" in said
+    assert "chmod go-w certs, or name another directory" in said
+    assert contents() == before
+    Path("certs").chmod(mode & ~0o022)
+    done(*arguments)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("arguments", [("init",), ("init", "--force"), ("issue", "host2", "10.0.0.6")])
+def test_no_key_is_written_where_somebody_else_owns_the_directory(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    if arguments[0] == "issue":
+        done("init")
+    Path("certs").mkdir(mode=0o700, exist_ok=True)
+    before = contents()
+    os.chown("certs", 65534, -1)
+    assert "certs belongs to user 65534, not to 0, and" in (said := refused(capsys, *arguments))
+    assert "name one of your own" in said
+    assert contents() == before
+
+
 def test_names_and_days_are_those_that_were_said(capsys: pytest.CaptureFixture[str]) -> None:
     done("init", "made/here", "--worker", "10.0.0.5", "--worker", "w.example", "--caller", "nightly", "--days", "3")
     authority, caller, worker = shown(capsys, "made/here")
