@@ -15,6 +15,7 @@ from wool.discovery.base import WorkerMetadata
 from wool.discovery.lookups import split
 from wool.errors import RpcError, TransientRpcError, UnexpectedResponse
 from wool.events import CallEvents
+from wool.harmless import harmless
 from wool.limits import Limits
 from wool.observer import Observer
 from wool.protocol import frames
@@ -397,7 +398,7 @@ class Connection:
                 raise ProtocolError("the worker does not know the definition that came with the offer")
             self._defined.pop(call.definition.digest, None)
         self.forget(frame.number)
-        owner.rejected(self, call, frame.number, frame.code, frame.reason[: self._limits.text_characters])
+        owner.rejected(self, call, frame.number, frame.code, harmless(frame.reason, self._limits.text_characters))
 
     def _check_number(self, number: int) -> None:
         if not 0 < number <= self._number:

@@ -21,6 +21,8 @@ MOST_FRAMES = 16384
 """Frames of one message: several times what a packet of ours holds."""
 MOST_HANDSHAKE_BYTES = 2 * MIB
 """A handshake message: a pool's description and some words."""
+MOST_CHARACTERS = 1000
+"""Of what somebody says before it has proven who it is."""
 MOST_ADDRESSES = 16
 """Addresses of one worker that multicast DNS announces: a host has a few for each interface."""
 

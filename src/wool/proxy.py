@@ -407,7 +407,7 @@ class Proxy:
 
     def unreachable(self, link: Link, reason: RpcError) -> None:
         """The session could not be opened."""
-        _log.info("worker %s: %s", link.uid[:8], reason)
+        _log.debug("worker %s: %s", link.uid[:8], reason)
         for call in link.waiting:
             call.note_tried(link.uid, reason)
         self._view.make_way()

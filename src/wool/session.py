@@ -10,6 +10,7 @@ import asyncio
 import logging
 from typing import Protocol
 
+from wool.harmless import harmless
 from wool.limits import Limits
 from wool.observer import Observer
 from wool.protocol.caller import IllegalEvent
@@ -220,7 +221,7 @@ class Session:
             if self._wake is not None:
                 self._awake()
         else:
-            self.abort(f"the other side said goodbye: {frame.reason[: self.limits.text_characters]}")
+            self.abort(f"the other side said goodbye: {harmless(frame.reason, self.limits.text_characters)}")
 
     # ---- writing ----
 

@@ -47,6 +47,7 @@ LAYERS = (
             "errors",
             "events",
             "failure",
+            "harmless",
             "home",
             "limits",
             "lives",

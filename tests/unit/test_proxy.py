@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -999,6 +1000,19 @@ async def test_the_backoff_grows_and_is_bounded() -> None:
         assert waits[0] >= QUICK.reconnect_first_seconds
         assert all(wait >= QUICK.reconnect_most_seconds for wait in waits[2:5])
         assert made.link("a").backoff == QUICK.reconnect_most_seconds
+
+
+async def test_a_worker_that_cannot_be_reached_again_and_again_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with cluster() as made:
+        transport = CountingTransport(made, ConnectFailed("nobody"))
+        made.proxies.append(made.open_proxy(transport=transport))
+        made.proxy = made.proxies[-1]
+        made.announce("a")
+        with pytest.raises(NoWorkersAvailable):
+            await made.call(bodies.echo, 1)
+        await until(lambda: len(transport.times) >= 6)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("failure", [ValueError("no such address"), OSError("strange"), KeyError("odd")])

@@ -250,6 +250,12 @@ async def test_a_goodbye_with_a_long_reason_is_cut() -> None:
         assert len(await asyncio.wait_for(made.runs[0], 5)) < 200
 
 
+async def test_a_goodbye_is_one_line_that_is_no_command_to_a_terminal() -> None:
+    async with pair() as made:
+        await made.streams[1].write(encode([Goodbye("bye\nWARNING all is well\x1b[2J")]))
+        assert "bye\\nWARNING all is well\\x1b[2J" in await asyncio.wait_for(made.runs[0], 5)
+
+
 async def test_a_frame_that_cannot_be_written_ends_the_session_instead_of_silencing_it() -> None:
     async with pair() as made:
         made.sessions[0].say(Goodbye("\ud800"))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from wool.cli import ps
 from wool.cli.credentials import CREDENTIALS
 from wool.cli.settings import Option, Settings, whole
+from wool.harmless import harmless
 
 OPTIONS: Sequence[Option] = (
     *(option for option in ps.OPTIONS if option.name in ("discovery", "wait", "timeout")),
@@ -32,7 +33,7 @@ def run(settings: Settings) -> int:
     up = sum(row.status == "up" for row in rows)
     for row in rows:
         if row.status != "up":
-            why = f": {ps.harmless(row.why.removeprefix(f'{row.metadata.address}: '))}" if row.why else ""
+            why = f": {harmless(row.why.removeprefix(f'{row.metadata.address}: '))}" if row.why else ""
             sys.stderr.write(f"{ps.called(row)} is {row.status}{why}\n")
     healthy = up >= settings["least"]
     words = f"{up} of {len(rows)} workers up" + ("" if healthy else f", {settings['least']} must be")

@@ -28,6 +28,7 @@ from wool.connection import Connection
 from wool.credentials import CredentialFiles, secret_of
 from wool.discovery.base import DiscoverySubscriberLike, WorkerMetadata
 from wool.errors import RpcError
+from wool.harmless import harmless
 from wool.limits import Limits
 from wool.protocol.handshake import Statistics
 from wool.runtime import current_runtime
@@ -142,11 +143,6 @@ def reasons(rows: Iterable[Row]) -> list[str]:
 def called(row: Row) -> str:
     """Return what a worker is called: by its uid, or where it is if that is not known."""
     return harmless(row.metadata.uid[:8] or row.metadata.address)
-
-
-def harmless(text: str) -> str:
-    """Return ``text`` without what means something to a terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def run(settings: Settings) -> int:

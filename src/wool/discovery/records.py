@@ -27,6 +27,7 @@ from typing import TypeAlias
 
 from wool.discovery.base import WorkerMetadata
 from wool.discovery.lookups import join, split
+from wool.harmless import harmless
 
 SERVICE = "_wool._tcp.local."
 DOMAIN = "local."
@@ -111,7 +112,7 @@ def worker_of(
     if not all(text.isprintable() for text in (metadata.uid, metadata.version, metadata.address)):
         raise RecordError("a worker's record holds characters that cannot be printed")  # they would reach a log
     if label_of(metadata.uid) != label.lower():
-        raise RecordError(f"{label:.63} says that it is worker {metadata.uid[:8]}")
+        raise RecordError(f"{harmless(label, 63)} says that it is worker {metadata.uid[:8]}")
     try:
         host, said = _host_and_port(metadata.address)
     except ValueError as error:

@@ -29,6 +29,7 @@ from typing import Literal, TypeAlias
 
 from wool.discovery.base import WorkerMetadata
 from wool.discovery.records import SERVICE, Interface, RecordError, worker_of
+from wool.harmless import harmless
 from wool.limits import MOST_ADDRESSES, Limits
 
 Kind: TypeAlias = Literal["PTR", "SRV", "TXT", "A", "AAAA"]
@@ -210,7 +211,7 @@ class Sightings:
                 raise RecordError(f"a TXT record of {len(instance.text)} bytes")
             return worker_of(label, instance.text, instance.port, addresses, self._interfaces)
         except RecordError as error:
-            self.complaint = f"a record on the network is no worker's: {label:.63}: {error}"
+            self.complaint = f"a record on the network is no worker's: {harmless(label, 63)}: {error}"
             return error
 
     def _compare(self, instance: _Instance, metadata: WorkerMetadata | RecordError) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, fields
 
 from google.protobuf.message import DecodeError
 
+from wool.harmless import harmless
 from wool.limits import MOST_HANDSHAKE_BYTES
 from wool.protocol import wire_pb2
 from wool.protocol.frames import PROTOCOL_VERSION
@@ -104,7 +105,7 @@ def _disagreement(peer: str, protocol: int, python: str) -> str | None:
     if protocol != PROTOCOL_VERSION:
         return f"the {peer} speaks protocol version {protocol}, this side {PROTOCOL_VERSION}: install the same wool"
     if python != PYTHON:
-        return f"the {peer} runs Python {python:.20}, this side {PYTHON}: use the same Python major.minor"
+        return f"the {peer} runs Python {harmless(python, 20)}, this side {PYTHON}: use the same Python major.minor"
     return None
 
 
@@ -147,7 +148,7 @@ class CallerHandshake:
         if kind == "refusal":
             # Whoever answers before it has proven anything cannot put a worker out of rotation for good.
             permanent = step.refusal.permanent and self.peer is not None
-            raise HandshakeFailed(f"the worker refused: {step.refusal.reason:.1000}", permanent=permanent)
+            raise HandshakeFailed(f"the worker refused: {harmless(step.refusal.reason)}", permanent=permanent)
         if kind == "challenge" and self.peer is None:
             return self._challenged(step.challenge)
         if kind == "welcome" and self.peer is not None:

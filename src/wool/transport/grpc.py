@@ -19,6 +19,7 @@ import warnings
 from typing import Any, cast
 
 from wool.credentials import CredentialsProvider, WorkerCredentials
+from wool.harmless import harmless
 from wool.limits import Limits
 from wool.refusals import Refusals
 from wool.transport.base import ConnectFailed, Stream, StreamHandler
@@ -124,7 +125,7 @@ class SessionServicer:
         names = names_of_caller(context)
         if set(names) & set(accepted):
             return None
-        return f"at {context.peer()} whose certificate is for {', '.join(names) or 'nobody'}"
+        return f"at {context.peer()} whose certificate is for {harmless(', '.join(names)) or 'nobody'}"
 
     async def Pulse(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:  # noqa: N802
         """Be the pulse of the stream of that name, which is yet to come: one, as long as that stream is open."""
@@ -297,7 +298,7 @@ class GrpcTransport:
             return None
         try:
             async with asyncio.timeout(self._limits.close_seconds):
-                return f"{(await call.code()).name}: {await call.details()}"
+                return f"{(await call.code()).name}: {harmless(await call.details() or '')}"
         except TimeoutError:
             return "who listens there is no wool worker"
 

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar, cast
 
+from wool.harmless import harmless
 from wool.limits import Limits
 from wool.transport.base import StreamLost
 from wool.transport.grpc_environment import environment_for_import
@@ -356,5 +357,5 @@ class AcceptedStream(GrpcStream):
 
 def reason_of(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
+        return f"{error.code().name}: {harmless(error.details() or '')}"
     return f"the call is over ({type(error).__name__})"

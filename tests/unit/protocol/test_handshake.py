@@ -289,6 +289,15 @@ def test_a_long_refusal_is_cut() -> None:
     assert len(str(told.value)) < 2_000
 
 
+SPOOFED = "no\nWARNING all is well\x1b[2J"
+
+
+def test_what_a_stranger_refuses_with_is_one_line_and_no_command_to_a_terminal() -> None:
+    with pytest.raises(HandshakeFailed) as told:
+        caller().receive(WorkerHandshake.refusal(HandshakeFailed(SPOOFED, permanent=True)))
+    assert str(told.value) == "the worker refused: no\\nWARNING all is well\\x1b[2J"
+
+
 @pytest.mark.parametrize("words", ["window_tasks", "window_bytes", "payload_bytes", "credit_bytes"])
 def test_a_worker_that_gives_no_room_is_refused(words: str) -> None:
     here = caller()

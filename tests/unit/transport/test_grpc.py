@@ -193,6 +193,40 @@ async def test_a_refusal_names_its_reason(transport: GrpcTransport, directory: P
     await server.stop(None)
 
 
+SPOOFED = "no\nWARNING all is well\x1b[2J" + "x" * 5000
+
+
+async def test_what_a_stranger_refuses_with_is_one_bounded_line(transport: GrpcTransport, directory: Path) -> None:
+    async def refuse(context: grpc.aio.ServicerContext) -> None:
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, SPOOFED)
+
+    server = await serve_grpc(directory / "s", refuse)
+    with pytest.raises(ConnectFailed) as refused:
+        await transport.connect(f"unix:{directory}/s")
+    assert "PERMISSION_DENIED: no\\nWARNING all is well\\x1b[2Jxxx" in str(refused.value)
+    assert len(str(refused.value)) < 1200
+    await server.stop(None)
+
+
+async def test_what_a_stranger_ends_a_stream_with_is_one_bounded_line(
+    transport: GrpcTransport, directory: Path
+) -> None:
+    async def accept_and_refuse(context: grpc.aio.ServicerContext) -> None:
+        await context.send_initial_metadata((("wool-session", "open"),))
+        await context.read()
+        await context.abort(grpc.StatusCode.ABORTED, SPOOFED)
+
+    server = await serve_grpc(directory / "s", accept_and_refuse)
+    stream = await transport.connect(f"unix:{directory}/s")
+    await stream.write(b"hello")
+    with pytest.raises(StreamLost) as lost:
+        await stream.read()
+    assert str(lost.value).startswith("ABORTED: no\\nWARNING all is well\\x1b[2Jxxx")
+    assert len(str(lost.value)) < 1200
+    await stream.close()
+    await server.stop(None)
+
+
 async def test_a_message_above_the_readers_limit_breaks_the_stream_and_only_that(directory: Path) -> None:
     generous = GrpcTransport(Limits(message_bytes=16 * MIB))
     strict = GrpcTransport(Limits())
