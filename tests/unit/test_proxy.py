@@ -822,7 +822,7 @@ async def test_another_worker_at_the_address_is_another_worker() -> None:
         with pytest.raises(NoWorkersAvailable) as nobody:
             await made.call(bodies.echo, 1)
         assert type(nobody.value.reasons["old"]) is RpcError
-        assert "worker new is here, not old" in str(nobody.value.reasons["old"])
+        assert "worker new answers where old was expected" in str(nobody.value.reasons["old"])
         assert started(made) == {"new": 0}
 
 
