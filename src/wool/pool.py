@@ -29,7 +29,7 @@ from wool.supplied import (
     SubscriberArgument,
 )
 from wool.worker.launch import WorkerSpec
-from wool.worker.local import address_to_bind
+from wool.worker.local import address_to_bind, check_mutual
 
 SECRET_BYTES = 32
 
@@ -173,8 +173,8 @@ class WorkerPool(_Entered):
     machine; with ``"127.0.0.1"`` on free ports of loopback TCP, and with ``credentials`` at any address of this host.
     ``credentials``, `WorkerCredentials` or a function that returns them, are for workers that speak TLS, and only those
     are used then; without, those that do not. Left out where a discovery is given, they are those of the
-    `RuntimeContext`. With ``allow_insecure`` the workers that it starts may listen beyond loopback without; see
-    `LocalWorker`.
+    `RuntimeContext`. With ``allow_insecure`` the workers that it starts may listen beyond loopback without, or with
+    one-way ones; see `LocalWorker`.
 
     Use it as an async context manager: entering returns when every worker that it starts is ready, leaving when every
     one is gone. Those that others find too are withdrawn first; what they run is interrupted, whoever called it. A
@@ -222,8 +222,9 @@ class WorkerPool(_Entered):
         self._bind = None
         if self.size and discovery is not None:
             self._bind = address_to_bind(
-                host, 0, secure=credentials is not None, who="WorkerPool", allow_insecure=allow_insecure
+                host, 0, credentials=credentials, who="WorkerPool", allow_insecure=allow_insecure
             )
+        self._allow_insecure = allow_insecure
         self._given = discovery
         self._balancer = loadbalancer
         self._runtime: Runtime = current_runtime()
@@ -290,6 +291,8 @@ class WorkerPool(_Entered):
     def _specs(self, secret: bytes) -> list[WorkerSpec]:
         specs: list[WorkerSpec] = []
         credentials = for_worker(self._credentials) if self.size else None
+        if self._bind is not None:
+            check_mutual(self._bind, credentials, who="WorkerPool", allow_insecure=self._allow_insecure)
         for _ in range(self.size):
             uid, limits = self._runtime.new_uid(), self._runtime.limits
             assert self._home is not None

@@ -22,6 +22,8 @@ from support.hosts import certify, far_caller, flags, worker_on
 from support.traced import run
 from wool.cli.supervisor import Status
 from wool.context import credentials_in_force
+from wool.limits import Limits
+from wool.worker.launch import WorkerSpec, _warn_if_insecure
 
 pytestmark = pytest.mark.timeout(120)
 hosts = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not() or "never")
@@ -135,6 +137,65 @@ def test_beyond_loopback_nobody_listens_without_credentials_unless_that_is_allow
     wool.WorkerPool(size=1, discovery=wool.LocalDiscovery("team"), host="10.77.0.1", allow_insecure=True)
     with pytest.raises(ValueError, match="host 10.77.0.1 is not loopback: .*; give WorkerPool credentials"):
         wool.WorkerPool(size=1, discovery=wool.LocalDiscovery("team"), host="10.77.0.1")
+
+
+@pytest.mark.parametrize("given", ["held", "files", "function"])
+async def test_beyond_loopback_callers_without_certificates_are_served_only_if_that_is_allowed(
+    fixtures: Fixtures, files: Path, given: str
+) -> None:
+    """A secret instead is not enough: one-way TLS leaves the caller anonymous."""
+    shown, secret = fixtures.issued["worker"], b"the secret of both"
+    (files / "secret").write_bytes(secret)
+    held = wool.WorkerCredentials(ca=fixtures.ca, key=shown.key, cert=shown.cert, mutual=False, secret=secret)
+    in_file = wool.CredentialFiles(
+        ca_path=str(files / "ca.pem"),
+        key_path=str(files / "worker.key"),
+        cert_path=str(files / "worker.pem"),
+        mutual=False,
+        secret_path=str(files / "secret"),
+    )
+    credentials: Any = {"held": held, "files": in_file, "function": lambda: held}[given]
+    pool: dict[str, Any] = {"size": 1, "discovery": wool.LocalDiscovery("team"), "host": "10.77.0.1"}
+    message = (
+        "10.77.0.1:0 is not loopback: .* needs mutual TLS, and with mutual=False callers show no certificate; give {} "
+        "credentials with mutual=True, or use '127.0.0.1', or say allow_insecure=True"
+    )
+    with pytest.raises(ValueError, match=message.format("LocalWorker")):
+        await wool.LocalWorker(host="10.77.0.1", credentials=credentials).start()
+    with pytest.raises(ValueError, match=message.format("WorkerPool")):
+        async with wool.WorkerPool(**pool, credentials=credentials):
+            raise AssertionError("it was opened")
+    if given != "function":  # which is asked at the start, and not before
+        with pytest.raises(ValueError, match=message.format("LocalWorker")):
+            wool.LocalWorker(host="10.77.0.1", credentials=credentials)
+        with pytest.raises(ValueError, match=message.format("WorkerPool")):
+            wool.WorkerPool(**pool, credentials=credentials)
+    # No host has this address, so what is allowed fails for that.
+    with pytest.raises(wool.WorkerStartError, match="cannot listen at 10.77.0.1:0"):
+        await wool.LocalWorker(host="10.77.0.1", credentials=credentials, allow_insecure=True).start()
+    with pytest.raises(wool.WorkerStartError, match="cannot listen at 10.77.0.1:0"):
+        async with wool.WorkerPool(**pool, credentials=credentials, allow_insecure=True):
+            raise AssertionError("it was opened")
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [("10.77.0.1:7001", 1), ("[fe80::1]:7001", 1), ("127.0.0.1:7001", 0), ("[::1]:7001", 0), ("unix:/run/w", 0)],
+)
+@pytest.mark.parametrize(
+    ("shown", "words"), [(None, "speaks no TLS"), ("one-way", "wants no certificate of callers"), ("mutual", "")]
+)
+def test_each_start_beyond_loopback_without_mutual_tls_is_warned_of(
+    fixtures: Fixtures, caplog: pytest.LogCaptureFixture, address: str, warned: int, shown: str | None, words: str
+) -> None:
+    own = fixtures.issued["worker"]
+    credentials = shown and wool.WorkerCredentials(
+        ca=fixtures.ca, key=own.key, cert=own.cert, mutual=shown == "mutual", secret=b"the secret of both"
+    )
+    spec = WorkerSpec(address=address, secret=b"s" * 32, credentials=credentials or None, uid="w", limits=Limits())
+    _warn_if_insecure(spec, address)
+    assert len(caplog.messages) == (warned if words else 0)
+    assert all(f"the worker at {address} {words}" in message for message in caplog.messages)
 
 
 @hosts

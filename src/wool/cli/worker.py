@@ -115,7 +115,7 @@ class Plan:
         credentials = credential_files(settings)
         if credentials is not None and credentials.key_path is None:
             raise settings.error("ca", "a worker shows a certificate: give --cert and --key too")
-        host, port = _host_and_port(settings, way, secure=credentials is not None)
+        host, port = _host_and_port(settings, way, credentials=credentials)
         size = _size(settings, way, port)
         return cls(
             way=way,
@@ -139,7 +139,7 @@ class Plan:
         return address_to_bind(
             self.host,
             port,
-            secure=self.credentials is not None,
+            credentials=self.credentials,
             who="`wool worker`",
             allow_insecure=self.allow_insecure,
         )
@@ -149,7 +149,7 @@ class Plan:
         return dataclasses.replace(limits, drain_seconds=max(self.drain_seconds, 0.001))
 
 
-def _host_and_port(settings: Settings, way: Way, *, secure: bool) -> tuple[str | None, int]:
+def _host_and_port(settings: Settings, way: Way, *, credentials: CredentialFiles | None) -> tuple[str | None, int]:
     host: str | None = settings["host"]
     port: int | None = settings["port"]
     if way.port is not None:
@@ -158,11 +158,11 @@ def _host_and_port(settings: Settings, way: Way, *, secure: bool) -> tuple[str |
         port = way.port
     if not way.announces and not port:
         raise settings.error("port", f"with {way.kind} callers look at a port that is known: say which")
-    if host is None and (port is not None or way.kind != "local" or secure):
+    if host is None and (port is not None or way.kind != "local" or credentials is not None):
         host = "127.0.0.1"
     try:
         allowed: bool = settings["allow-insecure"]
-        address_to_bind(host, port or 0, secure=secure, who="`wool worker`", allow_insecure=allowed)
+        address_to_bind(host, port or 0, credentials=credentials, who="`wool worker`", allow_insecure=allowed)
     except ValueError as error:
         raise settings.error("host", error) from None
     return host, port or 0

@@ -161,17 +161,29 @@ class ProcessLauncher:
 
 
 def _warn_if_insecure(spec: WorkerSpec, address: str) -> None:
-    """Say at each start that a worker which others can reach speaks no TLS. Whoever starts it has allowed that."""
-    if spec.credentials is None and not address.startswith("unix:"):
-        import ipaddress  # takes a while, and most workers need it not
-
-        host = address.rpartition(":")[0].strip("[]")
-        if not ipaddress.ip_address(host).is_loopback:
+    """Say at each start that a worker which others can reach wants no certificate. Who starts it has allowed that."""
+    if (spec.credentials is None or not spec.credentials.mutual) and is_beyond_loopback(address):
+        if spec.credentials is None:
             _log.warning(
                 "the worker at %s speaks no TLS: who has this user's key may run any code as it, and who is on the way "
                 "may read and change what passes",
                 address,
             )
+        else:
+            _log.warning(
+                "the worker at %s wants no certificate of callers (mutual=False): who has the secret may run any code "
+                "as it",
+                address,
+            )
+
+
+def is_beyond_loopback(address: str) -> bool:
+    """Whether other hosts may reach ``address``: ``unix:/path`` or ``host:port`` with a literal host."""
+    if address.startswith("unix:"):
+        return False
+    import ipaddress  # takes a while, and most workers need it not
+
+    return not ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback
 
 
 def _configure(spec: WorkerSpec) -> Configure:

@@ -11,10 +11,17 @@ from typing import Any, Self
 
 from wool.bridge import IoLoopDied, MailboxLike, run_on
 from wool.context import credentials_in_force
-from wool.credentials import CredentialsArgument, as_provider, for_worker, secret_of
+from wool.credentials import (
+    CredentialFiles,
+    CredentialsArgument,
+    WorkerCredentials,
+    as_provider,
+    for_worker,
+    secret_of,
+)
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
-from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec
+from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec, is_beyond_loopback
 
 _log = logging.getLogger("wool.worker")
 
@@ -93,8 +100,9 @@ class LocalWorker:
     `RuntimeContext`.
 
     ``tags`` are free strings to filter by, ``extra`` is the application's own. Raises `ValueError` for a
-    host that is not loopback without credentials: others are not served. With ``allow_insecure`` they are, who have
-    this user's key, in plain text, which anybody on the way can read and change; each start logs a warning.
+    host that is not loopback without mutual credentials: others are not served. With ``allow_insecure`` they are:
+    without credentials who has this user's key, in plain text, which anybody on the way can read and change; with
+    one-way ones (``mutual=False``) who has their secret. Each start then logs a warning.
     """
 
     def __init__(
@@ -111,7 +119,8 @@ class LocalWorker:
         self._extra = dict(extra or {})
         as_provider(credentials)
         self._credentials = credentials = credentials_in_force() if credentials is None else credentials
-        self._bind = address_to_bind(host, port, secure=credentials is not None, allow_insecure=allow_insecure)
+        self._bind = address_to_bind(host, port, credentials=credentials, allow_insecure=allow_insecure)
+        self._allow_insecure = allow_insecure
         self._home: Home | None = None
         self._fleet: Fleet | None = None
         self._metadata: WorkerMetadata | None = None
@@ -150,6 +159,7 @@ class LocalWorker:
                 self._home = runtime.home()
                 address = self._home.address(uid)
             credentials = for_worker(self._credentials)
+            check_mutual(address, credentials, allow_insecure=self._allow_insecure)
             spec = WorkerSpec(
                 address=address,
                 secret=runtime.user_key() if credentials is None else secret_of(credentials) or None,
@@ -223,19 +233,24 @@ class LocalWorker:
 
 
 def address_to_bind(
-    host: str | None, port: int, *, secure: bool, who: str = "LocalWorker", allow_insecure: bool = False
+    host: str | None,
+    port: int,
+    *,
+    credentials: CredentialsArgument | None,
+    who: str = "LocalWorker",
+    allow_insecure: bool = False,
 ) -> str | None:
     """Return the address to bind, None for a Unix socket. Raises `ValueError` naming what is wrong.
 
-    ``who`` is what the user has said it to. Beyond loopback nobody is served who is not ``secure``, unless that was
-    allowed.
+    ``who`` is what the user has said it to. Beyond loopback only callers with certificates are served, unless others
+    were allowed. What a function returns is not known yet: `check_mutual` is asked again once it is.
     """
     import ipaddress
 
     if type(port) is not int or not 0 <= port <= 65535:
         raise ValueError(f"port must be a number from 0 to 65535, got {port!r}")
     if host is None:
-        if secure:
+        if credentials is not None:
             raise ValueError(f"credentials are for workers on TCP: say at which host, {who}(host='127.0.0.1', …)")
         if port:
             raise ValueError(f"port {port} needs a host: LocalWorker(host='127.0.0.1', port={port})")
@@ -246,9 +261,24 @@ def address_to_bind(
         raise ValueError(f"host must be a literal IP address such as '127.0.0.1', got {host!r}") from None
     if ip.is_unspecified:
         raise ValueError(f"host {host} is no address that callers can be told: name the one at which they reach it")
-    if not ip.is_loopback and not secure and not allow_insecure:
+    if not ip.is_loopback and credentials is None and not allow_insecure:
         raise ValueError(
             f"host {host} is not loopback: a worker that others can reach needs mutual TLS; give {who} credentials, "
             "or use '127.0.0.1'"
         )
-    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+    address = f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
+    check_mutual(address, credentials, who=who, allow_insecure=allow_insecure)
+    return address
+
+
+def check_mutual(
+    address: str, credentials: CredentialsArgument | None, *, who: str = "LocalWorker", allow_insecure: bool
+) -> None:
+    """Raise `ValueError` if others can reach ``address``, and their callers need not show a certificate."""
+    one_way = isinstance(credentials, WorkerCredentials | CredentialFiles) and not credentials.mutual
+    if one_way and not allow_insecure and is_beyond_loopback(address):
+        raise ValueError(
+            f"{address} is not loopback: a worker that others can reach needs mutual TLS, and with mutual=False "
+            f"callers show no certificate; give {who} credentials with mutual=True, or use '127.0.0.1', or say "
+            "allow_insecure=True, and whoever has the secret may run any code there"
+        )
