@@ -118,6 +118,9 @@ class CredentialFiles:
     files, or one that does not fit, changes nothing yet: what was read last stays, and is logged. It travels to
     the workers that a pool starts, which read the files themselves; no key does.
 
+    Certificates, their keys and authorities take effect with the next session. A secret does not: a worker goes on with
+    the one that ``secret_path`` held when it was started, and a pool or proxy with that of when it was opened.
+
     Called, it raises what `WorkerCredentials.from_files` raises, the first time.
     """
 

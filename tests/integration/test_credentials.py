@@ -306,6 +306,37 @@ def replaced(path: Path, content: bytes) -> None:
     path.with_name(f"new-{path.name}").replace(path)
 
 
+async def test_a_changed_secret_is_that_of_what_is_started_or_opened_after_it(
+    fixtures: Fixtures, files: Path, journal: Journal
+) -> None:
+    secret = files / "secret"
+    secret.write_bytes(b"the secret of before")
+    shown = {name: str(files / f"{name}.pem") for name in ("ca", "worker")}
+    caller = wool.CredentialFiles(ca_path=shown["ca"], mutual=False, secret_path=str(secret))
+    worker = wool.CredentialFiles(
+        ca_path=shown["ca"],
+        key_path=str(files / "worker.key"),
+        cert_path=shown["worker"],
+        mutual=False,
+        secret_path=str(secret),
+    )
+    async with (
+        wool.LocalWorker(host=HOST, credentials=worker) as old,
+        wool.WorkerProxy(workers=[old.metadata], credentials=caller),
+    ):
+        replaced(secret, b"the secret of after")
+        await run(journal.path, "before")
+        async with wool.WorkerProxy(workers=[old.metadata], credentials=caller):
+            with pytest.raises(wool.NoWorkersAvailable, match="did not prove that it knows the secret"):
+                await run(journal.path, "mixed")
+        async with (
+            wool.LocalWorker(host=HOST, credentials=worker) as new,
+            wool.WorkerProxy(workers=[new.metadata], credentials=caller),
+        ):
+            await run(journal.path, "after")
+    assert [journal.executions(call) for call in ("before", "mixed", "after")] == [1, 0, 1]
+
+
 @contextlib.asynccontextmanager
 async def under_load(worker: wool.LocalWorker, provider: wool.CredentialFiles, journal: Journal) -> AsyncIterator[Any]:
     """Make calls on one session all the time, and on sessions that are opened for them; none may fail, or run twice.
