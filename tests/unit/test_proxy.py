@@ -783,6 +783,24 @@ async def test_calls_that_wait_for_a_worker_that_moves_move_with_it() -> None:
         assert await call == 1
 
 
+@pytest.mark.parametrize("lie", [{"address": "unix:/elsewhere"}, {"secure": True}])
+async def test_a_record_that_lies_about_a_worker_ends_no_started_task_and_the_next_true_one_undoes_it(
+    lie: dict[str, Any],
+) -> None:
+    async with cluster("a") as made:
+        running = made.spawn(bodies.wait_for, "gate")
+        await until(lambda: "gate begun" in bodies.story)
+        forged = dataclasses.replace(metadata_of("a", "unix:/a"), **lie)
+        made.proxy.discovered(DiscoveryEvent("worker-updated", forged))
+        with pytest.raises(NoWorkersAvailable):
+            await made.call(bodies.echo, 1)
+        made.announce("a")
+        assert await made.call(bodies.echo, 1) == 1
+        bodies.gates["gate"].set()
+        assert await running == "gate"
+        assert bodies.story.count("gate begun") == 1
+
+
 async def test_who_departed_is_remembered_in_bounds() -> None:
     async with cluster() as made:
         for number in range(500):
