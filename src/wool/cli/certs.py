@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from wool.cli.settings import SettingError
+from wool.harmless import harmless
 
 if TYPE_CHECKING:
     from wool.authority import Authority, Issued
@@ -263,12 +264,7 @@ def _in_words(row: Mapping[str, Any]) -> str:
         "valid": f"{row['not_before']} to {row['not_after']}, {left}",
         "sha-256": row["fingerprint"],
     }
-    return f"{row['file']}\n" + "".join(f"  {name:8} {_harmless(value)}\n" for name, value in lines.items())
-
-
-def _harmless(text: str) -> str:
-    """Whoever has made the certificate may not speak to the terminal."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    return f"{row['file']}\n" + "".join(f"  {name:8} {harmless(value)}\n" for name, value in lines.items())
 
 
 # ---- what they share ---------------------------------------------------------------------------------
