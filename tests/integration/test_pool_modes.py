@@ -577,8 +577,13 @@ async def test_a_discovery_that_fails_to_open_fails_the_entry_and_what_was_enter
 
 
 async def test_workers_that_cannot_be_published_fail_the_entry_and_none_is_left(place: Place) -> None:
-    with pytest.raises(RuntimeError, match="the addresses of a StaticDiscovery are given") as caught:
-        async with wool.WorkerPool(size=2, discovery=wool.StaticDiscovery("127.0.0.1:1")):
+    async def refuse() -> None:
+        raise LookupError("there is no room for another one")
+
+    discovery = OwnDiscovery("own")
+    discovery.before_publish = lambda type, metadata: refuse()
+    with pytest.raises(LookupError, match="there is no room for another one") as caught:
+        async with wool.WorkerPool(size=2, discovery=discovery):
             pytest.fail("entered")
     assert "publishes the workers that it starts" in caught.value.__notes__[0]
     assert place.left() == []
