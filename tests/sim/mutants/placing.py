@@ -112,7 +112,7 @@ MUTANTS = (
         caught_by="nobody_is_evicted_for_good",
         edits=(
             Edit(
-                module=PROXY,
+                module=LINKS,
                 old="            if link.half_open:\n",
                 new="            if link.half_open and not link.status.suspect:\n",
             ),
