@@ -24,7 +24,7 @@ class Peer:
     def __init__(self, options: dict[str, Any]) -> None:
         limits = {**options.get("limits", {})}
         self.limits = type(DEFAULT_LIMITS)(**limits)
-        self.discovery = LanDiscovery(interfaces=options.get("interfaces", ()), limits=self.limits)
+        self.discovery = LanDiscovery(interfaces=options.get("interfaces") or None, limits=self.limits)
         self.exits = contextlib.AsyncExitStack()
         self.seen: list[tuple[float, str, str, str]] = []
         self.watchers: list[asyncio.Task[None]] = []

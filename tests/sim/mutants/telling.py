@@ -8,7 +8,7 @@ MUTANTS = (
     Mutant(
         name="a-stretch-has-no-end",
         broken="It is told that a body takes the loop, and not that it lets it go.",
-        caught_by="events_follow_the_grammar",
+        caught_by="task_events_follow_the_grammar",
         edits=(
             Edit(
                 module="wool.worker.stretches",
