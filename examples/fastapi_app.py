@@ -3,6 +3,8 @@
     pip install fastapi uvicorn
     uvicorn --app-dir examples fastapi_app:app
     curl 'http://127.0.0.1:8000/primes?below=100'
+
+A request that no worker has begun may be made again, and is told so.
 """
 
 import contextlib

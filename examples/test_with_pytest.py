@@ -2,6 +2,8 @@
 
     pip install pytest pytest-asyncio
     pytest examples/test_with_pytest.py
+
+Bodies that need no worker are tested without one.
 """
 
 from collections.abc import AsyncIterator
