@@ -191,6 +191,8 @@ class Limits:
     lan_ttl_seconds: int = 30
     """A worker that vanished without a word is dropped by LanDiscovery after so long; each is asked for that often.
     An unanswered session is noticed sooner."""
+    lan_look_seconds: float = 2.0
+    """So long after a LanDiscovery subscription began, a call that nobody takes waits: by then everybody was heard."""
     lan_browse_seconds: float = 60.0
     """How often a LanDiscovery subscriber asks who is there, besides listening."""
     lan_retry_first_seconds: float = 0.25

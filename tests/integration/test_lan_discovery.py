@@ -22,6 +22,8 @@ import pytest_asyncio
 pytest.importorskip("zeroconf", reason="needs the extra wool[lan]")
 
 from support import namespaces
+from support.command import free_port
+from support.faults import until
 from support.namespaces import network, peer
 from support.routines import where
 from support.watch import watching
@@ -85,6 +87,18 @@ async def test_a_late_subscriber_sees_who_is_there(lan: LanDiscovery) -> None:
     async with watching(lan.subscriber) as watch:
         assert await watch.until(*map(worker, range(20))) < JOIN_SECONDS
         assert {event.type for event in watch.events} == {"worker-added"}
+
+
+async def test_a_call_that_nobody_takes_waits_until_everybody_was_heard() -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, lan_look_seconds=30.0)
+    async with LanDiscovery(interfaces=LOOPBACK, limits=limits) as lan, LocalWorker(host="127.0.0.1") as real:
+        refusing = worker(1, address=f"127.0.0.1:{free_port()}")
+        await lan.publisher.publish("worker-added", refusing)
+        async with WorkerPool(discovery=lan) as pool:
+            call = asyncio.create_task(where())
+            await until(lambda: pool.open_dispatcher is not None and pool.open_dispatcher._proxy._looking is not None)
+            await lan.publisher.publish("worker-added", real.metadata)
+            assert (await call)[0] == real.metadata.pid
 
 
 async def test_leaving_says_goodbye_for_all_that_is_published() -> None:

@@ -109,6 +109,8 @@ EXCEEDED = {
     "lookup_denied_seconds": "integration/test_dns_discovery.py"
     "::test_a_name_that_does_not_exist_yet_is_found_when_its_denial_is_over",
     "lan_workers": "unit/discovery/test_sightings.py::test_no_more_workers_are_kept_than_the_limit_and_the_first_stay",
+    "lan_look_seconds": "integration/test_lan_discovery.py"
+    "::test_a_call_that_nobody_takes_waits_until_everybody_was_heard",
     "lan_ttl_seconds": "integration/test_lan_discovery.py"
     "::test_a_host_that_vanished_without_a_word_is_dropped_when_its_time_is_over",
     "lan_browse_seconds": "unit/discovery/test_sightings.py"

@@ -346,12 +346,19 @@ class LanSubscriber:
         self._interfaces = interfaces
         self._filter = filter
         self._limits = limits
+        self._heard_all_at = 0.0
 
-    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:  # noqa: PYI058 - aclose() is part of it
+    @property
+    def is_looking(self) -> bool:
+        """Whether the last subscription began so lately that not everybody may have been heard yet."""
+        return asyncio.get_running_loop().time() < self._heard_all_at
+
+    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
         """Return a new subscription: first ``worker-added`` per worker that answers, then changes, without end.
 
         What the filter raises ends it; so does, at its first step, an `OSError`: no such interface, or none.
         """
+        self._heard_all_at = asyncio.get_running_loop().time() + self._limits.lan_look_seconds
         return listen(self._open, self._filter, self._limits)
 
     async def _open(self) -> MulticastLike:
