@@ -203,6 +203,7 @@ class _Call:
         self.arguments = arguments
         self.dispatch_timeout: float | None = SMALL.dispatch_timeout_seconds
         self.machine = CallerTask()
+        self.events = None
         self.number = 0
         self.starts = 0
         self.ends = 0
