@@ -186,7 +186,7 @@ BATCH = 64
 QUIET_SECONDS = 0.001
 """After so long without a wake-up the next post wakes at once: a lone one, or one among callbacks that take long."""
 
-CROWD_SHARE = 16
+CROWD_SHARE = 4
 """Unless there is a crowd behind it: then it waits for one post in so many of those that are still to come."""
 
 HOLD_SECONDS = 0.02
