@@ -74,7 +74,7 @@ def names_become_addresses(story: Story) -> Iterator[Violation]:
 
 
 def successors_are_noticed(story: Story) -> Iterator[Violation]:
-    """D: quiet for T ∧ w' serves at a ∧ (w at a) ∈ view(n) ⇒ w = w'. So an address taken over is noticed by uid."""
+    """D: quiet for T ∧ w' serves at a, not told to stop ∧ (w at a) ∈ view(n) ⇒ w = w'. So a successor is noticed by uid."""
     if story.plan.topology.discovery not in WITHOUT_UID:
         return
     wait = wait_seconds(story) + retry_seconds(story.plan)
@@ -87,9 +87,11 @@ def successors_are_noticed(story: Story) -> Iterator[Violation]:
                     serving[str(value_of(item, "address"))] = worker
                 else:
                     serving = {address: other for address, other in serving.items() if other != worker}
+        # Who was told to stop may have closed its door before it was announced: then nobody can learn who it is.
+        stopped = {item.node for item in story.of("node.terminated") if item.index < closing.index}
         for name, address in view.items():
             present = serving.get(address, name)
-            if name not in (address, present):
+            if name not in (address, present) and present not in stopped:
                 yield Violation(
                     invariant="D",
                     task="",
