@@ -74,7 +74,7 @@ def names_become_addresses(story: Story) -> Iterator[Violation]:
 
 
 def successors_are_noticed(story: Story) -> Iterator[Violation]:
-    """D: quiet for T ∧ w' serves at a, not told to stop ∧ (w at a) ∈ view(n) ⇒ w = w'. So a successor is noticed by uid."""
+    """D: quiet for T ∧ w' serves at a, not told to stop ∧ (w at a) ∈ view(n) ⇒ w = w'. A successor is noticed."""
     if story.plan.topology.discovery not in WITHOUT_UID:
         return
     wait = wait_seconds(story) + retry_seconds(story.plan)
