@@ -39,7 +39,9 @@ class RuntimeContext:
         dispatch_timeout: float | EllipsisType | None = ...,
         credentials: CredentialsArgument | EllipsisType | None = ...,
     ) -> None:
-        self._dispatch_timeout: Final = ... if dispatch_timeout is ... else _seconds_or_none(dispatch_timeout)
+        self._dispatch_timeout: Final = (
+            ... if dispatch_timeout is ... else seconds_or_none("dispatch_timeout", dispatch_timeout)
+        )
         self._credentials: Final = credentials
         if credentials is not ...:
             as_provider(credentials)
@@ -86,12 +88,13 @@ class RuntimeContext:
         return partial(RuntimeContext, **given), ()
 
 
-def _seconds_or_none(value: object) -> float | None:
+def seconds_or_none(name: str, value: object) -> float | None:
+    """Return ``value`` if it can be a time-out, in seconds or None for ever, else raise `ValueError` that names it."""
     if value is None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
         return float(value)
-    raise ValueError(f"dispatch_timeout must be a positive number of seconds or None, got {value!r}")
+    raise ValueError(f"{name} must be a positive number of seconds or None, got {value!r}")
 
 
 def dispatch_timeout_seconds() -> float | None:

@@ -17,6 +17,7 @@ from types import FunctionType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from wool.call import Answer, Call
+from wool.context import seconds_or_none
 from wool.dispatch import Dispatcher, current_source, innermost_open
 from wool.errors import SerializationError, TaskInterrupted, WorkerLost
 from wool.events import TaskOutcome
@@ -98,7 +99,7 @@ def routine(function: Any = _NOT_GIVEN, /, *, timeout: float | None = None) -> A
     positive.
     """
     if function is _NOT_GIVEN:
-        limit = _checked_timeout(timeout)
+        limit = seconds_or_none("timeout", timeout)
 
         def decorate(function: Any) -> Any:
             return _limited(routine(function), limit)
@@ -125,14 +126,6 @@ def routine(function: Any = _NOT_GIVEN, /, *, timeout: float | None = None) -> A
         f"@wool.routine takes a function defined with 'async def', {function.__qualname__} is {kind}: "
         "define it with 'async def', and run blocking code in it as it is, or in asyncio.to_thread"
     )
-
-
-def _checked_timeout(timeout: object) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout > 0:
-        return float(timeout)
-    raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
 
 
 def _limited(wrapper: Any, seconds: float | None) -> Any:
