@@ -293,7 +293,9 @@ def documents() -> dict[str, Any]:
 
 def test_what_certificates_and_pod_name_of_each_other_is_there() -> None:
     found = documents()
-    assert set(found) == {"wool-bootstrap", "wool-ca", "wool", "wool-worker"}
+    assert set(found) == {"wool-bootstrap", "wool-ca", "wool", "wool-worker", "wool-caller"}
+    deployed = Path(__file__).parents[2] / "deploy" / "cert-manager" / "certificates.yaml"
+    assert list(yaml.safe_load_all(deployed.read_text())) == list(found.values())
     for each in found.values():
         issuer = each["spec"].get("issuerRef", {"name": each["metadata"]["name"]})["name"]
         assert found[issuer]["kind"] in ("Issuer", each["kind"])
