@@ -60,11 +60,13 @@ EXCEEDED = {
     "pool_description_bytes": "unit/worker/test_service.py::test_a_pool_description_over_the_limit_is_refused",
     "payload_bytes": "integration/test_outcomes.py::test_the_arguments_are_over_the_limit",
     "context_bytes": "unit/test_variables.py::test_a_limit_bounds_what_travels_and_names_the_largest",
-    "inline_bytes": "unit/protocol/test_flow.py::test_any_payloads_arrive_whole",
-    "chunk_bytes": "unit/protocol/test_flow.py::test_any_payloads_arrive_whole",
+    "inline_bytes": "unit/protocol/test_flow.py"
+    "::test_a_byte_more_than_travels_inline_is_announced_and_travels_in_chunks",
+    "chunk_bytes": "unit/protocol/test_flow.py::test_a_byte_more_than_a_chunk_holds_is_a_second_chunk",
     "credit_bytes": "unit/test_proxy.py::test_peers_whose_limits_differ_still_talk",
     "task_events": "unit/test_events.py::test_what_was_left_out_on_the_way_is_counted",
-    "packet_bytes": "unit/protocol/test_flow.py::test_any_payloads_arrive_whole",
+    "packet_bytes": "unit/protocol/test_flow.py"
+    "::test_more_than_a_packet_holds_leaves_in_several_messages_of_about_its_size",
     "message_bytes": "unit/transport/test_conformance.py::test_a_message_above_the_limit_is_refused_and_harms_nothing",
     "text_characters": "unit/test_session.py::test_a_goodbye_with_a_long_reason_is_cut",
     "traceback_bytes": "unit/test_failure.py::test_a_long_traceback_loses_its_oldest_frames_but_not_its_origin",

@@ -71,6 +71,46 @@ def test_a_payload_travels_inline_up_to_the_limit_and_announced_beyond(parts: tu
     assert body_of(Payload(parts), SMALL) == body
 
 
+LIMITS = Limits()
+
+
+def test_a_byte_more_than_travels_inline_is_announced_and_travels_in_chunks() -> None:
+    fits, exceeds = (Payload((bytes(size),)) for size in (LIMITS.inline_bytes, LIMITS.inline_bytes + 1))
+    assert (body_of(fits, LIMITS).chunked, body_of(exceeds, LIMITS).chunked) == (False, True)
+    outbox = Outbox(LIMITS, LIMITS.credit_bytes)
+    outbox.say(result(1, exceeds, LIMITS), exceeds)
+    head, chunk = outbox.take()
+    assert isinstance(head, Result)
+    assert not head.body.inline
+    assert chunks([chunk]) == [(1, LIMITS.inline_bytes + 1)]
+
+
+def test_a_byte_more_than_a_chunk_holds_is_a_second_chunk() -> None:
+    for more, sizes in ((0, [LIMITS.chunk_bytes]), (1, [LIMITS.chunk_bytes, 1])):
+        outbox = Outbox(LIMITS, LIMITS.credit_bytes)
+        payload = Payload((bytes(LIMITS.chunk_bytes + more),))
+        outbox.say(result(1, payload, LIMITS), payload)
+        sent: list[tuple[int, int]] = []
+        while outbox:
+            sent += chunks(outbox.take())
+        assert [size for _, size in sent] == sizes
+
+
+def test_more_than_a_packet_holds_leaves_in_several_messages_of_about_its_size() -> None:
+    outbox = Outbox(LIMITS, LIMITS.credit_bytes)
+    payload = Payload((bytes(LIMITS.inline_bytes),))
+    made = 4 * LIMITS.packet_bytes // LIMITS.inline_bytes
+    for number in range(made):
+        outbox.say(result(number, payload, LIMITS), payload)
+    messages: list[list[Frame]] = []
+    while outbox:
+        messages.append(outbox.take())
+    assert [frame.number for each in messages for frame in each if isinstance(frame, Result)] == list(range(made))
+    assert len(messages) >= 4
+    for each in messages:
+        assert len(encode(each)) <= LIMITS.packet_bytes + LIMITS.inline_bytes
+
+
 # ---- leaving -----------------------------------------------------------------------------------------
 
 
