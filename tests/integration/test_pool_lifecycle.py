@@ -114,25 +114,24 @@ def test_routines_run_where_await_stands_at_the_top_level(how: How, place: Place
     assert place.left() == []
 
 
-IPYTHON = """
-import asyncio, os, pathlib
-from IPython.core.interactiveshell import InteractiveShell
+RUN_NOTEBOOK = """
+import asyncio, pathlib
+import nbformat
+from nbclient import NotebookClient
 
-async def notebook():
-    shell = InteractiveShell.instance(ipython_dir=os.getcwd(), history_length=0)
-    for cell in pathlib.Path({cells!r}).read_text().split("# %%"):
-        done = await shell.run_cell_async(cell, transformed_cell=shell.transform_cell(cell))
-        done.raise_error()
-
-asyncio.run(notebook())
+cells = pathlib.Path({cells!r}).read_text().split("# %%")
+notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+for cell in notebook.cells:
+    for output in cell.outputs:
+        print(output.text, end="")
 """
 
 
-def test_routines_run_in_ipython(place: Place) -> None:
-    pytest.importorskip("IPython")
-    cells = place.app / "cells.py"
+def test_routines_run_in_a_notebook(place: Place) -> None:
+    cells = place.app / "cells.txt"
     cells.write_text(TOP_LEVEL_AWAIT)
-    assert place.run(IPYTHON.format(cells=str(cells))).splitlines() == SAID
+    assert place.run(RUN_NOTEBOOK.format(cells=str(cells))).splitlines() == SAID
     assert [name for name in place.left() if "wool" in name] == []
 
 
