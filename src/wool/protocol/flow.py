@@ -19,6 +19,7 @@ from wool.protocol.frames import (
     EMPTY,
     Accept,
     Body,
+    Cancel,
     Chunk,
     Credit,
     Frame,
@@ -36,6 +37,8 @@ CREDIT_SHARE = 4
 FRAME_OVERHEAD_BYTES = 64
 """What a frame takes besides its inline payload, roughly; for packing only."""
 
+CHARACTER_BYTES = 4
+"""What a character takes, at most."""
 
 SIZE_OVERHEAD_BYTES = 10
 """What the size of one part takes in a head, at most."""
@@ -163,6 +166,8 @@ class Outbox:
                 room -= len(frame.body.inline) + SIZE_OVERHEAD_BYTES * len(frame.body.sizes)
                 if payload is not None:
                     self._transfers.append((frame.number, _chunks(payload, self._chunk_bytes)))
+            elif isinstance(frame, Cancel) and frame.message is not None:
+                room -= CHARACTER_BYTES * len(frame.message)
         if self._large and self._chunk_ready():
             assert self._next_chunk is not None
             number, view = self._next_chunk

@@ -18,6 +18,7 @@ from wool.protocol.frames import (
     EMPTY,
     Accept,
     Body,
+    Cancel,
     Chunk,
     Credit,
     Frame,
@@ -185,6 +186,20 @@ def test_many_heads_of_many_parts_do_not_make_a_message_that_nobody_reads() -> N
         outbox.say(Result(number, ResultKind.RETURN, body), many)
     while outbox:
         assert len(encode(outbox.take())) <= limits.message_bytes
+
+
+def test_many_cancels_with_long_words_do_not_make_a_message_that_nobody_reads() -> None:
+    limits = Limits()
+    outbox = Outbox(limits, 1)
+    words = "\N{SNOWMAN}" * limits.text_characters
+    for number in range(300):
+        outbox.say(Cancel(number, words))
+    sent: list[Frame] = []
+    while outbox:
+        packet = outbox.take()
+        assert len(encode(packet)) <= limits.message_bytes
+        sent += packet
+    assert [frame.number for frame in sent if isinstance(frame, Cancel)] == list(range(300))
 
 
 def test_credit_bounds_unacknowledged_bytes_exactly() -> None:
