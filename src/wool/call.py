@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from wool.bridge import MailboxLike
 from wool.errors import SerializationError, WorkerLost
-from wool.events import CallEvents, TaskOutcome
+from wool.events import TaskOutcome
 from wool.failure import TaskException
 from wool.protocol.caller import CallerTask
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Definition, Payload
 from wool.task import Task
+from wool.tracing import CallTold
 from wool.variables import ContextFault, Held, held, pack, receive
 
 if TYPE_CHECKING:
@@ -111,10 +112,10 @@ class PlacedCall:
         dispatch_timeout: float | None,
         user: MailboxLike,
         deliver: Callable[[Answer], None],
-        events: CallEvents | None = None,
+        events: CallTold | None = None,
     ) -> None:
         self.task: Task = task
-        self.events: CallEvents | None = events
+        self.events: CallTold | None = events
         """Who is told what happens to the task; None if nobody wants to know."""
         self.definition: Definition = definition
         self.arguments: Payload = arguments
@@ -188,7 +189,7 @@ class Call:
         user: MailboxLike,
         ways: Ways | None = None,
         known: Held | None = None,
-        events: CallEvents | None = None,
+        events: CallTold | None = None,
     ) -> None:
         self._held = known
         """What the other side has of the context variables."""
@@ -247,7 +248,7 @@ class Call:
             return self._told(self._placed.events, kind, lambda: self._step(kind, payload, cancelled))
         return self._step(kind, payload, cancelled)
 
-    async def _told(self, events: CallEvents, kind: StepKind, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+    async def _told(self, events: CallTold, kind: StepKind, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         """Ask, and tell of the iteration, where it is one."""
         if self.task.kind == "coroutine":
             return await ask()
@@ -258,7 +259,7 @@ class Call:
             events.iterated()
 
     @property
-    def events(self) -> CallEvents | None:
+    def events(self) -> CallTold | None:
         """Who is told what happens to the task; None if nobody wants to know."""
         return self._placed.events
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from wool.discovery.base import WorkerMetadata
 from wool.discovery.lookups import split
 from wool.errors import RpcError, TransientRpcError, UnexpectedResponse
-from wool.events import CallEvents
 from wool.harmless import harmless
 from wool.limits import Limits
 from wool.observer import Observer
@@ -34,6 +33,7 @@ from wool.refusals import Refusals
 from wool.serialization import Definition, Payload
 from wool.session import Session
 from wool.task import Task
+from wool.tracing import CallTold
 from wool.transport.base import ConnectFailed, Stream, StreamLost, Transport
 
 _EVENTS: dict[ResultKind, Event] = {
@@ -64,7 +64,7 @@ class OfferedCall(Protocol):
     def dispatch_timeout(self) -> float | None: ...
 
     @property
-    def events(self) -> CallEvents | None: ...
+    def events(self) -> CallTold | None: ...
 
 
 class ConnectionOwner(Protocol):
@@ -253,7 +253,9 @@ class Connection:
             timeout = frames.FOR_EVER
         task = call.task
         context = bool(payload.context)
-        self.session.say(frames.Offer(number, task.key, digest, defines, body, task.parent, timeout, context), payload)
+        trace = call.events.trace if call.events is not None else None
+        offer = frames.Offer(number, task.key, digest, defines, body, task.parent, timeout, context, trace)
+        self.session.say(offer, payload)
 
     def start(self, number: int) -> None:
         """Say start."""

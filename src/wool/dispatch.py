@@ -31,6 +31,7 @@ from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
 from wool.supplied import DiscoveryArgument, LoadBalancerArgument
 from wool.task import RoutineKind, Task, current_task
+from wool.tracing import CallTold, TracedCall
 from wool.variables import ContextFault, held, pack
 
 if TYPE_CHECKING:
@@ -280,7 +281,9 @@ class Dispatcher:
         to_io, to_user = self.way(loop)
         self.calls += 1
         timeout = dispatch_timeout_seconds()
-        told = CallEvents(runtime.events, task) if runtime.events.mask else None
+        events = CallEvents(runtime.events, task) if runtime.events.mask else None
+        tracer = runtime.tracing.tracer
+        told: CallTold | None = events if tracer is None else TracedCall(tracer.call(task), events)
         return Call(self._proxy, to_io, loop, task, definition, arguments, timeout, to_user, self, now, told)
 
     def wanted_events_changed(self) -> None:

@@ -403,6 +403,10 @@ class CallEvents:
         self._kind: IterationKind | None = None
         self._tell(CREATED, TaskEvent(type="task-created", task=task))
 
+    @property
+    def trace(self) -> None:
+        """See `wool.tracing.CallTold`: handlers trace nothing."""
+
     def _tell(self, bit: int, event: TaskEvent, context: WorkerMetadata | None = None) -> None:
         if self._events.mask & bit:
             self._events.emit(event, self._events.now(), context)

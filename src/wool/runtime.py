@@ -23,6 +23,8 @@ from wool.discovery.base import DiscoveryLike
 from wool.events import PROCESS, Events
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.observer import Observer
+from wool.tracing import PROCESS as TRACING
+from wool.tracing import Tracing
 from wool.transport.base import Transport
 from wool.worker.launch import Launcher
 
@@ -91,6 +93,8 @@ class Runtime:
     """Does ahead of time, while workers start, what the first connection would have to wait for."""
     events: Events = PROCESS
     """Where it is told what happens to tasks, and asked who wants to know."""
+    tracing: Tracing = TRACING
+    """Who traces calls and executions, if anybody does."""
     observer: Observer | None = None
     """Watches what the engine says, hears and decides: the simulator."""
     uid: str = field(default_factory=_uid)

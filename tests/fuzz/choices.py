@@ -12,6 +12,8 @@ _T = TypeVar("_T")
 
 NUMBERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 2**32, 2**63, 2**64 - 1)
 SIZES = (0, 1, 2, 3, 7, 64, 4096, 70_000, 2**31, 2**40, 2**62, 2**64 - 1)
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+TRACES = (None, frames.Trace(PARENT), frames.Trace(PARENT, "vendor=1,a@b=x"))
 
 
 class Choices:
@@ -69,7 +71,7 @@ class Choices:
         number = self.number()
         match what:
             case 0:
-                return frames.Offer(
+                offer = frames.Offer(
                     number,
                     bytes(frames.TASK_BYTES),
                     bytes([self.below(3)]) * frames.DIGEST_BYTES,
@@ -77,8 +79,10 @@ class Choices:
                     self.body(),
                     self.one_of((b"", bytes(frames.TASK_BYTES))),
                     self.one_of((None, 0.0, -1.0, 1.5, float("inf"), float("nan"))),
-                    self.below(4) == 3,
                 )
+                # One byte for both, so that inputs which were kept before there were traces mean what they meant.
+                trace, context = divmod(self.byte(), 4)
+                return offer._replace(context=context == 3, trace=TRACES[trace % len(TRACES)])
             case 1:
                 return frames.Start(number)
             case 2:

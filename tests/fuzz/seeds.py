@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fuzz.choices import TRACES
 from fuzz.targets import CORPUS
 from wool.discovery.base import WorkerMetadata
 from wool.discovery.records import to_text
@@ -25,6 +26,7 @@ def _frames() -> Iterator[tuple[str, list[frames.Frame]]]:
     body = frames.Body((), b"inline")
     yield "offers", [frames.Offer(n, TASK, DIGEST, False, body, TASK) for n in (1, 2, 3)]
     yield "offer", [frames.Offer(1, TASK, DIGEST, True, frames.Body((3, 3), b"inline"), b"", 1.5)]
+    yield "offer-traced", [frames.Offer(1, TASK, DIGEST, False, body, trace=trace) for trace in TRACES]
     yield "starts", [frames.Start(n) for n in (1, 2, 3)]
     yield "accepts", [frames.Accept(n) for n in (1, 2, 3)]
     yield "returns", [frames.Result(n, frames.ResultKind.RETURN, body) for n in (1, 2, 3)]
@@ -42,6 +44,7 @@ def seeds() -> Iterator[tuple[str, str, bytes]]:
     for name, choices in {
         "offer-start-return": bytes([0, 0, 0, 1, 1, 1, 0, 2, 0, 1, 1, 0, 4, 5, 0, 0, 1, 0, 1]),
         "nothing": b"",
+        "traced-offer": bytes([0, 0, 1, 1, 1, 1, 0, 2, 0, 1, 1, 0, 4, 5, 0, 0, 8]),
     }.items():
         for target in ("encoding", "flow", "session-of-worker", "session-of-caller", "machine-of-caller", "sightings"):
             yield target, name, choices

@@ -88,13 +88,25 @@ LAYERS = (
             "protocol.flow",
             "protocol.frames",
             "protocol.handshake",
+            "protocol.tracing",
             "protocol.wire_pb2",
             "protocol.worker",
         },
     ),
     (
         "sessions: drive one",
-        {"bridge", "connection", "observer", "session", "worker", "worker.ledger", "worker.service", "worker.signals"},
+        {
+            "bridge",
+            "connection",
+            "observer",
+            "otel",
+            "session",
+            "tracing",
+            "worker",
+            "worker.ledger",
+            "worker.service",
+            "worker.signals",
+        },
     ),
     (
         "engine: place tasks, run tasks",
@@ -204,6 +216,7 @@ EXTRAS = {
     "cryptography": {"authority", "certificates"},
     "dns": {"discovery.dns"},
     "ifaddr": {"discovery.mdns"},
+    "opentelemetry": {"otel"},
     "zeroconf": {"discovery.mdns"},
 }
 """What comes with an extra, and the only modules that may know it."""

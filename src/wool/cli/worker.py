@@ -55,6 +55,16 @@ def health_address(value: object) -> str:
     raise ValueError(f"must be an IP address and a port, as in 127.0.0.1:8086, got {address!r}")
 
 
+def tracing_setup(value: object) -> str:
+    """Return ``module:function`` as `wool.otel` takes it. Raises `ValueError`, also without the extra."""
+    try:
+        # Late: most commands trace nothing, and its package is an extra.
+        from wool.otel import check_setup
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from None
+    return check_setup(value)
+
+
 OPTIONS: Sequence[Option] = (
     Option(name="discovery", convert=worker_way, metavar="HOW", help=f"how callers find the workers: {WORKER_FORMS}"),
     Option(name="host", convert=text, metavar="ADDRESS", help="IP address to listen on (default: 127.0.0.1, or with "
@@ -77,6 +87,8 @@ OPTIONS: Sequence[Option] = (
            "debug, info, warning or error (default: info; tasks are told of at info)"),
     Option(name="health", convert=health_address, metavar="HOST:PORT", help="where gRPC's health service answers, in "
            "plain text and without credentials (default: nowhere)"),
+    Option(name="otel", convert=tracing_setup, metavar="MODULE[:FUNCTION]", help="trace what the workers run with "
+           "OpenTelemetry: each of them imports the module and calls the function, which sets up its tracer provider"),
     *CREDENTIALS,
     Option(name="allow-insecure", convert=switch, default=False, switch=True, help="listen beyond loopback without "
            "--ca: whoever has this user's key may call, in plain text; each start logs a warning"),
@@ -100,6 +112,7 @@ class Plan:
     credentials: CredentialFiles | None = None
     allow_insecure: bool = False
     health: str | None = None
+    tracing: str | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Plan:
@@ -131,6 +144,7 @@ class Plan:
             credentials=credentials,
             allow_insecure=settings["allow-insecure"],
             health=settings["health"],
+            tracing=settings["otel"],
         )
 
     def address(self, place: int) -> str | None:
@@ -345,6 +359,7 @@ class _Command:
                 limits=plan.limits(runtime.limits),
                 log_style=plan.log_style,
                 log_level=plan.log_level,
+                tracing=plan.tracing,
             )
         )
 

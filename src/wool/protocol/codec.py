@@ -39,6 +39,7 @@ from wool.protocol.frames import (
     Watch,
     Withdraw,
 )
+from wool.protocol.tracing import checked
 
 LONG_MESSAGE_BYTES = 4096
 """From this size a message is looked at first as one chunk: below, copying costs less than looking."""
@@ -70,6 +71,10 @@ def _put_offer(wire: wire_pb2.Frame, frame: Offer) -> None:
         offer.dispatch_timeout = frame.dispatch_timeout
     if frame.context:
         offer.context = True
+    if frame.trace is not None:
+        offer.trace.parent = frame.trace.parent.encode("ascii")
+        if frame.trace.state:
+            offer.trace.state = frame.trace.state.encode("ascii")
 
 
 def _put_start(wire: wire_pb2.Frame, frame: Start) -> None:
@@ -177,7 +182,9 @@ def _is_plain(frame: Frame) -> bool:
     """Whether ``frame`` may be part of a run."""
     if isinstance(frame, Offer):
         body = frame.body
-        return not (frame.defines or body.sizes or body.chunked) and frame.dispatch_timeout is None
+        return not (
+            frame.defines or body.sizes or body.chunked or frame.trace is not None or frame.dispatch_timeout is not None
+        )
     if isinstance(frame, Result):
         body = frame.body
         return frame.kind is ResultKind.RETURN and not (body.sizes or body.chunked or frame.echo or frame.cancels)
@@ -332,9 +339,11 @@ def _get_offer(wire: wire_pb2.Frame) -> Frame:
     body = _get_body(offer)
     if offer.defines and len(body.sizes) < 2 + offer.context:
         raise ProtocolError("an offer that defines has no definition in its payload")
-    return Offer(
-        offer.number, task, definition, offer.defines, body, parent, timeout, _get_context(offer.context, body)
-    )
+    context = _get_context(offer.context, body)
+    if not offer.HasField("trace"):
+        return Offer(offer.number, task, definition, offer.defines, body, parent, timeout, context)
+    trace = checked(offer.trace.parent, offer.trace.state)
+    return Offer(offer.number, task, definition, offer.defines, body, parent, timeout, context, trace)
 
 
 def _get_cancel(wire: wire_pb2.Frame) -> Frame:

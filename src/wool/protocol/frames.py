@@ -79,6 +79,15 @@ class Body(NamedTuple):
 EMPTY = Body()
 
 
+class Trace(NamedTuple):
+    """Where a call stands in a trace: the headers of W3C Trace Context, checked."""
+
+    parent: str
+    """``traceparent``."""
+    state: str = ""
+    """``tracestate``."""
+
+
 class Offer(NamedTuple):
     number: int
     task: bytes
@@ -88,6 +97,7 @@ class Offer(NamedTuple):
     parent: bytes = b""
     dispatch_timeout: float | None = None
     context: bool = False
+    trace: Trace | None = None
 
 
 class Start(NamedTuple):

@@ -188,7 +188,7 @@ class Returns(_message.Message):
     def __init__(self, numbers: _Optional[_Iterable[int]] = ..., inline: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout", "context")
+    __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout", "context", "trace")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +199,7 @@ class Offer(_message.Message):
     PARENT_FIELD_NUMBER: _ClassVar[int]
     DISPATCH_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     number: int
     task: bytes
     definition: bytes
@@ -209,7 +210,16 @@ class Offer(_message.Message):
     parent: bytes
     dispatch_timeout: float
     context: bool
-    def __init__(self, number: _Optional[int] = ..., task: _Optional[bytes] = ..., definition: _Optional[bytes] = ..., defines: bool = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., parent: _Optional[bytes] = ..., dispatch_timeout: _Optional[float] = ..., context: bool = ...) -> None: ...
+    trace: Trace
+    def __init__(self, number: _Optional[int] = ..., task: _Optional[bytes] = ..., definition: _Optional[bytes] = ..., defines: bool = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., parent: _Optional[bytes] = ..., dispatch_timeout: _Optional[float] = ..., context: bool = ..., trace: _Optional[_Union[Trace, _Mapping[str, object]]] = ...) -> None: ...
+
+class Trace(_message.Message):
+    __slots__ = ("parent", "state")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    parent: bytes
+    state: bytes
+    def __init__(self, parent: _Optional[bytes] = ..., state: _Optional[bytes] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("number", "message")

@@ -41,7 +41,7 @@ class Configure:
     ``address`` is where to listen: ``unix:/path`` or ``host:port``. ``secret`` is shared by all who may
     dispatch; `None` if certificates alone decide, those in ``credentials``. ``uid`` is `None` if the worker is to mint
     one. ``log_style`` says how log lines look (`wool.worker.logs`), from ``log_level`` on; without one they are prose,
-    from warnings on.
+    from warnings on. ``tracing`` is what `wool.otel.set_up_worker` is told; `None` if nothing is traced.
     """
 
     sys_path: tuple[str, ...]
@@ -55,6 +55,7 @@ class Configure:
     log_style: str = ""
     log_level: str = "warning"
     credentials: WorkerCredentials | CredentialFiles | None = None
+    tracing: str | None = None
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -216,6 +217,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "log_style": _TEXT,
         "log_level": _TEXT,
         "credentials": _optional((_write_credentials, _read_credentials)),
+        "tracing": _optional(_TEXT),
     },
     Stop: {"drain_seconds": (_seconds, _seconds)},
     # As a discovery record, which has its own limit and its own strict parser.

@@ -29,6 +29,7 @@ from typing import Final, Protocol
 from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.tracing import PROCESS as TRACING
 from wool.whereabouts import note_workers_path
 from wool.worker.channel import (
     ChannelError,
@@ -68,6 +69,8 @@ class WorkerSpec:
     log_style: str = ""
     log_level: str = "warning"
     credentials: WorkerCredentials | CredentialFiles | None = None
+    tracing: str | None = None
+    """`None`: as `wool.otel.instrument` has said in this process."""
 
 
 class WorkerHandle(Protocol):
@@ -201,6 +204,7 @@ def _configure(spec: WorkerSpec) -> Configure:
             log_style=spec.log_style,
             log_level=spec.log_level,
             credentials=spec.credentials,
+            tracing=TRACING.workers if spec.tracing is None else spec.tracing,
         )
     except ValueError as error:
         raise ChannelError(f"no worker can be configured so: {error}") from error

@@ -21,12 +21,25 @@ from wool.bridge import MailboxLike
 from wool.context import set_dispatch_timeout
 from wool.definition import load_definition
 from wool.errors import SerializationError
-from wool.events import ITERATION_STARTED, KINDS, PROCESS, STARTED, STOPPED, TYPES, Events, TaskEvent
+from wool.events import (
+    ITERATION_STARTED,
+    KINDS,
+    PROCESS,
+    STARTED,
+    STOPPED,
+    TYPES,
+    Events,
+    IterationKind,
+    TaskEvent,
+    TaskOutcome,
+)
 from wool.failure import Origin, TaskException, capture, rebuild
 from wool.limits import Limits
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Payload, dumps, loads
 from wool.task import TIMEOUT_ATTRIBUTE, Task, set_current_task
+from wool.tracing import PROCESS as TRACING
+from wool.tracing import ExecutionSpan, Tracing
 from wool.variables import ContextFault, Held, held, pack, receive
 from wool.worker.forks import leave_if_forked
 from wool.worker.service import Job
@@ -36,6 +49,12 @@ _log = logging.getLogger("wool.worker")
 _T = TypeVar("_T")
 
 _NONE = Payload((b"",))
+_STEP_NAMES: dict[StepKind, IterationKind] = {
+    StepKind.NEXT: "next",
+    StepKind.SEND: "send",
+    StepKind.THROW: "throw",
+    StepKind.CLOSE: "close",
+}
 
 
 class NestedPools(Protocol):
@@ -57,9 +76,11 @@ class _Running:
         "cancels",
         "closing",
         "delivered",
+        "end",
         "ended",
         "held",
         "owed",
+        "span",
         "step",
         "stepping",
         "task",
@@ -82,6 +103,10 @@ class _Running:
         self.closing = False
         """An operator has had the generator closed."""
         self.ended = False
+        self.span: ExecutionSpan | None = None
+        """Of the body, if somebody traces."""
+        self.end: tuple[TaskOutcome, TaskException | None] = ("success", None)
+        """How the body has ended, for its span."""
         self.held: Held | None = None
         """What the caller has of the context variables."""
         self.owed = True
@@ -102,7 +127,9 @@ class Runner:
         host: str,
         pid: int,
         events: Events = PROCESS,
+        tracing: Tracing = TRACING,
     ) -> None:
+        self._tracing = tracing
         self._events = events
         self._loop = loop
         self._io = io
@@ -218,6 +245,8 @@ class Runner:
             set_current_task(task)
             set_dispatch_timeout(job.dispatch_timeout)
             self._pools.enter(job.pool)
+            if (tracer := self._tracing.tracer) is not None:
+                state.span = tracer.execution(task, job.trace)
             state.begun = True
             state.stepping = True
             limit: float | None = getattr(function, TIMEOUT_ATTRIBUTE, None)
@@ -234,6 +263,8 @@ class Runner:
         finally:
             state.ended = True
             del self._running[state]
+            if state.span is not None:
+                state.span.ended(*state.end)
             if state.owed and not state.abandoned:
                 # It could not even be said how the body ended, out of memory perhaps: then nobody shall wait for it.
                 self._io.post(job.session.broken, f"task {job.task.hex()[:12]} has ended and cannot be answered")
@@ -265,6 +296,7 @@ class Runner:
         answer = self._pickled(job, state, task, "the result", await body)
         await self._settle(state)
         if isinstance(answer, SerializationError):
+            self._note_failure(state, answer)
             self._answer(job, state, ResultKind.UNSENDABLE, self._capture(job, answer))
         else:
             self._answer(job, state, ResultKind.RETURN, answer)
@@ -282,7 +314,9 @@ class Runner:
             thrown: BaseException | None = None
             if watched is not _as_it_is:
                 self._tell(job, task, ITERATION_STARTED, kind, step)
-                step += 1
+            if state.span is not None:
+                state.span.step(_STEP_NAMES[kind], step)
+            step += 1
             try:
                 if kind is StepKind.NEXT:
                     item = await _limited(watched(body.__anext__()), limit)
@@ -436,6 +470,7 @@ class Runner:
             await body.aclose()
         except BaseException as error:
             why.__context__ = error
+        self._note_failure(state, why)
         self._answer(job, state, ResultKind.UNSENDABLE, self._capture(job, why))
 
     def _raised(
@@ -446,7 +481,18 @@ class Runner:
             task.exception = TaskException.from_exception(error)
         if state.abandoned and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             _log.info("task %s, whose caller has gone, ended with %r", job.task.hex()[:12], type(error).__name__)
+        if (
+            state.span is not None
+            and task is not None
+            and not (isinstance(error, GeneratorExit) and task.kind == "generator")
+        ):
+            cancelled = isinstance(error, asyncio.CancelledError)
+            state.end = ("cancelled" if cancelled else "failure", task.exception)
         self._answer(job, state, ResultKind.RAISE, self._capture(job, error, thrown), error is thrown, error)
+
+    def _note_failure(self, state: _Running, error: BaseException) -> None:
+        if state.span is not None:
+            state.end = ("failure", TaskException.from_exception(error))
 
     def _capture(self, job: Job, error: BaseException, thrown: BaseException | None = None) -> Payload:
         here = Origin(worker=self._worker, host=self._host, pid=self._pid, task=job.task.hex())

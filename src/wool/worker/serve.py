@@ -24,6 +24,7 @@ from wool.discovery.base import WorkerMetadata
 from wool.events import PROCESS
 from wool.lives import begin_life
 from wool.runtime import Runtime, real_runtime, set_runtime
+from wool.tracing import PROCESS as TRACING
 from wool.whereabouts import note_workers_path
 from wool.worker import forks
 from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
@@ -65,6 +66,7 @@ class WorkerNode:
             host=runtime.host,
             pid=runtime.pid,
             events=runtime.events,
+            tracing=runtime.tracing,
         )
         self._service: WorkerService | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -137,10 +139,17 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
     note_workers_path(sys.path)  # The siblings' is the same, whatever bodies do to this one.
     close_log = _set_up_logging(configure)
     try:
+        if configure.tracing is not None:
+            # Late: most workers trace nothing, and its package is an extra.
+            from wool.otel import set_up_worker
+
+            set_up_worker(configure.tracing)
         _serve(configure, channel)
     finally:
         close_log()
     PROCESS.flush(configure.limits.close_seconds)
+    if (tracer := TRACING.tracer) is not None:
+        tracer.flush(configure.limits.close_seconds)
     # Bodies that ignored their cancellation are left where they stand, in daemon threads too.
     sys.stdout.flush()
     sys.stderr.flush()

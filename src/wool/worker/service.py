@@ -52,6 +52,7 @@ class Job:
         "runner_state",
         "session",
         "task",
+        "trace",
         "watched",
     )
 
@@ -66,6 +67,7 @@ class Job:
         definition: bytes,
         arguments: Payload,
         dispatch_timeout: float | None,
+        trace: frames.Trace | None = None,
     ) -> None:
         # Written here, before the job crosses; read on the routine loop.
         self.session: CallerSession = session
@@ -76,6 +78,7 @@ class Job:
         self.definition: bytes = definition
         self.arguments: Payload = arguments
         self.dispatch_timeout: float | None = dispatch_timeout
+        self.trace: frames.Trace | None = trace
         self.caller: str = session.caller.uid
         self.pool: bytes = session.caller.pool
         self.limit: int = session.answer_limit
@@ -378,6 +381,7 @@ class CallerSession:
             definition=served.definition,
             arguments=payload,
             dispatch_timeout=timeout,
+            trace=offer.trace,
         )
         served.payload = None
         self._idle.clear()

@@ -36,6 +36,7 @@ from wool.protocol.frames import (
     Start,
     Step,
     StepKind,
+    Trace,
     Watch,
     Withdraw,
 )
@@ -70,6 +71,10 @@ results = st.booleans().flatmap(
         st.just(context),
     )
 )
+# As `tests/unit/protocol/test_tracing.py` has them, well-formed.
+traces = st.builds(
+    "00-{:032x}-{:016x}-{:02x}".format, st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.integers(0, 255)
+).flatmap(lambda parent: st.builds(Trace, st.just(parent), st.sampled_from(["", "vendor=1", "a@b=x y,c=z"])))
 offers = st.tuples(st.booleans(), st.booleans()).flatmap(
     lambda carries: st.builds(
         Offer,
@@ -81,6 +86,7 @@ offers = st.tuples(st.booleans(), st.booleans()).flatmap(
         parent=st.sampled_from([b"", bytes(TASK_BYTES)]),
         dispatch_timeout=st.none() | st.floats(allow_nan=False),
         context=st.just(carries[1]),
+        trace=st.none() | traces,
     )
 )
 BY_KIND: dict[type[Frame], st.SearchStrategy[Frame]] = {

@@ -19,6 +19,7 @@ from wool.protocol.frames import (
     Result,
     ResultKind,
     Start,
+    Trace,
     Withdraw,
 )
 
@@ -36,6 +37,7 @@ offers = st.builds(
     parents,
     st.none() | st.just(2.5),
     st.just(False),
+    st.sampled_from([None, Trace("00-" + "a" * 32 + "-" + "b" * 16 + "-01", "vendor=1")]),
 )
 kinds = st.sampled_from([ResultKind.RETURN, ResultKind.YIELD])
 # Context variables are a part of their own, which no run has room for.
