@@ -74,6 +74,64 @@ async def _asked(port: int, service: str = "") -> str:
     return output.decode().strip()
 
 
+REFLECTED = """
+import sys, grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from google.protobuf.descriptor_pool import DescriptorPool
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    known = ProtoReflectionDescriptorDatabase(channel)
+    try:
+        print(*known.get_services())
+        service = DescriptorPool(known).FindServiceByName("grpc.health.v1.Health")
+        print(*(method.name for method in service.methods))
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        for name in ("wool.protocol.Worker", "wool.protocol.Packet", "google.protobuf.Any"):
+            ask = reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
+            answer = next(stub.ServerReflectionInfo(iter([ask])))
+            print(grpc.StatusCode.NOT_FOUND.value[0] == answer.error_response.error_code)
+    except grpc.RpcError as error:
+        print(error.code().name)
+"""
+
+
+async def _reflected(port: int) -> list[str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", REFLECTED, f"127.0.0.1:{port}"), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+    return output.decode().splitlines()
+
+
+async def test_reflection_tells_of_the_health_service_and_of_nothing_else(namespace: str) -> None:
+    flags = ("--discovery", f"local:{namespace}", "--size", "1", "--health", "127.0.0.1:0", "--reflection")
+    async with worker_command(*flags) as command:
+        port = command.all("health")[0]["port"]
+        services, methods, *unknown = await _reflected(port)
+        assert services.split() == ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"]
+        assert "Check" in methods.split()
+        assert unknown == ["True"] * 3
+        assert await _asked(port) == "SERVING"
+
+
+async def test_without_the_flag_there_is_no_reflection(namespace: str) -> None:
+    flags = ("--discovery", f"local:{namespace}", "--size", "1", "--health", "127.0.0.1:0")
+    async with worker_command(*flags) as command:
+        assert await _reflected(command.all("health")[0]["port"]) == ["UNIMPLEMENTED"]
+
+
+async def test_reflection_without_a_health_service_is_refused_in_words() -> None:
+    status, _, errors = await wool_command("worker", "--discovery", "local:x", "--reflection")
+    assert status == 2 and "--reflection: answers where the health service does: say --health HOST:PORT too" in errors
+
+
+async def test_reflection_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "grpc_reflection.v1alpha.reflection", None)
+    HealthServer("127.0.0.1:0")
+    with pytest.raises(ModuleNotFoundError, match=r"reflection needs grpcio-reflection: pip install 'wool\[health\]'"):
+        HealthServer("127.0.0.1:0", reflection=True)
+
+
 async def test_the_health_service_says_when_workers_take_tasks_and_when_they_drain(
     namespace: str, journal: Journal, tmp_path: os.PathLike[str]
 ) -> None:

@@ -87,6 +87,8 @@ OPTIONS: Sequence[Option] = (
            "debug, info, warning or error (default: info; tasks are told of at info)"),
     Option(name="health", convert=health_address, metavar="HOST:PORT", help="where gRPC's health service answers, in "
            "plain text and without credentials (default: nowhere)"),
+    Option(name="reflection", convert=switch, default=False, switch=True, help="let gRPC's reflection answer at "
+           "--health too: which services there are, the health service and itself"),
     Option(name="otel", convert=tracing_setup, metavar="MODULE[:FUNCTION]", help="trace what the workers run with "
            "OpenTelemetry: each of them imports the module and calls the function, which sets up its tracer provider"),
     *CREDENTIALS,
@@ -112,6 +114,7 @@ class Plan:
     credentials: CredentialFiles | None = None
     allow_insecure: bool = False
     health: str | None = None
+    reflection: bool = False
     tracing: str | None = None
 
     @classmethod
@@ -128,6 +131,8 @@ class Plan:
         credentials = credential_files(settings)
         if credentials is not None and credentials.key_path is None:
             raise settings.error("ca", "a worker shows a certificate: give --cert and --key too")
+        if settings["reflection"] and settings["health"] is None:
+            raise settings.error("reflection", "answers where the health service does: say --health HOST:PORT too")
         host, port = _host_and_port(settings, way, credentials=credentials)
         size = _size(settings, way, port)
         return cls(
@@ -144,6 +149,7 @@ class Plan:
             credentials=credentials,
             allow_insecure=settings["allow-insecure"],
             health=settings["health"],
+            reflection=settings["reflection"],
             tracing=settings["otel"],
         )
 
@@ -334,7 +340,7 @@ class _Command:
         # Late: most commands answer no probes, and its package is an extra.
         from wool.transport.grpc_health import HealthServer
 
-        server = HealthServer(self._plan.health)
+        server = HealthServer(self._plan.health, reflection=self._plan.reflection)
         port = await server.start()
         _log.info("health", extra=fields(port=port))
         try:
