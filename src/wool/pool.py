@@ -30,6 +30,7 @@ from wool.supplied import (
 )
 from wool.worker.launch import WorkerSpec
 from wool.worker.local import address_to_bind, check_mutual
+from wool.worker.loops import LoopKind, check_loop
 
 SECRET_BYTES = 32
 
@@ -174,7 +175,8 @@ class WorkerPool(_Entered):
     ``credentials``, `WorkerCredentials` or a function that returns them, are for workers that speak TLS, and only those
     are used then; without, those that do not. Left out where a discovery is given, they are those of the
     `RuntimeContext`. With ``allow_insecure`` the workers that it starts may listen beyond loopback without, or with
-    one-way ones; see `LocalWorker`.
+    one-way ones; see `LocalWorker`. With ``loop="uvloop"`` bodies on the workers that it starts run on uvloop (extra
+    ``wool[uvloop]``).
 
     Use it as an async context manager: entering returns when every worker that it starts is ready, leaving when every
     one is gone. Those that others find too are withdrawn first; what they run is interrupted, whoever called it. A
@@ -202,6 +204,7 @@ class WorkerPool(_Entered):
         host: str | None = None,
         credentials: CredentialsArgument | None = None,
         allow_insecure: bool = False,
+        loop: LoopKind = "asyncio",
     ) -> None:
         super().__init__()
         self.tags: frozenset[str] = check_tags(tags)
@@ -225,6 +228,7 @@ class WorkerPool(_Entered):
                 host, 0, credentials=credentials, who="WorkerPool", allow_insecure=allow_insecure
             )
         self._allow_insecure = allow_insecure
+        self._loop_kind: LoopKind = check_loop(loop)
         self._given = discovery
         self._balancer = loadbalancer
         self._runtime: Runtime = current_runtime()
@@ -305,6 +309,7 @@ class WorkerPool(_Entered):
                     tags=self.tags,
                     limits=limits,
                     credentials=credentials,
+                    loop=self._loop_kind,
                 )
             )
         return specs

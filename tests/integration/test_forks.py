@@ -15,8 +15,16 @@ import pytest
 import wool
 from support.faults import Journal, is_alive, kill, until, workers
 from support.traced import note, run
+from wool.worker.loops import LoopKind
 
 FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> LoopKind:
+    """What the bodies run on that fork."""
+    kind: LoopKind = request.param
+    return kind
 
 
 def square(number: int) -> int:
@@ -95,16 +103,16 @@ ENDS = {
 }
 
 
-async def test_a_pool_of_forks_in_a_body_leaves_the_worker_alone() -> None:
-    async with wool.WorkerPool(size=1) as pool:
+async def test_a_pool_of_forks_in_a_body_leaves_the_worker_alone(loop: LoopKind) -> None:
+    async with wool.WorkerPool(size=1, loop=loop) as pool:
         [worker] = pool.workers
         for count in range(12):
             assert await squares(count) == (worker.pid, [n * n for n in range(count)])
         assert pool.workers == (worker,)
 
 
-async def test_a_fork_that_is_terminated_at_once_ends_and_the_worker_does_not() -> None:
-    async with wool.WorkerPool(size=1) as pool:
+async def test_a_fork_that_is_terminated_at_once_ends_and_the_worker_does_not(loop: LoopKind) -> None:
+    async with wool.WorkerPool(size=1, loop=loop) as pool:
         [worker] = pool.workers
         for _ in range(30):
             assert await terminated_sleeper() == (worker.pid, -signal.SIGTERM)
@@ -112,8 +120,8 @@ async def test_a_fork_that_is_terminated_at_once_ends_and_the_worker_does_not() 
 
 
 @pytest.mark.parametrize("how", ENDS)
-async def test_a_fork_that_leaves_the_body_ends_and_answers_nobody(how: str) -> None:
-    async with wool.WorkerPool(size=1) as pool:
+async def test_a_fork_that_leaves_the_body_ends_and_answers_nobody(loop: LoopKind, how: str) -> None:
+    async with wool.WorkerPool(size=1, loop=loop) as pool:
         [worker] = pool.workers
         assert await fork_that(how) == ENDS[how]
         assert await fork_that(how) == ENDS[how]
@@ -134,8 +142,8 @@ async def fork_beside(journal: str) -> int:
     return _ended(child)
 
 
-async def test_a_fork_runs_no_body_a_second_time(journal: Journal) -> None:
-    async with wool.WorkerPool(size=1):
+async def test_a_fork_runs_no_body_a_second_time(loop: LoopKind, journal: Journal) -> None:
+    async with wool.WorkerPool(size=1, loop=loop):
         calls = [journal.new_call() for _ in range(40)]
         forks = [fork_beside(journal.path) for _ in range(4)]
         first, *others = [run(journal.path, call) for call in calls]
@@ -154,8 +162,8 @@ async def fork_in_a_generator() -> AsyncGenerator[int, None]:
     yield _ended(child)
 
 
-async def test_a_fork_that_leaves_a_generator_ends() -> None:
-    async with wool.WorkerPool(size=1) as pool:
+async def test_a_fork_that_leaves_a_generator_ends(loop: LoopKind) -> None:
+    async with wool.WorkerPool(size=1, loop=loop) as pool:
         assert [item async for item in fork_in_a_generator()] == [pool.workers[0].pid, 9]
 
 

@@ -128,6 +128,7 @@ LAYERS = (
             "worker.lifeline",
             "worker.local",
             "worker.logs",
+            "worker.loops",
             "worker.nested",
             "worker.output",
             "worker.process",
@@ -217,6 +218,7 @@ EXTRAS = {
     "dns": {"discovery.dns"},
     "ifaddr": {"discovery.mdns"},
     "opentelemetry": {"otel"},
+    "uvloop": {"worker.loops"},
     "zeroconf": {"discovery.mdns"},
 }
 """What comes with an extra, and the only modules that may know it."""

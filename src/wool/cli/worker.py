@@ -34,6 +34,7 @@ from wool.worker.child import WorkerStartError
 from wool.worker.launch import ProcessLauncher, WorkerProcess, WorkerSpec
 from wool.worker.local import address_to_bind
 from wool.worker.logs import LEVELS, MARK, STYLES, EventHandler, LineWriter, fields, format_event, time_of, write_events
+from wool.worker.loops import LoopKind, check_loop
 
 _log = logging.getLogger("wool.cli")
 
@@ -89,6 +90,8 @@ OPTIONS: Sequence[Option] = (
            "plain text and without credentials (default: nowhere)"),
     Option(name="reflection", convert=switch, default=False, switch=True, help="let gRPC's reflection answer at "
            "--health too: which services there are, the health service and itself"),
+    Option(name="loop", convert=check_loop, default="asyncio", metavar="KIND", help="event loop that bodies run on: "
+           "asyncio or uvloop (default: asyncio)"),
     Option(name="otel", convert=tracing_setup, metavar="MODULE[:FUNCTION]", help="trace what the workers run with "
            "OpenTelemetry: each of them imports the module and calls the function, which sets up its tracer provider"),
     *CREDENTIALS,
@@ -116,6 +119,7 @@ class Plan:
     health: str | None = None
     reflection: bool = False
     tracing: str | None = None
+    loop: LoopKind = "asyncio"
 
     @classmethod
     def of(cls, settings: Settings) -> Plan:
@@ -151,6 +155,7 @@ class Plan:
             health=settings["health"],
             reflection=settings["reflection"],
             tracing=settings["otel"],
+            loop=settings["loop"],
         )
 
     def address(self, place: int) -> str | None:
@@ -366,6 +371,7 @@ class _Command:
                 log_style=plan.log_style,
                 log_level=plan.log_level,
                 tracing=plan.tracing,
+                loop=plan.loop,
             )
         )
 

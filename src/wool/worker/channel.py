@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import WorkerMetadata, check_tags
@@ -42,6 +42,7 @@ class Configure:
     dispatch; `None` if certificates alone decide, those in ``credentials``. ``uid`` is `None` if the worker is to mint
     one. ``log_style`` says how log lines look (`wool.worker.logs`), from ``log_level`` on; without one they are prose,
     from warnings on. ``tracing`` is what `wool.otel.set_up_worker` is told; `None` if nothing is traced.
+    ``loop`` is what bodies run on (`wool.worker.loops`).
     """
 
     sys_path: tuple[str, ...]
@@ -56,6 +57,7 @@ class Configure:
     log_level: str = "warning"
     credentials: WorkerCredentials | CredentialFiles | None = None
     tracing: str | None = None
+    loop: Literal["asyncio", "uvloop"] = "asyncio"
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -68,6 +70,8 @@ class Configure:
             raise ValueError(f"Configure.log_style must be 'text', 'json' or empty, not {self.log_style!r:.100}")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise ValueError(f"Configure.log_level must be that of a log line, not {self.log_level!r:.100}")
+        if self.loop not in ("asyncio", "uvloop"):
+            raise ValueError(f"Configure.loop must be 'asyncio' or 'uvloop', not {self.loop!r:.100}")
         object.__setattr__(self, "tags", check_tags(self.tags))
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
 
@@ -218,6 +222,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "log_level": _TEXT,
         "credentials": _optional((_write_credentials, _read_credentials)),
         "tracing": _optional(_TEXT),
+        "loop": _TEXT,
     },
     Stop: {"drain_seconds": (_seconds, _seconds)},
     # As a discovery record, which has its own limit and its own strict parser.

@@ -45,6 +45,7 @@ from wool.worker.channel import (
     encode,
 )
 from wool.worker.child import Child, WorkerStartError
+from wool.worker.loops import LoopKind
 from wool.worker.output import Forward, Output
 
 _log = logging.getLogger("wool.worker")
@@ -71,6 +72,7 @@ class WorkerSpec:
     credentials: WorkerCredentials | CredentialFiles | None = None
     tracing: str | None = None
     """`None`: as `wool.otel.instrument` has said in this process."""
+    loop: LoopKind = "asyncio"
 
 
 class WorkerHandle(Protocol):
@@ -205,6 +207,7 @@ def _configure(spec: WorkerSpec) -> Configure:
             log_level=spec.log_level,
             credentials=spec.credentials,
             tracing=TRACING.workers if spec.tracing is None else spec.tracing,
+            loop=spec.loop,
         )
     except ValueError as error:
         raise ChannelError(f"no worker can be configured so: {error}") from error

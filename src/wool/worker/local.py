@@ -22,6 +22,7 @@ from wool.credentials import (
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
 from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec, is_beyond_loopback
+from wool.worker.loops import LoopKind, check_loop
 
 _log = logging.getLogger("wool.worker")
 
@@ -102,7 +103,8 @@ class LocalWorker:
     ``tags`` are free strings to filter by, ``extra`` is the application's own. Raises `ValueError` for a
     host that is not loopback without mutual credentials: others are not served. With ``allow_insecure`` they are:
     without credentials who has this user's key, in plain text, which anybody on the way can read and change; with
-    one-way ones (``mutual=False``) who has their secret. Each start then logs a warning.
+    one-way ones (``mutual=False``) who has their secret. Each start then logs a warning. With ``loop="uvloop"`` bodies
+    run on uvloop (extra ``wool[uvloop]``).
     """
 
     def __init__(
@@ -113,7 +115,9 @@ class LocalWorker:
         extra: Mapping[str, str] | None = None,
         credentials: CredentialsArgument | None = None,
         allow_insecure: bool = False,
+        loop: LoopKind = "asyncio",
     ) -> None:
+        self._loop_kind: LoopKind = check_loop(loop)
         self.tags: frozenset[str] = check_tags(tags)
         self._runtime: Runtime = current_runtime()
         self._extra = dict(extra or {})
@@ -168,6 +172,7 @@ class LocalWorker:
                 tags=self.tags,
                 extra=self._extra,
                 limits=runtime.limits,
+                loop=self._loop_kind,
             )
 
             async def start() -> list[WorkerMetadata]:

@@ -29,6 +29,7 @@ from wool.whereabouts import note_workers_path
 from wool.worker import forks
 from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
 from wool.worker.logs import MARK, write_events
+from wool.worker.loops import routine_loop
 from wool.worker.nested import Nested
 from wool.worker.runner import PostedRunner, Runner
 from wool.worker.service import WorkerService
@@ -163,9 +164,9 @@ def _serve(configure: Configure, channel: ChildChannel) -> None:
     set_runtime(runtime)
     PROCESS.be_worker()
     io_loop = io.acquire()
-    loop = forks.RoutineLoop()
+    loop, fork_safe = routine_loop(configure.loop)
     asyncio.set_event_loop(loop)
-    process = _Process(configure, channel, runtime, io_loop, loop)
+    process = _Process(configure, channel, runtime, io_loop, loop, fork_safe)
     main = loop.create_task(process.run(), name="wool worker")
     # What the imports made stays: the collector need not walk it for every few hundred tasks.
     gc.freeze()
@@ -220,13 +221,15 @@ class _Process:
         channel: ChildChannel,
         runtime: Runtime,
         io_loop: asyncio.AbstractEventLoop,
-        loop: forks.RoutineLoop,
+        loop: asyncio.AbstractEventLoop,
+        fork_safe: forks.ForkSafeLoop,
     ) -> None:
         self._configure = configure
         self._channel = channel
         self._runtime = runtime
         self._io_loop = io_loop
         self._loop = loop
+        self._fork_safe = fork_safe
         self._node: WorkerNode | None = None
         self._stopped: asyncio.Future[None] = loop.create_future()
         self._signals: tuple[socket.socket, socket.socket] | None = None
@@ -265,7 +268,7 @@ class _Process:
         write.setblocking(False)
         self._signals = (read, write)
         forks.Forks(
-            loop=self._loop,
+            loop=self._fork_safe,
             address=address,
             descriptors=(self._channel.fileno(), read.fileno(), write.fileno()),
             handlers={
