@@ -218,7 +218,7 @@ class Incarnation:
             task_key=_next_key,
             limits=cluster.limits,
             observer=NodeObserver(self),
-            events=SimEvents(self),
+            events=SimEvents(self, remote=cluster.plan.told and label.startswith("c")),
             uid=self.name,
             host="simulated",
             pid=cluster.new_pid(),

@@ -598,6 +598,8 @@ class Plan:
     stalls: tuple[Stall, ...] = ()
     noise: Noise = Noise()
     seed: int = 0
+    told: bool = False
+    """Callers have handlers of task events with ``remote=True``."""
 
     def __post_init__(self) -> None:
         labels = [call.label for call in self.calls]

@@ -343,6 +343,7 @@ def decode(
         stalls=tuple(_stall(number, callers, workers) for number in stalls if number),
         noise=Noise(amplitude=amplitude),
         seed=seed,
+        told=seed % 4 == 1,
     )
     return plan if pace == 1 else _stretched(plan, pace)
 

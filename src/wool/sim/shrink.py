@@ -249,5 +249,7 @@ def simpler_surroundings(plan: Plan) -> Iterator[Plan]:
         if getattr(plan.knobs, field.name) != field.default:
             changed: dict[str, Any] = {field.name: field.default}
             yield replace(plan, knobs=replace(plan.knobs, **changed))
+    if plan.told:
+        yield replace(plan, told=False)
     if plan.seed and not plan.noise.amplitude:
         yield replace(plan, seed=0)

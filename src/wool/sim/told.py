@@ -3,14 +3,15 @@
 Why it exists: `docs/events.md` says which task event follows which, whatever happens; here that is a table, asked at
 each event. The history gets a word at the end of each call, and one for each event that nothing allows.
 
-It must never change anything: it asks for the events of its own process alone, so that no frame is said for it.
+What callers hear of their workers, in plans that say so, is a story of its own: what workers report, over whatever the
+network does to it. In all others nobody asks for that, and no frame is said for it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from wool.events import TYPES, EventsListener, TaskEvent
+from wool.events import OF_WORKERS, TYPES, EventsListener, TaskEvent
 
 if TYPE_CHECKING:
     from wool.discovery.base import WorkerMetadata
@@ -25,6 +26,7 @@ _CALLER = {
     "generator": {"": "c", "c": "i", "i": "sd", "s": "d", "d": "jC", "j": "d"},
 }
 _WORKER = {"coroutine": {"": "S", "S": "E", "E": "S"}, "generator": {"": "b", "b": "Sb", "S": "E", "E": "Sb"}}
+_UNKNOWN = "?"
 
 
 class Watched(Protocol):
@@ -44,10 +46,12 @@ class SimEvents:
     """See `wool.events.Events`. ``stories`` holds, by task, the last letter of what is under way."""
 
     mask: int = (1 << len(TYPES)) - 1
-    remote: int = 0
 
-    def __init__(self, node: Watched) -> None:
+    def __init__(self, node: Watched, *, remote: bool = False) -> None:
         self._node = node
+        self.remote: int = OF_WORKERS if remote else 0
+        self._reported: dict[bytes, str] = {}
+        self._scheduled: set[bytes] = set()
         self._called: dict[bytes, str] = {}
         self._run: dict[bytes, str] = {}
 
@@ -59,8 +63,18 @@ class SimEvents:
         """See `Events`: what is wanted never changes."""
 
     def emit_remote(self, event: TaskEvent, timestamp: int, context: WorkerMetadata | None, missed: int) -> None:
-        """See `Events`: none is asked for."""
-        self._wrong(event, "a report")
+        """See `Events`. What was left out may have been of any task."""
+        key, letter = event.task.key, LETTERS[event.type]
+        if not self.remote:
+            self._wrong(event, "a report that nobody has asked for")
+        elif key not in self._scheduled or self._called[key] == "C":
+            self._wrong(event, f"a report of {letter} before scheduled, or after completed")
+        if missed:
+            self._reported = dict.fromkeys(self._called, _UNKNOWN)
+        before = self._reported.get(key, "")
+        if before != _UNKNOWN and letter not in _WORKER[event.task.kind].get(before, ""):
+            self._wrong(event, f"a report of {letter} after {before or 'nothing'}")
+        self._reported[key] = letter
 
     def emit(self, event: TaskEvent, timestamp: int, context: WorkerMetadata | None = None) -> None:
         """See `Events`."""
@@ -76,6 +90,8 @@ class SimEvents:
         if letter not in allowed:
             self._wrong(event, f"{letter} after {before or 'nothing'}")
         stories[key] = letter
+        if letter == "s":
+            self._scheduled.add(key)
         if letter == "C":
             self._note("told.completed", event, (("outcome", event.outcome),))
 

@@ -37,6 +37,8 @@ def _surroundings(plan: Plan) -> Iterator[str]:
         yield f"The last {topology.untagged} of them have not the tag that pools want."
     if topology.tls:
         yield "All of them have certificates, and look at those of the others."
+    if plan.told:
+        yield "Callers ask to be told what happens to their tasks on the workers."
     changed = [
         f"{field.name} is {getattr(plan.knobs, field.name):g}"
         for field in fields(Knobs)

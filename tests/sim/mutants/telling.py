@@ -18,6 +18,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="a-stretch-is-reported-without-its-end",
+        broken="The worker is told that a body lets the loop go, and its caller is not.",
+        caught_by="task_events_follow_the_grammar",
+        edits=(
+            Edit(
+                module="wool.worker.runner",
+                old="        if job.watched & bit:\n            self._io.post(job.session.report",
+                new="        if job.watched & bit & ~STOPPED:\n            self._io.post(job.session.report",
+            ),
+        ),
+    ),
+    Mutant(
         name="a-loss-is-told-as-a-failure",
         broken="A call whose worker was lost is told to have failed.",
         caught_by="completion_is_told",

@@ -81,6 +81,56 @@ def heard(kind: Any, *types: Any) -> list[str]:
     return node.noted
 
 
+def reported(kind: Any, *said: Any, remote: bool = True, ends: bool = False) -> list[str]:
+    """What a caller notes that hears these reports, each a type and how many were left out before it."""
+    node = Node()
+    events = SimEvents(node, remote=remote)
+    task = Task(key=b"c0.0".ljust(16, b"\0"), routine="m:f", kind=kind, caller="c0#0")
+    here = ["created", *(["iteration-initiated"] if kind == "generator" else []), "scheduled"]
+    for type in [*here, "completed"] if ends else here:
+        events.emit(TaskEvent(type=f"task-{type}", task=task), events.now())  # type: ignore[arg-type]
+    node.noted.clear()
+    for type, missed in said:
+        events.emit_remote(TaskEvent(type=f"task-{type}", task=task), events.now(), None, missed)
+    return node.noted
+
+
+PAIR = (("started", 0), ("stopped", 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("coroutine", (*PAIR, *PAIR)),
+        ("generator", (("iteration-started", 0), *PAIR, ("iteration-started", 0), *PAIR)),
+        ("coroutine", (("started", 0), ("started", 1), ("stopped", 0))),
+        ("generator", (("stopped", 7), ("iteration-started", 0))),
+    ],
+)
+def test_reports_of_the_grammar_are_right_whatever_was_left_out(kind: str, said: Any) -> None:
+    assert reported(kind, *said) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("coroutine", (("stopped", 0),)),
+        ("coroutine", (*PAIR, ("stopped", 0))),
+        ("coroutine", (("started", 0), ("started", 0))),
+        ("coroutine", (("started", 1), ("started", 0))),
+        ("coroutine", (("iteration-started", 0),)),
+        ("generator", PAIR),
+    ],
+)
+def test_a_report_that_nothing_allows_is_found(kind: str, said: Any) -> None:
+    assert reported(kind, *said) == ["told.wrong"]
+
+
+def test_a_report_that_nobody_asked_for_or_that_comes_after_the_end_is_found() -> None:
+    assert reported("coroutine", ("started", 0), remote=False) == ["told.wrong"]
+    assert reported("coroutine", ("started", 0), ends=True) == ["told.wrong"]
+
+
 FIRST = ("created", "iteration-initiated", "scheduled", "iteration-completed")
 
 

@@ -138,6 +138,7 @@ def test_each_word_of_a_plan_is_a_field_that_json_has() -> None:
         "calls",
         "faults",
         "stalls",
+        "told",
         "noise",
         "seed",
     }
