@@ -202,6 +202,7 @@ LAYERS = (
             "sim.speed",
             "sim.strategies",
             "sim.told",
+            "sim.traced",
             "sim.trust",
             "sim.watch",
             "sim.words",

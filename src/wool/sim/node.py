@@ -29,6 +29,7 @@ from wool.sim.mailbox import SimIo, SimMailbox
 from wool.sim.network import address_of
 from wool.sim.plan import LABEL_BYTES
 from wool.sim.told import SimEvents
+from wool.sim.traced import sim_tracing
 from wool.sim.watch import Names, NodeObserver
 from wool.transport.memory import MemoryTransport
 from wool.worker.channel import Configure
@@ -219,6 +220,7 @@ class Incarnation:
             limits=cluster.limits,
             observer=NodeObserver(self),
             events=SimEvents(self, remote=cluster.plan.told and label.startswith("c")),
+            tracing=sim_tracing(self, on=cluster.plan.told),
             uid=self.name,
             host="simulated",
             pid=cluster.new_pid(),

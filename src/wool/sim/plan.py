@@ -599,7 +599,7 @@ class Plan:
     noise: Noise = Noise()
     seed: int = 0
     told: bool = False
-    """Callers have handlers of task events with ``remote=True``."""
+    """Callers have handlers of task events with ``remote=True``, and everybody traces."""
 
     def __post_init__(self) -> None:
         labels = [call.label for call in self.calls]

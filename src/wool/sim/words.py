@@ -38,7 +38,7 @@ def _surroundings(plan: Plan) -> Iterator[str]:
     if topology.tls:
         yield "All of them have certificates, and look at those of the others."
     if plan.told:
-        yield "Callers ask to be told what happens to their tasks on the workers."
+        yield "Callers ask to be told what happens to their tasks on the workers, and everybody traces."
     changed = [
         f"{field.name} is {getattr(plan.knobs, field.name):g}"
         for field in fields(Knobs)

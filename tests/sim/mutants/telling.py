@@ -30,6 +30,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="a-trace-is-that-of-the-first-offer",
+        broken="A worker takes the trace of the first offer of a session for that of all.",
+        caught_by="task_events_follow_the_grammar",
+        edits=(
+            Edit(
+                module="wool.worker.service",
+                old="            trace=offer.trace,\n",
+                new="            trace=vars(self).setdefault('first', offer.trace),\n",
+            ),
+        ),
+    ),
+    Mutant(
         name="a-loss-is-told-as-a-failure",
         broken="A call whose worker was lost is told to have failed.",
         caught_by="completion_is_told",

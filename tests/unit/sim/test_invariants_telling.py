@@ -8,7 +8,10 @@ import pytest
 
 from support.simulated import Script, cluster, ended, found, made, one_call
 from wool.events import TaskEvent
+from wool.protocol.frames import Trace
+from wool.protocol.tracing import checked
 from wool.sim.told import SimEvents
+from wool.sim.traced import SimTracer, trace_of
 from wool.task import Task
 
 
@@ -168,3 +171,42 @@ def test_a_story_of_the_grammar_is_right(kind: str, types: tuple[str, ...]) -> N
 )
 def test_a_story_that_is_none_is_noted_once(kind: str, types: tuple[str, ...]) -> None:
     assert heard(kind, *types).count("told.wrong") == 1
+
+
+def traced(key: bytes = b"c0.0") -> tuple[Node, SimTracer, Task]:
+    node = Node()
+    task = Task(key=key.ljust(16, b"\0"), routine="m:f", kind="generator", caller="c0#0")
+    return node, SimTracer(node), task
+
+
+def test_an_execution_with_the_trace_of_its_call_is_right_and_steps_count_from_nothing() -> None:
+    node, tracer, task = traced()
+    call, execution = tracer.call(task), tracer.execution(task, trace_of(task))
+    assert call.trace == trace_of(task)
+    for number in range(3):
+        execution.step("next", number)
+    execution.ended("success", None)
+    call.ended("success", None)
+    assert node.noted == []
+
+
+@pytest.mark.parametrize("said", [None, Trace("00-" + "1" * 32 + "-" + "1" * 16 + "-01")])
+def test_an_execution_with_another_trace_is_found(said: Trace | None) -> None:
+    node, tracer, task = traced()
+    tracer.execution(task, said)
+    assert node.noted == ["told.wrong"]
+
+
+def test_a_span_that_ends_twice_or_leaves_out_a_step_is_found() -> None:
+    node, tracer, task = traced()
+    span = tracer.call(task)
+    span.ended("lost", None)
+    span.ended("lost", None)
+    tracer.execution(task, trace_of(task)).step("send", 1)
+    assert node.noted == ["told.wrong"] * 2
+
+
+def test_what_simulated_callers_send_is_well_formed() -> None:
+    _, _, task = traced()
+    said = trace_of(task)
+    assert checked(said.parent.encode(), said.state.encode()) == said
