@@ -18,6 +18,7 @@ from typing import Any
 from wool.limits import KIB
 from wool.sim.bodies import Ask, Body, Step, labelled
 from wool.sim.plan import FAULTS, WAYS, Call, Fault, Knobs, Noise, Plan, Stall, Topology
+from wool.sim.quiet import known_seconds
 
 CALLS = 20
 """Slots for calls."""
@@ -345,7 +346,28 @@ def decode(
         seed=seed,
         told=seed % 4 == 1,
     )
+    if finds and seed % 16 == 3:
+        plan = _restarting(plan)
+    elif seed % 16 == 7:
+        plan = _crawling(plan)
     return plan if pace == 1 else _stretched(plan, pace)
+
+
+def _restarting(plan: Plan) -> Plan:
+    """Return the plan with nothing but a rolling restart in it: only of that it is said that no call fails."""
+    at = plan.faults[0].at if plan.faults else 0.25
+    seconds = round(known_seconds(plan) + 0.05, 3)
+    restart = Fault(
+        kind="rolling-restart", target="workers", at=max(at, 0.25), seconds=seconds, ordinal=plan.seed // 16 % 2
+    )
+    return replace(plan, faults=(restart,), stalls=())
+
+
+def _crawling(plan: Plan) -> Plan:
+    """Return the plan with a caller that is slow, and offers that leave in pieces: its own patience is over before."""
+    at = plan.faults[0].at if plan.faults else 0.8
+    crawl = Fault(kind="crawl", target="c0", at=at, seconds=SECONDS[3 + plan.seed // 16 % 4], amount=0.15)
+    return replace(plan, knobs=replace(plan.knobs, inline_bytes=64), faults=(crawl,), stalls=())
 
 
 def _stretched(plan: Plan, pace: int) -> Plan:
