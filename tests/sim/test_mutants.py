@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from sim.mutants.__main__ import PLANS, replay
 from sim.mutants.catalogue import MUTANTS
 from sim.mutants.mutant import DETERMINISM
 from wool.sim.invariants.table import INVARIANTS
+from wool.sim.plan import Plan
 
 ALL_SECONDS = 300
 
@@ -57,6 +60,17 @@ def test_a_bug_that_does_not_fit_is_named() -> None:
 def test_a_stored_plan_catches_its_bug(name: str, replayed: Callable[[str], dict[str, str]]) -> None:
     broken = replayed(name)
     assert MUTANTS[name].caught_by in broken, f"broken: {broken or 'nothing'}"
+
+
+@pytest.mark.timeout(ALL_SECONDS)
+@pytest.mark.parametrize("name", [name for name, mutant in MUTANTS.items() if mutant.fault or mutant.way])
+def test_a_bug_of_one_fault_in_one_discovery_is_caught_by_that_fault_there(name: str, tmp_path: Path) -> None:
+    mutant = MUTANTS[name]
+    plan = Plan.from_json(json.loads((PLANS / f"{name}.json").read_text()))
+    assert mutant.fits(plan)
+    if mutant.fault:
+        (spared := tmp_path / f"{name}.json").write_text(json.dumps(mutant.without_fault(plan).to_json()))
+        assert mutant.caught_by not in replay(name, spared)[name]
 
 
 @pytest.mark.timeout(ALL_SECONDS)

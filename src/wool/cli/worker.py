@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+from wool._version import __version__
 from wool.cli.credentials import CREDENTIALS, credential_files
 from wool.cli.settings import Option, Settings, one_of, seconds, switch, text, texts, whole
 from wool.cli.supervisor import GaveUp, Intensity, Publish, Status, Supervisor, Tell, headline
@@ -30,6 +31,7 @@ from wool.credentials import CredentialFiles, secret_of
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.runtime import Home, Runtime, current_runtime
+from wool.runtime_directory import SOCKET_PATH_BYTES
 from wool.worker.child import WorkerStartError
 from wool.worker.launch import ProcessLauncher, WorkerProcess, WorkerSpec
 from wool.worker.local import address_to_bind
@@ -43,6 +45,11 @@ LAST_LINE_BYTES = 2048
 """Of what a worker printed last, kept to explain its end."""
 
 MOST_WORKERS = 1024
+
+_ADDRESS_CHARACTERS = len("unix:") + SOCKET_PATH_BYTES
+"""The longest address of a worker."""
+_PID = 2**22
+"""As large as one gets."""
 
 
 def health_address(value: object) -> str:
@@ -144,7 +151,7 @@ class Plan:
             host=host,
             port=port,
             size=size,
-            tags=frozenset(settings["tag"]),
+            tags=_tags(settings),
             drain_seconds=settings["drain-timeout"],
             restarts=settings["restarts"],
             restart_seconds=settings["restart-seconds"],
@@ -191,6 +198,23 @@ def _host_and_port(settings: Settings, way: Way, *, credentials: CredentialFiles
     except ValueError as error:
         raise settings.error("host", error) from None
     return host, port or 0
+
+
+def _tags(settings: Settings) -> frozenset[str]:
+    """Return the tags, if the record of a worker has room for them wherever it listens."""
+    tags = frozenset[str](settings["tag"])
+    longest = WorkerMetadata(
+        uid="0" * 32, address="x" * _ADDRESS_CHARACTERS, pid=_PID, version=__version__, tags=tags, secure=False
+    )
+    try:
+        longest.to_bytes()
+    except UnicodeEncodeError:
+        raise settings.error("tag", f"must be text that UTF-8 can write, got {sorted(tags)!r:.100}") from None
+    except ValueError:
+        limit = DEFAULT_LIMITS.record_bytes
+        words = f"do not fit into the {limit} bytes of a worker's record (record_bytes): use fewer "
+        raise settings.error("tag", f"{words}or shorter ones") from None
+    return tags
 
 
 def _size(settings: Settings, way: Way, port: int) -> int:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from wool.discovery.base import DiscoveryEvent, NoPublisher, WorkerFilter
-from wool.discovery.following import follow
+from wool.discovery.base import NoPublisher, WorkerFilter
+from wool.discovery.following import NamesSubscriber
 from wool.discovery.lookups import (
     Answer,
     LookupFailed,
@@ -106,10 +106,8 @@ def _name_server(text: str) -> tuple[str, int]:
     return host, port
 
 
-class DnsSubscriber:
-    """Sees the workers at the addresses of a name. Each iteration is a subscription of its own."""
-
-    lives_on_io_loop = True
+class DnsSubscriber(NamesSubscriber):
+    """Sees the workers at the addresses of a name."""
 
     def __init__(
         self,
@@ -119,46 +117,18 @@ class DnsSubscriber:
         filter: WorkerFilter | None,
         limits: Limits,
     ) -> None:
+        # Each kind of record is a name of its own: a server that knows nothing of AAAA does not hide the As.
+        kinds = ["SRV"] if port is None else ["A", "AAAA"]
+        super().__init__([f"{kind} {name}" for kind in kinds], filter, limits)
         self._name = name
         self._port = port
         self._nameservers = nameservers
-        self._filter = filter
-        self._limits = limits
-        self._troubles: dict[str, str] = {}
-        self._unheard: set[str] = set()
-
-    @property
-    def troubles(self) -> list[str]:
-        """Why the name leads to nobody, as the last subscription has found."""
-        return list(self._troubles.values())
-
-    @property
-    def is_looking(self) -> bool:
-        """Whether a name has had no answer yet, since the last subscription began."""
-        return bool(self._unheard)
-
-    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
-        """Return a new subscription: what the name server says, then what it says differently, without end.
-
-        A failure to look the name up is logged, and tried again.
-        """
-        # Each kind of record is a name of its own: a server that knows nothing of AAAA does not hide the As.
-        kinds = ["SRV"] if self._port is None else ["A", "AAAA"]
-        names = [f"{kind} {self._name}" for kind in kinds]
-        return follow(
-            names,
-            self._resolver,
-            filter=self._filter,
-            limits=self._limits,
-            troubles=self._troubles,
-            unheard=self._unheard,
-        )
 
     def _resolver(self) -> ResolverLike:
         return DnsResolver(self._port, self._nameservers, self._limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (DnsSubscriber, (self._name, self._port, self._nameservers, self._filter, self._limits))
+        return (type(self), (self._name, self._port, self._nameservers, self._filter, self._limits))
 
     def __repr__(self) -> str:
         return f"<DnsSubscriber of {self._name}{' filtered' if self._filter else ''}>"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable
 
 from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
@@ -18,28 +19,68 @@ from wool.limits import Limits
 _log = logging.getLogger("wool.discovery")
 
 
+class Progress:
+    """How far one subscription has come with its names; written by `follow`, read by who waits for workers."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names: tuple[str, ...] = tuple(names)
+        self.troubles: dict[str, str] = {name: f"{name} is being looked up" for name in self.names}
+        """Why a name leads to nobody, by name."""
+        self.unheard: set[str] = set(self.names)
+        """Names that have had no answer yet, whatever it might be; none once the subscription has ended."""
+
+
+class NamesSubscriber(ABC):
+    """Sees the workers that names lead to, and those at ``fixed`` addresses. Each iteration is a subscription.
+
+    Who inherits from it says whom to ask, and how to write both down.
+    """
+
+    lives_on_io_loop = True
+
+    def __init__(
+        self, names: Iterable[str], filter: WorkerFilter | None, limits: Limits, *, fixed: Iterable[str] = ()
+    ) -> None:
+        self._names = tuple(names)
+        self._fixed = tuple(fixed)
+        self._filter = filter
+        self._limits = limits
+        self._progress: Progress | None = None
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why names lead to nobody, as the last subscription has found."""
+        return [] if self._progress is None else list(self._progress.troubles.values())
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a name has had no answer yet, since the last subscription began."""
+        return self._progress is not None and bool(self._progress.unheard)
+
+    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
+        """Return a new subscription: ``worker-added`` per address, then what becomes of the names, without end.
+
+        A name that cannot be looked up is logged, and tried again; no other waits for it.
+        """
+        self._progress = Progress(self._names)
+        return follow(self._progress, self._resolver, fixed=self._fixed, filter=self._filter, limits=self._limits)
+
+    @abstractmethod
+    def _resolver(self) -> ResolverLike:
+        """Return whom to ask; called on the loop that iterates."""
+
+
 async def follow(
-    names: Iterable[str],
+    progress: Progress,
     resolver: Callable[[], ResolverLike],
     *,
     fixed: Iterable[str] = (),
     filter: WorkerFilter | None,
     limits: Limits,
-    troubles: dict[str, str] | None = None,
-    unheard: set[str] | None = None,
 ) -> AsyncGenerator[DiscoveryEvent, None]:
-    """Yield who is at the ``fixed`` addresses, then what the names lead to, then changes, without end.
-
-    In ``troubles`` stands at any time, by name, why it leads to nobody; in ``unheard``, which names have had no answer
-    yet, whatever it might be.
-    """
+    """Yield who is at the ``fixed`` addresses, then what the names lead to, then changes, without end."""
     loop = asyncio.get_running_loop()
-    names = list(names)
-    lookups, roster = Lookups(names, limits), Roster(filter)
-    troubles = {} if troubles is None else troubles
-    troubles |= {name: f"{name} is being looked up" for name in names}
-    unheard = set() if unheard is None else unheard
-    unheard |= set(names)
+    lookups, roster = Lookups(progress.names, limits), Roster(filter)
     always = [WorkerMetadata.at(address) for address in fixed]
     asked: dict[asyncio.Task[Answer], str] = {}
     resolving = resolver()
@@ -61,10 +102,10 @@ async def follow(
             for task in list(asked):
                 if task in done:
                     name = asked.pop(task)
-                    _take(lookups, name, task, loop.time(), limits, troubles)
-                    unheard.discard(name)
+                    _take(lookups, name, task, loop.time(), limits, progress.troubles)
+                    progress.unheard.discard(name)
     finally:
-        unheard.clear()
+        progress.unheard.clear()
         for task in asked:
             task.cancel()
         if asked:

@@ -367,7 +367,7 @@ class LanSubscriber:
         return await Multicast.open(self._interfaces, self._limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (LanSubscriber, (self._interfaces, self._filter, self._limits))
+        return (type(self), (self._interfaces, self._filter, self._limits))
 
     def __repr__(self) -> str:
         return (

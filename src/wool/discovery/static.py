@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from wool.discovery.base import DiscoveryEvent, NoPublisher, WorkerFilter
-from wool.discovery.following import follow
-from wool.discovery.lookups import Answer, LookupFailed, is_literal, join, split
+from wool.discovery.base import NoPublisher, WorkerFilter
+from wool.discovery.following import NamesSubscriber
+from wool.discovery.lookups import Answer, LookupFailed, ResolverLike, is_literal, join, split
 from wool.limits import DEFAULT_LIMITS, Limits
 
 _UNIX = "unix:/"
@@ -72,47 +71,20 @@ def _rebuild(addresses: tuple[str, ...], limits: Limits) -> StaticDiscovery:
     return StaticDiscovery(*addresses, limits=limits)
 
 
-class StaticSubscriber:
-    """Sees the workers at given addresses. Each iteration is a subscription of its own."""
-
-    lives_on_io_loop = True
+class StaticSubscriber(NamesSubscriber):
+    """Sees the workers at given addresses."""
 
     def __init__(self, addresses: tuple[str, ...], filter: WorkerFilter | None, limits: Limits) -> None:
+        names = [address for address in addresses if _is_name(address)]
+        fixed = [address for address in addresses if not _is_name(address)]
+        super().__init__(names, filter, limits, fixed=fixed)
         self._addresses = addresses
-        self._filter = filter
-        self._limits = limits
-        self._troubles: dict[str, str] = {}
-        self._unheard: set[str] = set()
 
-    @property
-    def troubles(self) -> list[str]:
-        """Why names lead to nobody, as the last subscription has found."""
-        return list(self._troubles.values())
-
-    @property
-    def is_looking(self) -> bool:
-        """Whether a name has had no answer yet, since the last subscription began."""
-        return bool(self._unheard)
-
-    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
-        """Return a new subscription: ``worker-added`` per address, then what becomes of the names, without end.
-
-        A name that cannot be looked up is logged, and tried again; the other addresses do not wait for it.
-        """
-        names = [address for address in self._addresses if _is_name(address)]
-        fixed = [address for address in self._addresses if not _is_name(address)]
-        return follow(
-            names,
-            lambda: SystemResolver(len(names), self._limits),
-            fixed=fixed,
-            filter=self._filter,
-            limits=self._limits,
-            troubles=self._troubles,
-            unheard=self._unheard,
-        )
+    def _resolver(self) -> ResolverLike:
+        return SystemResolver(len(self._names), self._limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (StaticSubscriber, (self._addresses, self._filter, self._limits))
+        return (type(self), (self._addresses, self._filter, self._limits))
 
     def __repr__(self) -> str:
         return f"<StaticSubscriber of {_some(self._addresses)}{' filtered' if self._filter else ''}>"
@@ -143,17 +115,21 @@ class SystemResolver:
     async def resolve(self, name: str) -> Answer:
         """Return all addresses of ``host:port``. Raises `LookupFailed`."""
         host, port = split(name)
+        try:
+            found = await self._found(name, host, port)
+        except OSError as error:
+            raise LookupFailed(error.strerror or str(error)) from error
+        addresses = dict.fromkeys(join(str(entry[4][0]).partition("%")[0], port) for entry in found)
+        return Answer(addresses=tuple(addresses), seconds=self._limits.static_lookup_seconds)
+
+    async def _found(self, name: str, host: str, port: int) -> list[tuple[Any, ...]]:
+        """Return what ``getaddrinfo`` does; the simulator's system does not block. Raises `OSError`."""
         asked = self._asked.get(name)
         if asked is None:
             asked = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port)
             self._asked[name] = asked
             asked.add_done_callback(lambda done: self._answered(name, done))
-        try:
-            found = await asyncio.shield(asked)
-        except OSError as error:
-            raise LookupFailed(error.strerror or str(error)) from error
-        addresses = dict.fromkeys(join(str(entry[4][0]).partition("%")[0], port) for entry in found)
-        return Answer(addresses=tuple(addresses), seconds=self._limits.static_lookup_seconds)
+        return await asyncio.shield(asked)
 
     def _answered(self, name: str, done: asyncio.Future[list[tuple[Any, ...]]]) -> None:
         del self._asked[name]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 
 from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import DiscoveryEventType, DiscoveryLike, WorkerMetadata
-from wool.discovery.static import StaticDiscovery
 from wool.discovery.table import TableFull
 from wool.limits import Limits
 from wool.sim.bodies import Ask, Body
@@ -21,10 +20,10 @@ from wool.sim.discovery import Disturbed, Membership, Opened, SharedTable, SimDi
 from wool.sim.history import History
 from wool.sim.loop import LoopOwner, World
 from wool.sim.multicast import Segment, SimLan
-from wool.sim.network import SimNetwork, Wire, address_of, label_at, net_address_of
+from wool.sim.network import SimNetwork, Wire, address_of, label_at, net_address_of, number_of
 from wool.sim.node import Incarnation, SimWorker
 from wool.sim.plan import FAULTS, Fault, Plan
-from wool.sim.zone import UNREADY_SECONDS, SimNames, Zone
+from wool.sim.zone import UNREADY_SECONDS, SimNames, SimStatic, Zone, dns_name_of, host_name_of
 from wool.worker.channel import Configure
 
 if TYPE_CHECKING:
@@ -162,8 +161,14 @@ class Cluster:
         process = worker.process
         uid = process.runtime.new_uid()
         self._labels[uid] = label
+        before = self.where(label)
         if ports is not None:
             self._ports[label] = ports
+        if self.plan.topology.discovery == "static" and (name := self.name_of(label)) is not None:
+            # A name leads to its host, whoever serves there.
+            if before != self.where(label):
+                self.zone.remove(name, before)
+            self.zone.add(name, self.where(label))
         topology = self.plan.topology
         wanted = not topology.untagged or label in self._wanted()
         self.name_incarnation(uid, process)
@@ -218,8 +223,27 @@ class Cluster:
 
     def where(self, label: str) -> str:
         """Return where the present incarnation of a worker listens."""
-        place = address_of if self.plan.topology.discovery == "local" else net_address_of
-        return place(label, self._ports.get(label, 0))
+        further = self._ports.get(label, 0)
+        match self.plan.topology.discovery:
+            case "local":
+                return address_of(label, further)
+            case "static":
+                # At its given address, or where the host of its given name is now.
+                return net_address_of(label, moves=further if self.name_of(label) else 0)
+            case _:
+                return net_address_of(label, further)
+
+    def name_of(self, label: str) -> str | None:
+        """Return the name by which a worker is looked up, if it is."""
+        topology = self.plan.topology
+        if topology.discovery == "dns":
+            return dns_name_of(label)
+        named = topology.workers - topology.named <= number_of(label) < topology.workers
+        return host_name_of(label) if named else None
+
+    def _given(self, label: str) -> str:
+        """Return where the user of a StaticDiscovery says that a worker is."""
+        return self.name_of(label) or net_address_of(label)
 
     def discovery(self, *, disturbed: bool) -> Opened:
         """Return a discovery of the kind that the plan says."""
@@ -231,8 +255,8 @@ class Cluster:
             case "dns":
                 made = SimNames(self.limits)
             case "static":
-                addresses = [net_address_of(f"w{number}") for number in range(self.plan.topology.workers)]
-                made = StaticDiscovery(*addresses, limits=self.limits)
+                addresses = [self._given(f"w{number}") for number in range(self.plan.topology.workers)]
+                made = SimStatic(*addresses, limits=self.limits)
         return Disturbed(made, disturbed=disturbed)
 
     # ---- the host's shared memory ----
@@ -265,13 +289,13 @@ class Cluster:
         """A worker that announces nothing itself serves."""
         self.note("truth.published", (("worker", process.name), ("address", metadata.address)))
         if self.plan.topology.discovery == "dns":
-            self.zone.add(metadata.address)
+            self.zone.add(dns_name_of(process.label), metadata.address)
 
     def leaving(self, process: Incarnation, metadata: WorkerMetadata) -> None:
         """It was told to stop."""
         self.note("truth.withdrawn", (("worker", process.name),))
         if self.plan.topology.discovery == "dns":
-            self.zone.remove(metadata.address)
+            self.zone.remove(dns_name_of(process.label), metadata.address)
 
     def _unready(self, process: Incarnation) -> None:
         """It is dead, which whoever runs the zone has noticed; perhaps another one serves at its address."""
@@ -283,7 +307,7 @@ class Cluster:
             and worker.metadata is not None
             and worker.metadata.address == metadata.address
         ):
-            self.zone.remove(metadata.address)
+            self.zone.remove(dns_name_of(process.label), metadata.address)
 
     def withdrawn(self, uid: str) -> None:
         """A worker was withdrawn."""

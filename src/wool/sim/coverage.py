@@ -289,6 +289,20 @@ def _own_and_found(facts: Facts) -> bool:
     return len({facts.story.is_own(worker) for worker in used}) == 2
 
 
+def _host_moved(facts: Facts) -> bool:
+    """A name of a StaticDiscovery leads to another address than it did."""
+    named = {str(value_of(item, "address")) for item in facts.story.of("truth.named")}
+    return facts.story.plan.topology.discovery == "static" and len(named) > facts.story.plan.topology.named
+
+
+def _published_beyond(facts: Facts) -> bool:
+    """A worker that a hybrid pool has started is published where other hosts hear of it."""
+    story = facts.story
+    return story.plan.topology.discovery == "lan" and any(
+        story.is_own(str(value_of(item, "worker"))) for item in story.of("truth.published")
+    )
+
+
 def _place_handed_on(facts: Facts) -> bool:
     """A place of a lease is another worker's than it was, while there were more workers than places."""
     topology = facts.story.plan.topology
@@ -448,11 +462,15 @@ STATES: dict[str, Predicate] = {
             "answer-stale",
             "answer-lost",
             "answer-denied",
+            "answer-split",
             "zone-flap",
+            "hello-flap",
             "rolling-restart",
         )
     },
     "all workers were restarted, one after the other": _rolled,
+    "a host name leads to another address": _host_moved,
+    "a hybrid pool publishes over the network": _published_beyond,
     "a successor answers at an address": _taken_over,
     "a hybrid pool uses workers of its own and others": _own_and_found,
     "a place of a lease is handed on": _place_handed_on,

@@ -362,6 +362,11 @@ class Told:
     def __init__(self, inner: DiscoverySubscriberLike) -> None:
         self._inner = inner
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether it has still to hear from everybody, as far as it knows."""
+        return bool(getattr(self._inner, "is_looking", False))
+
     def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:  # noqa: PYI058 - aclose() is part of it
         """Return a new subscription."""
         return self._events()

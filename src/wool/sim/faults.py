@@ -13,9 +13,10 @@ from typing import Any
 from wool.discovery.base import WorkerMetadata
 from wool.sim.cluster import Cluster
 from wool.sim.multicast import forge, forged_goodbye, ghostly, twin_of
-from wool.sim.network import AFTER_ARRIVAL_SECONDS, Watch, Wire, net_address_of, number_of
+from wool.sim.network import AFTER_ARRIVAL_SECONDS, Watch, Wire, label_at, net_address_of, number_of
 from wool.sim.node import Incarnation
 from wool.sim.plan import FAULTS, Discovery, Fault, Stall, Topology
+from wool.sim.zone import dns_name_of
 
 Undo = Callable[[], None]
 SAID_AGAIN_SECONDS = 0.3
@@ -256,9 +257,9 @@ def _ghost(cluster: Cluster, fault: Fault) -> Undo | None:
         case Topology(mode="pool") | Topology(discovery="static"):
             return None
         case Topology(discovery="dns"):
-            address = net_address_of(f"ghost-{fault.target}")
-            cluster.zone.add(address)
-            return lambda: cluster.zone.remove(address)
+            name, address = dns_name_of(fault.target), net_address_of(f"ghost-{fault.target}")
+            cluster.zone.add(name, address)
+            return lambda: cluster.zone.remove(name, address)
         case Topology(discovery="lan"):
             label = f"ghost-{fault.target}"
             ghost = WorkerMetadata(uid=label, address=net_address_of(label), pid=1, version="0", tags=cluster.tags)
@@ -312,25 +313,50 @@ def _twin(cluster: Cluster, fault: Fault) -> Undo | None:
 
 
 def _zone_flap(cluster: Cluster, fault: Fault) -> Undo | None:
-    metadata = _metadata(cluster, fault, "dns")
-    if metadata is None:
+    topology, name = cluster.plan.topology, cluster.name_of(fault.target)
+    metadata = _metadata(cluster, fault, topology.discovery)
+    if metadata is None or name is None or number_of(fault.target) >= topology.workers:
         return None
-    times = max(1, fault.ordinal)
 
     def back() -> None:
         worker = cluster.workers[fault.target]
-        if worker.serves and worker.metadata is not None:
-            cluster.zone.add(worker.metadata.address)
+        if topology.discovery == "static":
+            cluster.zone.add(name, cluster.where(fault.target))
+        elif worker.serves and worker.metadata is not None:
+            cluster.zone.add(name, worker.metadata.address)
+
+    def gone() -> None:
+        for address in cluster.zone.now(name):
+            if label_at(address) == fault.target:
+                cluster.zone.remove(name, address)
+
+    return _by_turns(cluster, fault, gone, back)
+
+
+def _by_turns(cluster: Cluster, fault: Fault, gone: Undo, back: Undo) -> Undo:
+    """Do the one, and after half of each turn the other; return the other."""
+    times = max(1, fault.ordinal)
 
     def turn() -> None:
         if not cluster.healed:
-            cluster.zone.remove(metadata.address)
+            gone()
             cluster.world.loop.call_later(fault.seconds / times / 2, back)
 
     turn()
     for number in range(1, times):
         cluster.world.loop.call_later(fault.seconds * number / times, turn)
     return back
+
+
+def _hello_flap(cluster: Cluster, fault: Fault) -> Undo | None:
+    topology = cluster.plan.topology
+    if _metadata(cluster, fault, "lan") is None or number_of(fault.target) >= topology.workers:
+        return None
+
+    def announced(*, wanted: bool) -> None:
+        cluster.workers[fault.target].announce(wanted=wanted)
+
+    return _by_turns(cluster, fault, lambda: announced(wanted=False), lambda: announced(wanted=True))
 
 
 class _Rolling:
@@ -361,9 +387,7 @@ class _Rolling:
         if not process.dead:
             cluster.world.loop.call_later(RESTART_SECONDS, self._wait, number, process)
             return
-        # At its given address, where that is all that anybody knows.
-        ports = 0 if cluster.plan.topology.discovery == "static" else fault.ordinal
-        cluster.start_worker(process.label, ports)
+        cluster.start_worker(process.label, fault.ordinal)
         cluster.world.loop.call_later(RESTART_SECONDS + fault.seconds, self.next, number + 1)
 
 
@@ -443,6 +467,7 @@ _STRIKES: dict[str, Callable[[Cluster, Fault], Undo | None]] = {
     "forged": _forged,
     "twin": _twin,
     "zone-flap": _zone_flap,
+    "hello-flap": _hello_flap,
     "other-secret": _other_secret,
     "expired": _flawed,
     "wrong-authority": _flawed,

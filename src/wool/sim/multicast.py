@@ -16,11 +16,11 @@ import asyncio
 import dataclasses
 import ipaddress
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
-from wool.discovery.lan import Announcements, listen
+from wool.discovery.lan import Announcements, LanSubscriber
 from wool.discovery.records import SERVICE, Announcement, Interface, announce, to_text
 from wool.discovery.sightings import Question, Record
 from wool.limits import Limits
@@ -28,6 +28,7 @@ from wool.sim.loop import LoopOwner, SimLoop
 from wool.sim.network import SUBNET, net_address_of, number_of
 
 if TYPE_CHECKING:
+    from wool.sim.history import Detail
     from wool.sim.loop import World
     from wool.sim.plan import Fault, Plan
 
@@ -102,6 +103,10 @@ class Speaker(LoopOwner, Protocol):
     @property
     def io(self) -> SimLoop:
         """Where its sockets are."""
+        ...
+
+    def note(self, kind: str, task: str = "", attempt: str = "", detail: Detail = ()) -> None:
+        """Write into the history."""
         ...
 
 
@@ -310,17 +315,13 @@ def goodbye(announcement: Announcement) -> tuple[Record, ...]:
 # ---- a discovery ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SimLanSubscriber:
+class SimLanSubscriber(LanSubscriber):
     """A `wool.discovery.lan.LanSubscriber` of the simulated network; it travels in the description of a pool."""
 
-    limits: Limits
-    filter: WorkerFilter | None = None
-    lives_on_io_loop: bool = field(default=True, init=False)
-
-    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:  # noqa: PYI058 - aclose() is part of it
+    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:
         """Return a new subscription."""
-        return listen(self._open, self.filter, self.limits)
+        here().note("look.begun")
+        return super().__aiter__()
 
     async def _open(self) -> Socket:
         return Socket(here())
@@ -337,9 +338,10 @@ class SimLan:
         return "<SimLan>"
 
     @property
-    def publisher(self) -> SimLan:
-        """Announces workers."""
-        return self
+    def publisher(self) -> SimLanPublisher:
+        """Announces workers, while it is entered."""
+        assert self._announcements is not None
+        return SimLanPublisher(self._announcements)
 
     @property
     def subscriber(self) -> SimLanSubscriber:
@@ -348,7 +350,7 @@ class SimLan:
 
     def subscribe(self, filter: WorkerFilter | None = None, /) -> SimLanSubscriber:
         """Return a subscriber that sees only the workers for which ``filter`` is true."""
-        return SimLanSubscriber(self._limits, filter)
+        return SimLanSubscriber((), filter, self._limits)
 
     async def __aenter__(self) -> Self:
         self._announcements = Announcements(Socket(here()))
@@ -359,9 +361,15 @@ class SimLan:
         if announcements is not None:
             await announcements.close()
 
+
+class SimLanPublisher:
+    """A `wool.discovery.lan.LanPublisher` of the simulated network."""
+
+    def __init__(self, announcements: Announcements) -> None:
+        self._announcements = announcements
+
     async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata, /) -> None:
         """See `wool.discovery.lan.LanPublisher.publish`."""
-        assert self._announcements is not None
         await self._announcements.publish(type, metadata)
         here().cluster.published(type, metadata)
 

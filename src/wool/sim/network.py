@@ -68,10 +68,15 @@ def number_of(label: str) -> int:
     return int(label.rpartition("-")[2][1:])
 
 
-def net_address_of(label: str, ports: int = 0) -> str:
-    """Return the same where it listens on a network."""
+_MOVED = 9
+"""The third number of an address is above this where a worker's host has moved: so many times."""
+
+
+def net_address_of(label: str, ports: int = 0, moves: int = 0) -> str:
+    """Return the same where it listens on a network; a host that has moved has another address."""
     kind = "w" if label.startswith("w") else "c" if label.startswith("c") else "g"
-    return f"10.0.{'wcg'.index(kind)}.{number_of(label) + 1}:{PORT + ports}"
+    place = _MOVED + moves if moves else "wcg".index(kind)
+    return f"10.0.{place}.{number_of(label) + 1}:{PORT + ports}"
 
 
 def label_at(address: str) -> str:
@@ -79,7 +84,7 @@ def label_at(address: str) -> str:
     if address.startswith("unix:/"):
         return address.removeprefix("unix:/").partition(".")[0]
     _, _, kind, number = address.partition(":")[0].split(".")
-    prefix = ("w", "c", "ghost-w")[int(kind)] if kind in "012" else "x"
+    prefix = "w" if int(kind) > _MOVED else ("w", "c", "ghost-w")[int(kind)] if kind in "012" else "x"
     return f"{prefix}{int(number) - 1}"
 
 

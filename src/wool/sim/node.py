@@ -13,6 +13,7 @@ What it must never do: share anything with another incarnation but what the netw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import random
 from collections.abc import Callable, Coroutine
@@ -26,7 +27,6 @@ from wool.runtime import Runtime, set_runtime
 from wool.sim.discovery import Host, SimDiscovery
 from wool.sim.loop import SimFuture, SimLoop, SimTask, where
 from wool.sim.mailbox import SimIo, SimMailbox
-from wool.sim.network import address_of
 from wool.sim.plan import LABEL_BYTES
 from wool.sim.told import SimEvents
 from wool.sim.traced import sim_tracing
@@ -144,6 +144,10 @@ class Surroundings(Host, Names, Protocol):
         """Give the next label to a worker that a pool is going to start."""
         ...
 
+    def where(self, label: str) -> str:
+        """Return where the present incarnation of a worker listens."""
+        ...
+
     def name_incarnation(self, uid: str, process: Incarnation) -> None:
         """Say which process has this uid."""
         ...
@@ -175,7 +179,7 @@ class SimHome:
 
     def address(self, uid: str) -> str:
         """Return the address of the next worker, ``w0`` first."""
-        return address_of(self._cluster.name_worker(uid))
+        return self._cluster.where(self._cluster.name_worker(uid))
 
     def close(self) -> None:
         """See `wool.runtime.Home`."""
@@ -375,6 +379,8 @@ class SimWorker:
         self.ready: Callable[[WorkerMetadata], None] | None = None
         self.draining: Callable[[], None] | None = None
         self._stopped: SimFuture[None] = self.process.user.create_future()
+        self._announce = True
+        self._news: Callable[[], object] | None = None
 
     @property
     def serves(self) -> bool:
@@ -402,12 +408,14 @@ class SimWorker:
 
     async def _announced(self, metadata: WorkerMetadata) -> None:
         """Be found until told to stop."""
-        cluster, withdrawn = self.cluster, asyncio.Event()
+        cluster, withdrawn, news = self.cluster, asyncio.Event(), asyncio.Event()
 
         def withdraw() -> None:
             self.process.user.call_soon_threadsafe(withdrawn.set)
+            self.process.user.call_soon_threadsafe(news.set)
 
         self.draining = withdraw
+        self._news = lambda: self.process.user.call_soon_threadsafe(news.set)
         if cluster.plan.topology.discovery in ("dns", "static"):
             cluster.ready(self.process, metadata)
             await withdrawn.wait()
@@ -415,14 +423,27 @@ class SimWorker:
             await self._stopped
             return
         async with cluster.discovery(disturbed=False) as discovery:
+            said = False
             while not withdrawn.is_set():
-                try:
-                    await discovery.publisher.publish("worker-added", metadata)
-                    break
-                except RuntimeError:
-                    await asyncio.wait([asyncio.ensure_future(withdrawn.wait())], timeout=REPUBLISH_SECONDS)
-            await withdrawn.wait()
+                news.clear()
+                wait: float | None = None
+                if said is not self._announce:
+                    try:
+                        await discovery.publisher.publish("worker-dropped" if said else "worker-added", metadata)
+                        said = not said
+                        continue
+                    except RuntimeError:
+                        wait = REPUBLISH_SECONDS
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await news.wait()
         await self._stopped
+
+    def announce(self, *, wanted: bool) -> None:
+        """Announce it, or withdraw it while it serves."""
+        self._announce = wanted
+        if self._news is not None:
+            self._news()
 
     # ---- what its owner, or the kernel, tells it ----
 

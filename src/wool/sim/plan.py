@@ -68,6 +68,9 @@ Discovery: TypeAlias = Literal["local", "lan", "static", "dns"]
 WAYS: tuple[Discovery, ...] = get_args(Discovery)
 """How callers find the workers that they have not started."""
 
+NAMED: tuple[Discovery, ...] = ("dns", "static")
+"""Ways in which names are looked up; with ``static``, those that are ``named``."""
+
 Sort: TypeAlias = Literal["link", "node", "worker", "caller", "all"]
 _TARGETS: dict[Sort, re.Pattern[str]] = {
     "link": re.compile(r"[cw]\d+>w\d+"),
@@ -272,6 +275,13 @@ FAULTS: dict[str, FaultKind] = {
         words="multicast does not pass over {target}{time}",
         ways=("lan",),
     ),
+    "hello-flap": FaultKind(
+        group="discovery",
+        target="worker",
+        fields=("seconds", "ordinal"),
+        words="{target} says goodbye and hello again {ordinal} times{time}",
+        ways=("lan",),
+    ),
     "lost-goodbye": FaultKind(
         group="discovery",
         target="worker",
@@ -306,28 +316,35 @@ FAULTS: dict[str, FaultKind] = {
         target="node",
         fields=("seconds",),
         words="{target} is told by the name server what was so before{time}",
-        ways=("dns",),
+        ways=NAMED,
     ),
     "answer-lost": FaultKind(
         group="discovery",
         target="node",
         fields=("seconds",),
         words="the name server does not answer {target}{time}",
-        ways=("dns",),
+        ways=NAMED,
     ),
     "answer-denied": FaultKind(
         group="discovery",
         target="node",
         fields=("seconds",),
         words="the name server tells {target} that there is no such name{time}",
-        ways=("dns",),
+        ways=NAMED,
+    ),
+    "answer-split": FaultKind(
+        group="discovery",
+        target="link",
+        fields=("seconds",),
+        words="what the name server says over {target} leaves the worker out, and tells others of it{time}",
+        ways=NAMED,
     ),
     "zone-flap": FaultKind(
         group="discovery",
         target="worker",
         fields=("seconds", "ordinal"),
         words="the zone loses and regains {target} {ordinal} times{time}",
-        ways=("dns",),
+        ways=NAMED,
     ),
     # ---- who is who ----
     "other-secret": FaultKind(
@@ -473,7 +490,8 @@ class Topology:
     ==========  ================================================================================
 
     ``lease`` and tags are a pool's: of the workers that are found the last ``untagged`` have not the tag that
-    pools want; if none has to, pools want none. With ``tls`` everybody has a certificate, and looks at those of the
+    pools want; if none has to, pools want none. With ``static``, of the last ``named`` workers callers know the names
+    of their hosts, of the others addresses. With ``tls`` everybody has a certificate, and looks at those of the
     others.
     """
 
@@ -485,6 +503,7 @@ class Topology:
     """0: as many as there are."""
     untagged: int = 0
     size: int = 0
+    named: int = 0
     tls: bool = False
 
     def __post_init__(self) -> None:
@@ -500,8 +519,10 @@ class Topology:
             raise ValueError(f"lease and tags are a pool's that finds workers, not of mode {self.mode!r}")
         if bool(self.size) != (self.mode == "hybrid"):
             raise ValueError("size is of a hybrid pool, which starts one worker or more")
-        if self.mode == "hybrid" and self.discovery != "local":
-            raise ValueError("the workers of a hybrid pool listen on Unix sockets: they are published locally")
+        if self.mode == "hybrid" and self.discovery not in ("local", "lan"):
+            raise ValueError(f"by {self.discovery} a hybrid pool can publish nobody")
+        if not 0 <= self.named <= self.workers or (self.named and (self.discovery != "static" or self.tls)):
+            raise ValueError("named are some of the workers that are found by static, and have no certificate")
         if self.tls and self.discovery == "local":
             raise ValueError("certificates are for workers on a network, which are not found locally")
 
@@ -536,7 +557,7 @@ class Knobs:
     latency: float = 0.001
     """One way, of every link."""
     ttl: int = 1
-    """For so long an answer of the name server holds, and what was heard by multicast DNS."""
+    """For so long an answer of the name server holds, or of a process's system, and what was heard by multicast DNS."""
     window_tasks: int = 16
     definitions: int = 16
     inline_bytes: int = 1 * KIB
@@ -571,6 +592,7 @@ class Knobs:
             lan_browse_seconds=float(self.ttl),
             lan_retry_first_seconds=0.05,
             lan_retry_most_seconds=0.4,
+            static_lookup_seconds=float(self.ttl),
             lookup_seconds=0.3,
             lookup_least_seconds=0.1,
             lookup_retry_first_seconds=0.1,

@@ -22,7 +22,8 @@ def quiet_seconds(plan: Plan) -> float:
         case "dns":
             return knobs.ttl + limits.lookup_seconds + limits.lookup_retry_most_seconds + 0.5
         case "static":
-            return 0.5
+            looked_up = knobs.ttl + limits.lookup_seconds + limits.lookup_retry_most_seconds
+            return 0.5 + (looked_up if plan.topology.named else 0.0)
         case _:
             return 2 * knobs.lease + 4 * knobs.poll + 0.5
 
@@ -62,6 +63,6 @@ def known_seconds(plan: Plan) -> float:
         case "dns":
             return knobs.ttl + 0.1 + late
         case "static":
-            return knobs.reconnect_most + 0.1 + late
+            return knobs.reconnect_most + (knobs.ttl if plan.topology.named else 0.0) + 0.1 + late
         case _:
             return 2 * knobs.poll + 0.1 + late

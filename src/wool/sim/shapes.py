@@ -202,7 +202,7 @@ WIRE_FRAMES = (
     *("cancel", "step") * 2,
     *("withdraw", "reject", "draining", "goodbye"),
 )
-EARLY = frozenset({"table-full", "torn-write", "fail-start", "late-subscriber"})
+EARLY = frozenset({"table-full", "torn-write", "fail-start", "late-subscriber", "answer-split"})
 """Kinds that mostly strike while workers come up, or not at all."""
 SECONDS = (0.005, 0.05, 0.15, 0.3, 0.6, 1.5, 3.0)
 AMOUNTS = (0.001, 0.01, 0.05, 0.15)
@@ -223,7 +223,12 @@ KINDS = {
 TRUST = tuple(name for name, kind in FAULTS.items() if kind.needs == "tls")
 
 BEYOND = {
-    way: (*(name for name, kind in FAULTS.items() if kind.ways == (way,)), "rolling-restart", "restart") for way in WAYS
+    way: (
+        *(name for name, kind in FAULTS.items() if way in kind.ways and "local" not in kind.ways),
+        "rolling-restart",
+        "restart",
+    )
+    for way in WAYS
 }
 """Kinds of fault that are about finding workers beyond one machine."""
 
@@ -244,6 +249,10 @@ FOUND: tuple[dict[str, Any], ...] = (
     {"mode": "proxy", "discovery": "static"},
     {"mode": "durable", "discovery": "static", "lease": 2},
     {"mode": "durable", "discovery": "static", "untagged": 1},
+    {"mode": "proxy", "discovery": "static", "named": 2},
+    {"mode": "durable", "discovery": "static", "named": 3},
+    {"mode": "hybrid", "discovery": "lan", "size": 1},
+    {"mode": "hybrid", "discovery": "lan", "size": 2, "lease": 2},
     {"mode": "proxy", "discovery": "static", "tls": True},
     {"mode": "durable", "discovery": "lan", "tls": True},
     {"mode": "durable", "discovery": "dns", "tls": True},
@@ -282,6 +291,7 @@ TTLS = {1: 1, 40: 6, 200: 25}
 """How long what is heard over the network holds, by pace."""
 LASTING = frozenset(
     {"refuse", "swallow", "partition", "clog", "slow", "pause", "segment-split", "answer-lost", "answer-stale"}
+    | {"answer-split", "hello-flap", "zone-flap"}
     | {"expired", "wrong-authority", "wrong-name", "rotation"}
 )
 """Kinds of fault that last as many times as long: they are over when everything is healed."""

@@ -238,13 +238,17 @@ def simpler_surroundings(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, topology=replace(topology, untagged=0))
     if topology.tls:
         yield replace(plan, topology=replace(topology, tls=False))
+    if topology.named:
+        yield replace(plan, topology=replace(topology, named=0))
+        yield replace(plan, topology=replace(topology, named=topology.named - 1))
     if topology.discovery != "local" and not topology.tls:
-        yield replace(plan, topology=replace(topology, discovery="local"))
+        yield replace(plan, topology=replace(topology, discovery="local", named=0))
     if topology.callers > 1 and all(call.caller == 0 for call in plan.calls):
         yield replace(plan, topology=replace(topology, callers=1))
     for workers in (1, 2, 3):
         if topology.untagged < workers < topology.workers:
-            yield replace(plan, topology=replace(topology, workers=workers))
+            named = min(workers, topology.named)
+            yield replace(plan, topology=replace(topology, workers=workers, named=named))
     for field in fields(Knobs):
         if getattr(plan.knobs, field.name) != field.default:
             changed: dict[str, Any] = {field.name: field.default}

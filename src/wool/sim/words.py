@@ -31,6 +31,8 @@ def _surroundings(plan: Plan) -> Iterator[str]:
     yield f"There {'is' if topology.callers == 1 else 'are'} {callers} and {workers}, {how}."
     if topology.size:
         yield f"The pool of c0 starts {topology.size} more, which it publishes."
+    if topology.named:
+        yield f"Callers know the host names of the last {topology.named} of them."
     if topology.lease:
         yield f"A pool uses {topology.lease} of those that are found at a time."
     if topology.untagged:

@@ -1,8 +1,9 @@
-"""A name server of the simulated network, and those who ask it.
+"""A name server of the simulated network, what the system of each process makes of it, and those who ask.
 
 Why it exists: production's `wool.discovery.lookups` decides whom to ask when and what an answer means, and
-`wool.discovery.following` asks. What is left is a server that answers late, with what was so before, that there is no
-such name, or not at all.
+`wool.discovery.following` asks, for those who look by DNS and for the host names of a StaticDiscovery alike. What is
+left is somebody who answers late, with what was so before, with less than that, that there is no such name, or not at
+all.
 
 It owns the zone: which addresses a name leads to, now and at any time before. What it must never do: know of workers
 more than whoever runs a zone does, which is who is ready and who was told to stop, and after a while who is dead.
@@ -11,24 +12,38 @@ more than whoever runs a zone does, which is who is ready and who was told to st
 from __future__ import annotations
 
 import asyncio
+import socket
 from bisect import bisect_right
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-from wool.discovery.base import DiscoveryEvent, WorkerFilter
-from wool.discovery.following import follow
-from wool.discovery.lookups import Answer
+from wool.discovery.base import WorkerFilter
+from wool.discovery.dns import DnsSubscriber
+from wool.discovery.lookups import Answer, split
+from wool.discovery.static import StaticDiscovery, StaticSubscriber, SystemResolver
 from wool.limits import Limits
 from wool.sim.loop import LoopOwner, SimLoop
+from wool.sim.network import PORT, label_at, number_of
 
 if TYPE_CHECKING:
+    from wool.sim.history import Detail
     from wool.sim.loop import World
     from wool.sim.plan import Fault, Plan
 
-NAME = "A workers.sim"
+NAME = "workers.sim"
+KINDS = ("A", "AAAA")
+"""Workers with an odd number are what a name server has in its answer for AAAA, as if they had IPv6 alone."""
 UNREADY_SECONDS = 0.6
 """After so long a zone does not name a worker any more that has died."""
+
+
+def dns_name_of(label: str) -> str:
+    """Return the name, with the kind of record, of which a worker's address is a record."""
+    return f"{KINDS[number_of(label) % 2]} {NAME}"
+
+
+def host_name_of(label: str) -> str:
+    """Return where the user of a StaticDiscovery says that a worker is, if not at an address."""
+    return f"{label}.sim:{PORT}"
 
 
 class Registry(Protocol):
@@ -61,6 +76,10 @@ class Registry(Protocol):
 class Asker(LoopOwner, Protocol):
     """A process, as the name server knows it."""
 
+    def note(self, kind: str, task: str = "", attempt: str = "", detail: Detail = ()) -> None:
+        """Write into the history."""
+        ...
+
     @property
     def cluster(self) -> Registry:
         """Where it lives."""
@@ -68,76 +87,106 @@ class Asker(LoopOwner, Protocol):
 
 
 class Zone:
-    """Where the name of the workers leads."""
+    """Where names lead."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._times: list[float] = [0.0]
-        self._answers: list[tuple[str, ...]] = [()]
+        self._known: dict[str, list[tuple[float, tuple[str, ...]]]] = {}
 
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where it leads now."""
-        return self._answers[-1]
+    def at(self, name: str, time: float) -> tuple[str, ...]:
+        """Return where a name led at a time."""
+        known = self._known.get(name, [])
+        return known[place - 1][1] if (place := bisect_right(known, time, key=lambda entry: entry[0])) else ()
 
-    def at(self, time: float) -> tuple[str, ...]:
-        """Return where it led at a time."""
-        return self._answers[max(0, bisect_right(self._times, time) - 1)]
+    def now(self, name: str) -> tuple[str, ...]:
+        """Return where a name leads."""
+        return self.at(name, self._registry.world.now)
 
-    def add(self, address: str) -> None:
-        """Name an address; idempotent."""
-        if address not in self.addresses:
-            self._change((*self.addresses, address), "truth.named", address)
+    def add(self, name: str, address: str) -> None:
+        """Let a name lead to an address too; idempotent."""
+        if address not in (before := self.now(name)):
+            self._change(name, (*before, address), "truth.named", address)
 
-    def remove(self, address: str) -> None:
-        """Name it no more; idempotent."""
-        if address in self.addresses:
-            self._change(tuple(each for each in self.addresses if each != address), "truth.unnamed", address)
+    def remove(self, name: str, address: str) -> None:
+        """Let it not lead there any more; idempotent."""
+        if address in (before := self.now(name)):
+            self._change(name, tuple(each for each in before if each != address), "truth.unnamed", address)
 
-    def _change(self, addresses: tuple[str, ...], kind: str, address: str) -> None:
-        self._times.append(self._registry.world.now)
-        self._answers.append(addresses)
+    def _change(self, name: str, addresses: tuple[str, ...], kind: str, address: str) -> None:
+        self._known.setdefault(name, []).append((self._registry.world.now, addresses))
         self._registry.note(kind, (("address", address),))
+
+
+def _asker() -> Asker:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimLoop) and loop.owner is not None
+    return cast("Asker", loop.owner)
+
+
+async def _ask(here: Asker, name: str) -> tuple[str, ...] | None:
+    """Return where a name leads, as this process is told, after a round trip; None if there is no such name."""
+    cluster, latency = here.cluster, here.cluster.plan.knobs.latency
+    here.note("look.asked", detail=(("name", name),))
+    if not here.seam() or cluster.strikes("answer-lost", here.label) is not None:
+        await asyncio.get_running_loop().create_future()
+    await asyncio.sleep(latency)
+    stale = cluster.strikes("answer-stale", here.label)
+    addresses = cluster.zone.now(name) if stale is None else cluster.zone.at(name, stale.at)
+    if cluster.strikes("answer-denied", here.label) is not None:
+        addresses = ()
+    addresses = tuple(
+        address for address in addresses if cluster.strikes("answer-split", f"{here.label}>{label_at(address)}") is None
+    )
+    await asyncio.sleep(latency)
+    here.note("look.answered", detail=(("name", name),))
+    return addresses or None
 
 
 class SimResolver:
     """Asks the name server, from one process. See `wool.discovery.lookups.ResolverLike`."""
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, SimLoop) and loop.owner is not None
-        self._here = cast("Asker", loop.owner)
+        self._here = _asker()
 
     async def resolve(self, name: str) -> Answer:
         """Return where ``name`` leads, after a round trip; or never."""
-        here, cluster = self._here, self._here.cluster
-        knobs = cluster.plan.knobs
-        if not here.seam() or cluster.strikes("answer-lost", here.label) is not None:
-            await asyncio.get_running_loop().create_future()
-        await asyncio.sleep(knobs.latency)
-        addresses = cluster.zone.addresses
-        if (stale := cluster.strikes("answer-stale", here.label)) is not None:
-            addresses = cluster.zone.at(stale.at)
-        if cluster.strikes("answer-denied", here.label) is not None:
-            addresses = ()
-        await asyncio.sleep(knobs.latency)
-        return Answer(addresses=addresses, seconds=float(knobs.ttl))
+        addresses = await _ask(self._here, name) or ()
+        return Answer(addresses=addresses, seconds=float(self._here.cluster.plan.knobs.ttl))
 
     def close(self) -> None:
         """Nothing is kept open between two questions."""
 
 
-@dataclass(frozen=True, slots=True)
-class SimNameSubscriber:
+class SimSystemResolver(SystemResolver):
+    """A `wool.discovery.static.SystemResolver` of the simulated host: its ``getaddrinfo`` asks the name server."""
+
+    async def _found(self, name: str, host: str, port: int) -> list[tuple[Any, ...]]:
+        addresses = await _ask(_asker(), name)
+        if addresses is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", split(address)) for address in addresses]
+
+
+class SimNameSubscriber(DnsSubscriber):
     """A `wool.discovery.dns.DnsSubscriber` of the simulated network; it travels in the description of a pool."""
 
-    limits: Limits
-    filter: WorkerFilter | None = None
-    lives_on_io_loop: bool = field(default=True, init=False)
+    def _resolver(self) -> SimResolver:
+        return SimResolver()
 
-    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:  # noqa: PYI058 - aclose() is part of it
-        """Return a new subscription."""
-        return follow([NAME], SimResolver, filter=self.filter, limits=self.limits)
+
+class SimStaticSubscriber(StaticSubscriber):
+    """A `wool.discovery.static.StaticSubscriber` of the simulated network, where host names lead elsewhere."""
+
+    def _resolver(self) -> SimSystemResolver:
+        return SimSystemResolver(len(self._names), self._limits)
+
+
+class SimStatic(StaticDiscovery):
+    """A `wool.discovery.static.StaticDiscovery` of the simulated network."""
+
+    def subscribe(self, filter: WorkerFilter | None = None, /) -> SimStaticSubscriber:
+        """Return a subscriber that sees only the workers for which ``filter`` is true."""
+        return SimStaticSubscriber(self.addresses, filter, self._limits)
 
 
 class SimNames:
@@ -161,4 +210,4 @@ class SimNames:
 
     def subscribe(self, filter: WorkerFilter | None = None, /) -> SimNameSubscriber:
         """Return a subscriber that sees only the workers for which ``filter`` is true."""
-        return SimNameSubscriber(self._limits, filter)
+        return SimNameSubscriber(NAME, PORT, (), filter, self._limits)

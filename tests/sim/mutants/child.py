@@ -7,6 +7,7 @@ code as it is. Nothing of wool is imported before the mutant is planted.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.mutants.catalogue import MUTANTS
-from sim.mutants.mutant import DETERMINISM, plant
+from sim.mutants.mutant import DETERMINISM, Mutant, plant
 
 if TYPE_CHECKING:
     from wool.sim.plan import Plan
@@ -50,8 +51,8 @@ def main(arguments: list[str]) -> None:
     if command == "replay":
         for file in rest:
             _tell(file=file, broken=look(_read(Path(file))))
-    else:
-        _search(int(rest[0]), int(rest[1]), look, mutant.caught_by if mutant is not None and "keep" in rest else "")
+    elif mutant is not None:
+        _search(int(rest[0]), int(rest[1]), look, mutant, mutant.caught_by if "keep" in rest or mutant.fault else "")
 
 
 def _tell(**record: Any) -> None:
@@ -134,7 +135,7 @@ def _clean(plan: Plan) -> Broken:
 # ---- the search -------------------------------------------------------------------------------------
 
 
-def _search(seed: int, most: int, look: Callable[[Plan], Broken], wanted: str) -> None:
+def _search(seed: int, most: int, look: Callable[[Plan], Broken], mutant: Mutant, wanted: str) -> None:
     """Try plans until one breaks something (``wanted``, if that is said), and make it small."""
     from wool.sim.shrink import shrink
     from wool.sim.strategies import random_plan
@@ -144,9 +145,11 @@ def _search(seed: int, most: int, look: Callable[[Plan], Broken], wanted: str) -
     gc.disable()
     begun = told = time.perf_counter()
     others: dict[str, int] = {}
-    for number in range(most):
-        plan = random_plan((seed << 24) + number)
+    fitting = (plan for number in itertools.count() if mutant.fits(plan := random_plan((seed << 24) + number)))
+    for number, plan in enumerate(itertools.islice(fitting, most)):
         broken = look(plan)
+        if mutant.fault and wanted in broken and wanted in look(mutant.without_fault(plan)):
+            broken = {f"{wanted} (without {mutant.fault}, too)": ""}
         if wanted in broken or (broken and not wanted):
             known = _clean(plan).keys() & broken.keys()
             if not known:
@@ -164,9 +167,15 @@ def _search(seed: int, most: int, look: Callable[[Plan], Broken], wanted: str) -
         return
     name = wanted or next(iter(broken))
     found = time.perf_counter()
+
+    def shows(candidate: Plan) -> bool:
+        if not mutant.fits(candidate) or name not in look(candidate):
+            return False
+        return not mutant.fault or name not in look(mutant.without_fault(candidate))
+
     small = shrink(
         plan,
-        lambda candidate: name in look(candidate),
+        shows,
         most_runs=SHRINK_RUNS,
         until=lambda: time.perf_counter() > found + SHRINK_SECONDS,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.mutants.mutant import Edit, Mutant
 
 LINKS, SIGHTINGS, LOOKUPS = "wool.links", "wool.discovery.sightings", "wool.discovery.lookups"
+STATIC = "wool.discovery.static"
 
 MUTANTS = (
     # ---- whom a pool takes ----
@@ -139,7 +140,203 @@ MUTANTS = (
             Edit(module=SIGHTINGS, old="_BROWSE_AT_SECONDS = (0.0, 1.0, 3.0)\n", new="_BROWSE_AT_SECONDS = (0.0,)\n"),
         ),
     ),
+    Mutant(
+        name="withdrawn-counts-as-published",
+        broken="A worker that has said goodbye is taken to be announced still, and never announced again.",
+        caught_by="view_becomes_truth",
+        fault="hello-flap",
+        way="lan",
+        edits=(
+            Edit(
+                module="wool.discovery.lan",
+                old="                await network.withdraw(self._published.pop(metadata.uid))\n",
+                new="                await network.withdraw(self._published[metadata.uid])\n",
+            ),
+            Edit(
+                module="wool.discovery.lan",
+                old='                raise ValueError(f"{who} is published already")\n',
+                new="                return\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="asked-in-vain-is-given-up",
+        broken="A worker that did not answer three questions is never asked again, when a split is over.",
+        caught_by="view_becomes_truth",
+        fault="segment-split",
+        way="lan",
+        edits=(
+            Edit(
+                module=SIGHTINGS,
+                old="                instance.ask_at = now + min(first * 2.0 ** min(instance.asked, 30), most)\n",
+                new="                instance.ask_at = now + (min(first * 2.0**instance.asked, most) "
+                "if instance.asked < 2 else 1e6)\n",
+            ),
+        ),
+    ),
+    # ---- names that come and go, that are told differently, and whose answers are old ----
+    Mutant(
+        name="named-again-stays-out",
+        broken="An address that a name server named no more, and names again, is left out.",
+        caught_by="names_become_addresses",
+        fault="zone-flap",
+        way="dns",
+        edits=(
+            Edit(
+                module=LOOKUPS,
+                old="    failures: int = 0\n",
+                new="    failures: int = 0\n    gone: frozenset[str] = frozenset()\n",
+            ),
+            Edit(
+                module=LOOKUPS,
+                old="        entry.addresses = answer.addresses[: limits.addresses]\n",
+                new="        before = frozenset(entry.addresses)\n"
+                "        entry.addresses = tuple(each for each in answer.addresses if each not in entry.gone)\n"
+                "        entry.gone |= before - frozenset(entry.addresses)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="the-lesser-answer-holds-longest",
+        broken="An answer with fewer addresses than the one before is not asked for again when its time is over.",
+        caught_by="names_become_addresses",
+        fault="answer-split",
+        way="dns",
+        edits=(
+            Edit(
+                module=LOOKUPS,
+                old="        entry.addresses = answer.addresses[: limits.addresses]\n        entry.failures = 0\n",
+                new="        fewer = len(answer.addresses) < len(entry.addresses)\n"
+                "        entry.addresses = answer.addresses[: limits.addresses]\n"
+                "        entry.failures = 0\n",
+            ),
+            Edit(
+                module=LOOKUPS,
+                old="limits.lookup_least_seconds), limits.lookup_most_seconds)\n",
+                new="limits.lookup_most_seconds if fewer else 0.0), limits.lookup_most_seconds)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="old-news-holds-longest",
+        broken="An answer that says what was known already is not asked for again when its time is over.",
+        caught_by="names_become_addresses",
+        fault="answer-stale",
+        way="dns",
+        edits=(
+            Edit(
+                module=LOOKUPS,
+                old="        entry.addresses = answer.addresses[: limits.addresses]\n        entry.failures = 0\n",
+                new="        known = bool(entry.addresses) and answer.addresses == entry.addresses\n"
+                "        entry.addresses = answer.addresses[: limits.addresses]\n"
+                "        entry.failures = 0\n",
+            ),
+            Edit(
+                module=LOOKUPS,
+                old="limits.lookup_least_seconds), limits.lookup_most_seconds)\n",
+                new="limits.lookup_most_seconds if known else 0.0), limits.lookup_most_seconds)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="unknown-host-is-nobody",
+        broken="A host name that the system does not know for a while takes its worker away.",
+        caught_by="the_healthy_stay",
+        fault="zone-flap",
+        way="static",
+        edits=(
+            Edit(
+                module=STATIC,
+                old="            raise LookupFailed(error.strerror or str(error)) from error\n",
+                new="            assert error is not None\n            return Answer(addresses=(), seconds=1.0)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="failed-name-is-given-up",
+        broken="A host name that one caller's system does not know at first is never looked up again.",
+        caught_by="names_become_addresses",
+        fault="answer-split",
+        way="static",
+        edits=(
+            Edit(
+                module=LOOKUPS,
+                old="        entry.due = now + wait\n",
+                new="        entry.due = now + wait * 1e6\n",
+            ),
+        ),
+    ),
+    # ---- a view that has just begun ----
+    Mutant(
+        name="view-just-begun-is-whole",
+        broken="A view of the network that has just begun is taken for whole: nobody else will be heard.",
+        caught_by="a_view_is_whole_before_it_is_believed",
+        way="lan",
+        edits=(
+            Edit(
+                module="wool.discovery.lan",
+                old="        return asyncio.get_running_loop().time() < self._heard_all_at\n",
+                new="        return asyncio.get_running_loop().time() < 0 * self._heard_all_at\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="names-not-heard-of-are-nobody",
+        broken="A host name that has had no answer yet is taken to lead nowhere.",
+        caught_by="a_view_is_whole_before_it_is_believed",
+        way="static",
+        edits=(
+            Edit(
+                module="wool.discovery.following",
+                old="        return self._progress is not None and bool(self._progress.unheard)\n",
+                new="        return self._progress is not None and not self._progress.names\n",
+            ),
+        ),
+    ),
     # ---- a rolling restart ----
+    Mutant(
+        name="hellos-are-not-heard",
+        broken="Who comes up is known only when everybody is asked: a rolling restart is faster.",
+        caught_by="a_rolling_restart_fails_nobody",
+        fault="rolling-restart",
+        way="lan",
+        edits=(
+            Edit(
+                module=SIGHTINGS,
+                old='        elif key.endswith(f".{SERVICE}"):\n',
+                new='        elif key.endswith(f".{SERVICE}") and '
+                "now < self._browse_at - self._limits.lan_browse_seconds + 0.2:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="answers-hold-for-ever",
+        broken="What a name server said is used as long as any answer may be, whatever its time to live.",
+        caught_by="names_become_addresses",
+        fault="rolling-restart",
+        way="dns",
+        edits=(
+            Edit(
+                module=LOOKUPS,
+                old="now + min(max(answer.seconds, limits.lookup_least_seconds), limits.lookup_most_seconds)",
+                new="now + limits.lookup_most_seconds if answer.addresses else now + answer.seconds",
+            ),
+        ),
+    ),
+    Mutant(
+        name="a-host-is-looked-up-once",
+        broken="A host name is looked up once: a worker whose host gets another address is not found there.",
+        caught_by="names_become_addresses",
+        fault="rolling-restart",
+        way="static",
+        edits=(
+            Edit(
+                module=STATIC,
+                old="seconds=self._limits.static_lookup_seconds)",
+                new="seconds=1e9 * self._limits.static_lookup_seconds)",
+            ),
+        ),
+    ),
     Mutant(
         name="drain-does-not-wait",
         broken="A worker that is told to stop does not wait for what it runs.",

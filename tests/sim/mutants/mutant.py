@@ -7,9 +7,13 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wool.sim.plan import Plan
 
 SOURCE = Path(__file__).resolve().parents[3] / "src"
 DETERMINISM = "determinism"
@@ -33,12 +37,27 @@ class Edit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutant:
-    """A bug: what is broken, in a sentence, and the invariant that its stored plan shows broken."""
+    """A bug: what is broken, in a sentence, and the invariant that its stored plan shows broken.
+
+    With ``fault`` and ``way``, that plan has such a fault, without which it breaks nothing, and such a discovery.
+    """
 
     name: str
     broken: str
     caught_by: str
     edits: tuple[Edit, ...]
+    fault: str = ""
+    way: str = ""
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether a plan is of the sort that is to show the bug."""
+        return plan.topology.discovery == (self.way or plan.topology.discovery) and (
+            not self.fault or any(fault.kind == self.fault for fault in plan.faults)
+        )
+
+    def without_fault(self, plan: Plan) -> Plan:
+        """Return a plan without the faults that are to show the bug."""
+        return replace(plan, faults=tuple(fault for fault in plan.faults if fault.kind != self.fault))
 
     def applied(self, module: str, source: str) -> str:
         """Return the source of a module with this bug in it. Raises `ValueError` if the code has moved on."""

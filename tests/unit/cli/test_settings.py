@@ -266,6 +266,10 @@ def test_beyond_loopback_without_credentials_only_if_that_is_allowed() -> None:
         ({"discovery": "dns:x:7000", "port": "7001"}, "--port: 7001 is not the port at which callers look, 7000"),
         ({"discovery": "dns:x:7000", "size": "2"}, "--size: 2 workers cannot share port 7000"),
         ({"discovery": "static", "port": "65535", "size": "2"}, "--size: .* there is no port 65536"),
+        ({"discovery": "local:x", "tag": ["x" * 3000]}, "--tag: do not fit into the 2048 bytes of a worker's"),
+        ({"discovery": "lan", "tag": [f"tag-{n}" for n in range(300)]}, "--tag: do not fit into the 2048"),
+        ({"discovery": "dns:x:7000", "tag": ["\udcff"]}, r"--tag: must be text that UTF-8 can write, got \['.udcff'"),
+        ({"discovery": "static", "port": "7000", "tag": ["a", ""]}, "--tag: must be strings that are not empty"),
         ({"discovery": "local:x", "size": "0"}, "--size: must be a number from 1 to 1024, got '0'"),
     ],
 )

@@ -129,22 +129,40 @@ async def test_a_slow_name_keeps_no_other_waiting() -> None:
 
     resolver = Slow()
 
-    class Subscriber:
-        def __aiter__(self) -> Any:
-            return following.follow(
-                ["slow:1", "failing:1", "quick:1"],
-                lambda: resolver,
-                filter=None,
-                limits=dataclasses.replace(QUICK, lookup_seconds=1.0),
-            )
+    class Subscriber(following.NamesSubscriber):
+        def _resolver(self) -> Slow:
+            return resolver
 
-    async with watching(Subscriber()) as watch:
+    limits = dataclasses.replace(QUICK, lookup_seconds=1.0)
+    async with watching(Subscriber(["slow:1", "failing:1", "quick:1"], None, limits)) as watch:
         await watch.until("10.0.0.1:1")
         assert gave_up.locked(), "the slow one is waited for"
         for _ in range(2):
             await asyncio.wait_for(gave_up.acquire(), 20)
         assert watch.present.keys() == {"10.0.0.1:1"}
     assert resolver.closed == 1
+
+
+async def test_what_waits_for_a_name_is_told_of_the_subscription_that_began_last(names: Names) -> None:
+    names.known["hung"] = hung = threading.Event()
+    subscriber = StaticDiscovery(
+        "hung:1", "10.0.0.1:1", limits=dataclasses.replace(QUICK, lookup_seconds=30)
+    ).subscriber
+    assert (subscriber.is_looking, subscriber.troubles) == (False, [])
+    try:
+        async with watching(subscriber) as first:
+            await first.until("10.0.0.1:1")
+            async with watching(subscriber) as last:
+                await last.until("10.0.0.1:1")
+                await first.close()
+                assert (subscriber.is_looking, subscriber.troubles) == (True, ["hung:1 is being looked up"])
+                hung.set()
+                async with asyncio.timeout(20):
+                    while subscriber.is_looking:
+                        await asyncio.sleep(0.01)
+                assert subscriber.troubles == ["hung:1 leads to no worker"]
+    finally:
+        hung.set()
 
 
 async def test_a_name_that_hangs_takes_one_thread_however_often_it_is_tried(names: Names) -> None:

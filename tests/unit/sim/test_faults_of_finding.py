@@ -17,7 +17,7 @@ MANY = calls(*[returns(number, step("sleep", seconds=0.1)) for number in range(2
 
 
 def plan(*faults: Fault, way: Any = "lan", mode: Any = "durable", **fields: Any) -> Plan:
-    topology = {name: fields.pop(name) for name in ("lease", "untagged", "size", "callers") if name in fields}
+    topology = {name: fields.pop(name) for name in ("lease", "untagged", "size", "callers", "named") if name in fields}
     fields.setdefault("knobs", QUICK)
     fields.setdefault("calls", calls(*[returns(number) for number in range(6)], at=0.5))
     workers = fields.pop("workers", 3)
@@ -153,6 +153,36 @@ def test_an_address_that_comes_and_goes_in_the_zone_is_in_use_in_the_end() -> No
     history = sound(plan(Fault(kind="zone-flap", target="w1", at=0.3, seconds=4.0, ordinal=2), way="dns"))
     assert len([event for event in history.of("truth.unnamed") if event.at < 5.0]) == 2
     assert [event for event in history.of("view.dropped") if "w1#0" in str(event) or "10.0.0.2" in str(event)]
+
+
+def test_a_worker_that_says_goodbye_and_hello_again_is_in_use_again() -> None:
+    history = sound(plan(Fault(kind="hello-flap", target="w1", at=0.45, seconds=1.0, ordinal=2), way="lan"))
+    assert len(seen(history, "view.dropped", "w1#0")) == 2
+    assert len(seen(history, "view.added", "w1#0")) == 3
+
+
+def test_an_answer_that_leaves_a_worker_out_for_one_caller_leaves_it_to_the_others() -> None:
+    fault = Fault(kind="answer-split", target="c0>w1", at=0.3, seconds=3.0)
+    history = sound(plan(fault, way="dns", callers=2, calls=MANY))
+    assert struck(history, "answer-split")
+    assert seen(history, "view.dropped", "10.0.0.2:7000") or seen(history, "view.dropped", "w1#0")
+
+
+def test_a_host_name_that_the_system_does_not_know_for_a_while_drops_nobody() -> None:
+    history = sound(plan(Fault(kind="zone-flap", target="w1", at=0.3, seconds=4.0), way="static", named=3, calls=MANY))
+    assert struck(history, "zone-flap")
+    assert not [event for event in seen(history, "view.dropped", "w1#0") if event.at < 4.0]
+
+
+def test_a_worker_whose_host_has_another_address_is_found_there_by_its_name() -> None:
+    fault = Fault(kind="rolling-restart", target="workers", at=0.3, ordinal=1, seconds=2.5)
+    history = sound(plan(fault, way="static", named=3, calls=MANY))
+    assert [event for event in history.of("view.added") if event.get("address") == "10.0.10.1:7000"]
+
+
+def test_what_a_hybrid_pool_starts_is_heard_of_on_the_network() -> None:
+    history = sound(plan(way="lan", mode="hybrid", size=1, workers=1, callers=2))
+    assert seen(history, "view.added", "w1#0", node="c1#0")
 
 
 def test_a_successor_at_the_same_address_is_noticed_by_its_uid() -> None:

@@ -73,6 +73,22 @@ def test_d_an_address_that_was_taken_over_unnoticed_is_found() -> None:
     assert "takes w0#1 at 10.0.0.1:7000 for w0#0" in violation.sentence
 
 
+def test_l_a_call_that_fails_before_everybody_was_heard_is_found() -> None:
+    def failed(at: float, *events: tuple[str, dict[str, Any]]) -> Script:
+        script = Script().up("c0#0")
+        for kind, fields in events:
+            script.add("c0#0", kind, **fields)
+        return made(script).add("c0#0", "call.ended", "c0.0", at=at, outcome="no-workers", value="")
+
+    name = "a_view_is_whole_before_it_is_believed"
+    assert found(name, failed(1.0, ("look.begun", {})), of(discovery="lan"))
+    assert not found(name, failed(3.0, ("look.begun", {})), of(discovery="lan"))
+    asked, answered = ("look.asked", {"name": "a"}), ("look.answered", {"name": "a"})
+    assert found(name, failed(0.2, asked), of(discovery="static"))
+    assert not found(name, failed(0.2, asked, answered), of(discovery="static"))
+    assert not found(name, failed(0.6, asked), of(discovery="static"))
+
+
 def bound(*candidates: str) -> Script:
     script = made(Script().up("c0#0"))
     return script.add("c0#0", "place.bound", "c0.0", worker=candidates[0], candidates=candidates, suspect=False)

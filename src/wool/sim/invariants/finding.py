@@ -11,6 +11,9 @@ from wool.sim.quiet import known_seconds, retry_seconds, reunion_seconds
 
 FAILED = ("no-workers", "timeout", "lost", "interrupted")
 """Outcomes that are not the body's own."""
+SILENCE = {"dns": ("answer-lost",), "static": ("answer-lost", "answer-denied", "answer-split", "zone-flap")}
+"""What does not say that anybody is gone: no answer of a name server; and that a host name is not known, the system
+says in the same words."""
 EARLY_SECONDS = 0.2
 """Before that callers have not heard of all workers."""
 
@@ -41,9 +44,8 @@ def _quiet_views(story: Story, wait: float) -> Iterator[tuple[At, dict[str, str]
 def _named(story: Story, index: int) -> set[str]:
     """Return the addresses that discovery named before the event at ``index``."""
     topology = story.plan.topology
-    if topology.discovery == "static":
-        return {f"10.0.0.{number + 1}:7000" for number in range(topology.workers)}
-    named: set[str] = set()
+    given = range(topology.workers - topology.named) if topology.discovery == "static" else ()
+    named = {f"10.0.0.{number + 1}:7000" for number in given}
     for item in sorted((*story.of("truth.named"), *story.of("truth.unnamed")), key=lambda item: item.index):
         if item.index < index:
             address = {str(value_of(item, "address"))}
@@ -153,8 +155,7 @@ def the_healthy_stay(story: Story) -> Iterator[Violation]:
         part
         for fault in plan.faults
         for part in fault.target.split(">")
-        # A name server that does not answer has not said that anybody is gone.
-        if fault.group != "process" and fault.kind != "answer-lost"
+        if fault.group != "process" and fault.kind not in SILENCE.get(plan.topology.discovery, ())
     }
     orphans = any(story.died(node) for node in story.nodes if node.startswith("c"))
     gone: dict[str, int] = {}
@@ -196,7 +197,7 @@ def a_rolling_restart_fails_nobody(story: Story) -> Iterator[Violation]:
     fault, knobs = plan.faults[0], plan.knobs
     if fault.seconds < known_seconds(plan) or fault.at < EARLY_SECONDS or len(topology.wanted) < 2:
         return
-    if topology.discovery == "dns" and fault.ordinal and fault.seconds < 2 * knobs.ttl:
+    if (topology.discovery == "dns" or topology.named) and fault.ordinal and fault.seconds < 2 * knobs.ttl:
         return
     # A body that blocks its worker for so long lets none of the others there come to its end.
     steps = [step for call in plan.calls for step in walk(call.body.steps)]
@@ -220,6 +221,51 @@ def a_rolling_restart_fails_nobody(story: Story) -> Iterator[Violation]:
         )
 
 
+def a_view_is_whole_before_it_is_believed(story: Story) -> Iterator[Violation]:
+    """L: NoWorkersAvailable(τ) at n ⇒ n has heard from everybody: not before ``lan_look_seconds``, and of each name.
+
+    Of a name a failure will do, and ``lookup_seconds`` are the most that one takes.
+    """
+    limits, topology = story.plan.knobs.limits(), story.plan.topology
+    begun: dict[str, float] = {}
+    for item in story.of("look.begun"):
+        begun.setdefault(item.node, item.at)
+    asked: dict[tuple[str, str], float] = {}
+    answered: dict[tuple[str, str], float] = {}
+    for kind, times in (("look.asked", asked), ("look.answered", answered)):
+        for item in story.of(kind):
+            times.setdefault((item.node, str(value_of(item, "name"))), item.at)
+    if not (begun or asked):
+        return
+    for label, task in story.tasks.items():
+        node, call = task.caller, story.top(label)
+        if task.outcome != "no-workers" or call is None or (node.startswith("w") and topology.callers > 1):
+            # A worker has a view for each pool that it serves.
+            continue
+        (ended, *_) = task.ended
+        over = [*story.of("pool.closing"), *(item for item in story.of("node.terminated") if item.node == node)]
+        if any(item.index < ended.index for item in over) or any(
+            step.op == "raise" for program, _ in story.programs_of_family(call.label) for step in walk(program.steps)
+        ):
+            continue
+        if any(name.startswith("c") and story.died(name, ended.index) for name in story.nodes):
+            continue
+        early = ended.at < begun.get(node, -1e9) + limits.lan_look_seconds
+        unheard = [
+            name
+            for (who, name), at in asked.items()
+            if who == node and at < ended.at < min(answered.get((who, name), 1e9), at + limits.lookup_seconds)
+        ]
+        if early or unheard:
+            view = f"had looked for {ended.at - begun[node]:.3f} s" if early else f"knew nothing yet of {unheard[0]}"
+            yield Violation(
+                invariant="L",
+                task=label,
+                sentence=f"{label} found no workers when {node} {view}",
+                events=(ended.index,),
+            )
+
+
 def _lasts(body: Body, script: tuple[object, ...]) -> float:
     """Return for how long a body waits, at most, and whoever consumes it."""
     waits = sum(step.seconds for step in walk(body.steps))
@@ -233,4 +279,5 @@ INVARIANTS = (
     only_the_wanted_are_used,
     the_healthy_stay,
     a_rolling_restart_fails_nobody,
+    a_view_is_whole_before_it_is_believed,
 )
