@@ -115,8 +115,9 @@ class Limits:
     300 bytes each a few megabytes."""
     packet_bytes: int = 256 * KIB
     """Frames are packed into one message up to about this size."""
-    message_bytes: int = 8 * MIB
-    """A message larger than this is not read: no honest packet comes near."""
+    message_bytes: int = MOST_HANDSHAKE_BYTES
+    """A message larger than this is not read: the longest honest one describes a pool. As many as there may be
+    ``handshakes`` can be half sent by strangers at a time, 256 MiB."""
     text_characters: int = 16 * KIB
     """Any reason or message that a peer sends as text is cut here."""
     traceback_bytes: int = 64 * KIB

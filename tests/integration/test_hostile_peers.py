@@ -125,7 +125,7 @@ CALLERS: dict[str, Callable[[], Iterator[list[Frame]]]] = {
     "one huge payload that never comes": _one_huge_payload,
     "offers without end, and nothing read": _offered_and_withdrawn,
     "starts of what was never offered": lambda: iter([[Start(5)]] * 3),
-    "long words": lambda: iter([[Cancel(1, "x" * MIB), Goodbye("y" * MIB)]]),
+    "long words": lambda: iter([[Cancel(1, "x" * MIB // 2), Goodbye("y" * MIB // 2)]]),
     "credit without end": lambda: iter([[Credit(2**62)]] * 2),
 }
 
@@ -209,7 +209,7 @@ LIES: dict[str, tuple[Callable[[int], list[Frame]], bool]] = {
         lambda n: [Accept(n), Result(n, ResultKind.RETURN, Body((2**62,), b"", True))],
         True,
     ),
-    "rejects with a book": (lambda n: [Reject(n, RejectCode.ADMISSION, "no " * MIB)], False),
+    "rejects with a book": (lambda n: [Reject(n, RejectCode.ADMISSION, "no " * (MIB // 2))], False),
     "drains, accepts and is silent": (lambda n: [Draining(), Accept(n), Goodbye("bye")], True),
     "acknowledges what was never sent": (lambda n: [Credit(2**62)], False),
     "speaks like a caller": (lambda n: [Start(n)], False),

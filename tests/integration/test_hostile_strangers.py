@@ -31,6 +31,7 @@ from support.hostile import (
     frame,
     memory_bytes,
     message,
+    say_within_the_window,
     served_meanwhile,
 )
 from wool.limits import Limits
@@ -126,6 +127,22 @@ async def test_slow_tls_handshakes_are_let_go_and_others_are_served(
             for said in (b"", hello[:20], hello) * 6:
                 attackers.connect(said)
             await until(lambda: not attackers.open(), GONE_SECONDS, what="the slow ones to be let go")
+
+
+async def test_strangers_that_have_sent_almost_a_whole_message_take_no_more_memory_than_handshakes_have(
+    worker: wool.LocalWorker,
+) -> None:
+    most = LIMITS.handshakes * LIMITS.message_bytes
+    almost = b"\0" + (LIMITS.message_bytes - 1).to_bytes(4, "big") + bytes(LIMITS.message_bytes - 2)
+    proxy = wool.WorkerProxy(workers=[worker.metadata])
+    async with served_meanwhile(proxy, worker.metadata.pid, most_bytes=most + 16 * MIB):
+        with Attackers(worker.metadata.address) as attackers:
+            made = [attackers.connect(OPENING, call(1)) for _ in range(3 * LIMITS.handshakes)]
+            said = await asyncio.gather(*(say_within_the_window(each, 1, almost) for each in made))
+            assert max(said) == len(almost), said
+            await until(lambda: not attackers.open(), GONE_SECONDS, what="all to be let go")
+    assert most <= MOST_BYTES
+    assert Limits().handshakes * Limits().message_bytes <= 256 * MIB
 
 
 def _client_hello() -> bytes:

@@ -99,6 +99,47 @@ class Attackers:
             each.close()
 
 
+WINDOW = 65535
+"""Of HTTP/2, unless the other end opens it wider."""
+_CHUNK = 16384
+_WIDER, _INITIAL = 8, 4
+
+
+async def say_within_the_window(connection: socket.socket, stream: int, data: bytes) -> int:
+    """Say ``data`` on a stream, as fast as the other end allows; return how much was said when it ended that."""
+    loop = asyncio.get_running_loop()
+    windows = {0: WINDOW, stream: WINDOW}
+    initial, said, heard = WINDOW, 0, b""
+    try:
+        while said < len(data):
+            piece = data[said : said + _CHUNK]
+            if min(windows.values()) >= len(piece):
+                await loop.sock_sendall(connection, frame(DATA, stream, piece))
+                said += len(piece)
+                windows = {each: room - len(piece) for each, room in windows.items()}
+                continue
+            while len(heard) < 9 or len(heard) < 9 + int.from_bytes(heard[:3], "big"):
+                if not (more := await loop.sock_recv(connection, 65536)):
+                    return said
+                heard += more
+            end = 9 + int.from_bytes(heard[:3], "big")
+            kind, flags, of = heard[3], heard[4], int.from_bytes(heard[5:9], "big")
+            payload, heard = heard[9:end], heard[end:]
+            if kind == _WIDER:
+                windows[of] = windows.get(of, 0) + int.from_bytes(payload, "big")
+            elif kind == SETTINGS and not flags:
+                for at in range(0, len(payload), 6):
+                    if int.from_bytes(payload[at : at + 2], "big") == _INITIAL:
+                        before, initial = initial, int.from_bytes(payload[at + 2 : at + 6], "big")
+                        windows[stream] += initial - before
+                await loop.sock_sendall(connection, frame(SETTINGS, flags=1))
+            elif kind == PING and not flags:
+                await loop.sock_sendall(connection, frame(PING, payload=payload, flags=1))
+    except OSError:
+        pass
+    return said
+
+
 def _is_open(connection: socket.socket) -> bool:
     try:
         while connection.recv(65536):

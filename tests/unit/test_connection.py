@@ -127,7 +127,7 @@ async def answering(network: MemoryNetwork, *messages: bytes, hang: bool = False
     return await MemoryTransport(network, QUICK).listen("unix:/other", serve)
 
 
-@pytest.mark.parametrize("message", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 50, bytes(3 * 1024 * 1024)])
+@pytest.mark.parametrize("message", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 50, bytes(2 * 1024 * 1024)])
 async def test_a_process_that_is_no_worker_is_refused_for_good(message: bytes) -> None:
     network = MemoryNetwork()
     listener = await answering(network, message)

@@ -233,7 +233,7 @@ async def test_a_message_above_the_readers_limit_breaks_the_stream_and_only_that
     async with listening(strict, f"unix:{directory}/s") as listener:
         stream = await generous.connect(listener.address)
         other = await strict.connect(listener.address)
-        await stream.write(bytes(9 * MIB))
+        await stream.write(bytes(Limits().message_bytes + MIB))
         with pytest.raises(StreamLost):
             await stream.read()
         await other.write(b"unharmed")

@@ -79,7 +79,7 @@ def test_a_unix_socket_has_a_small_window_so_that_pings_are_written_under_bulk()
         ("channel", "grpc.http2.max_pings_without_data", 2, "idle"),
         ("channel", "grpc.http2.ping_timeout_ms", 60_000, "equal"),
         ("channel", "grpc.keepalive_time_ms", 500, "below 1 s"),
-        ("server", "grpc.max_receive_message_length", 4 << 20, "larger messages"),
+        ("server", "grpc.max_receive_message_length", 1 << 20, "larger messages"),
         ("server", "grpc.max_receive_message_length", "much", "must be set"),
     ],
 )
