@@ -410,9 +410,12 @@ class SimWorker:
         """Be found until told to stop."""
         cluster, withdrawn, news = self.cluster, asyncio.Event(), asyncio.Event()
 
+        def told() -> None:
+            withdrawn.set()
+            news.set()
+
         def withdraw() -> None:
-            self.process.user.call_soon_threadsafe(withdrawn.set)
-            self.process.user.call_soon_threadsafe(news.set)
+            self.process.user.call_soon_threadsafe(told)
 
         self.draining = withdraw
         self._news = lambda: self.process.user.call_soon_threadsafe(news.set)
