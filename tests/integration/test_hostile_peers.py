@@ -125,7 +125,7 @@ CALLERS: dict[str, Callable[[], Iterator[list[Frame]]]] = {
     "one huge payload that never comes": _one_huge_payload,
     "offers without end, and nothing read": _offered_and_withdrawn,
     "starts of what was never offered": lambda: iter([[Start(5)]] * 3),
-    "long words": lambda: iter([[Cancel(1, "x" * MIB // 2), Goodbye("y" * MIB // 2)]]),
+    "long words": lambda: iter([[Cancel(1, "x" * (MIB // 2)), Goodbye("y" * (MIB // 2))]]),
     "credit without end": lambda: iter([[Credit(2**62)]] * 2),
 }
 
