@@ -33,7 +33,7 @@ class Terms:
     lease: int | None = None
     """How many are used at a time; None: as many as there are."""
     own: frozenset[str] = frozenset()
-    """The uids of workers that the pool has started itself: they take no place."""
+    """The uids of workers that the pool has started itself, or their families: they take no place."""
     secure: bool = False
     """Whether it has credentials, and so takes those that have some; else it takes those that have none. Does not
     travel: it is each process's own."""
@@ -41,6 +41,10 @@ class Terms:
     def __reduce__(self) -> tuple[Any, ...]:
         # In an order of its own: a description is the same bytes in every process.
         return (_terms, (tuple(sorted(self.tags)), self.lease, tuple(sorted(self.own))))
+
+    def is_own(self, uid: str) -> bool:
+        """Whether the pool has started this worker itself."""
+        return uid in self.own or family_of(uid) in self.own
 
     def refusal(self, metadata: WorkerMetadata) -> RpcError | None:
         """Return why the worker is not wanted, if it is not."""
@@ -59,6 +63,23 @@ def _terms(tags: tuple[str, ...], lease: int | None, own: tuple[str, ...]) -> Te
 
 
 EVERYBODY = Terms()
+
+
+_OF_ONE = 8
+"""Characters of a uid that are its own; the rest it shares with those that it succeeds."""
+
+
+def family_of(uid: str) -> str:
+    """Return what the uid of a worker has in common with that of its successor.
+
+    The description of a pool is made once, and travels; so it names families, and knows successors too.
+    """
+    return uid[_OF_ONE:]
+
+
+def successor_of(uid: str, fresh: str) -> str:
+    """Return the uid of a worker that replaces another; ``fresh`` is one that was just minted."""
+    return fresh[:_OF_ONE] + family_of(uid)
 
 
 @dataclass(frozen=True, slots=True)

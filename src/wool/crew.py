@@ -2,7 +2,7 @@
 
 What it owns: the processes, through `wool.worker.local.Fleet`, and the announcements. A worker is announced when it
 is ready, and withdrawn when it drains, when it is gone, or before it is stopped: in this order, so that nobody is
-sent to one that is leaving.
+sent to one that is leaving. One that has had enough is replaced, as `wool.worker.succession` says.
 
 A publisher of wool's own is called on the I/O loop, where the news is; one of the user's on the user's loop. What it
 must never do: leave a worker behind because a publisher hangs or fails.
@@ -15,6 +15,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from wool.bridge import IoLoopDied, MailboxLike, run_on
@@ -22,8 +23,9 @@ from wool.discovery.base import DiscoveryEventType, DiscoveryPublisherLike, Work
 from wool.errors import RpcError, TransientRpcError
 from wool.runtime import Runtime
 from wool.supplied import PUBLISHER
-from wool.worker.launch import WorkerSpec
+from wool.worker.launch import WorkerHandle, WorkerSpec
 from wool.worker.local import Fleet
+from wool.worker.succession import Succession
 
 _log = logging.getLogger("wool.pool")
 
@@ -33,7 +35,8 @@ class Crew:
 
     ``on_io`` says that the publisher may be called on the I/O loop. ``shared`` says that others are told by it too:
     then workers are withdrawn before they are stopped, and each publication takes ``publish_seconds`` at most.
-    ``departed`` is told, on the I/O loop, of a worker that has ended by itself, and why.
+    ``departed`` is told, on the I/O loop, of a worker that has ended by itself, and why. ``successor`` makes the spec
+    of a worker that replaces another, and ``arrived`` is told of it, also on the I/O loop, once it is announced.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Crew:
         on_io: bool,
         shared: bool,
         departed: Callable[[str, RpcError], None],
+        arrived: Callable[[WorkerMetadata], None],
+        successor: Callable[[WorkerSpec], WorkerSpec],
     ) -> None:
         self._runtime = runtime
         self._io = io
@@ -53,6 +58,10 @@ class Crew:
         self._on_io = on_io
         self._shared = shared
         self._departed = departed
+        self._arrived = arrived
+        self._successor = successor
+        self._succession: Succession | None = None
+        self._keepers: list[asyncio.Task[None]] = []
         self._announced: dict[str, WorkerMetadata] = {}
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
@@ -67,11 +76,14 @@ class Crew:
         is cancelled, `stop` is still to be called.
         """
 
+        specs = list(specs)
+
         async def start() -> None:
             ready = await self._fleet.start(specs)
             self.workers.update((metadata.uid, metadata) for metadata in ready)
             if self._on_io:
                 await self._announce(ready)
+            self._keep({spec.uid: spec for spec in specs if spec.retirement})
 
         self._publisher = await PUBLISHER.entered(self._publisher, self._stack)
         await run_on(self._io, self._here, start, "wool starting a pool's workers")
@@ -108,6 +120,53 @@ class Crew:
             if not bound.expired():
                 raise
             raise TimeoutError(f"{type} was not published within {seconds} s (publish_seconds)") from error
+
+    # ---- on the I/O loop: replacing those that have had enough ----
+
+    def _keep(self, specs: dict[str | None, WorkerSpec]) -> None:
+        if specs:
+            self._succession = Succession(self._runtime.limits)
+            self._keepers = [
+                asyncio.create_task(
+                    self._keep_replaced(self._succession, handle, specs[handle.metadata.uid]),
+                    name=f"wool keeping worker {handle.metadata.uid[:8]} fresh",
+                )
+                for handle in self._fleet.handles
+            ]
+
+    async def _keep_replaced(self, succession: Succession, handle: WorkerHandle, spec: WorkerSpec) -> None:
+        current: WorkerHandle | None = handle
+        while current is not None:
+            spec = self._successor(spec)
+            current = await succession.successor(current, partial(self._succeed, spec), self._retire)
+
+    async def _succeed(self, spec: WorkerSpec) -> WorkerHandle:
+        handle = await self._fleet.add(spec)
+        metadata = handle.metadata
+        self.workers[metadata.uid] = metadata
+        try:
+            if self._on_io:
+                await self._announce([metadata])
+            else:
+                io = self._runtime.mailbox(asyncio.get_running_loop())
+                await run_on(self._here, io, partial(self._announce, [metadata]), "wool announcing a worker")
+        except Exception:
+            self._withdraw(metadata)
+            await self._fleet.retire(handle, 0.0)
+            raise
+        self._arrived(metadata)
+        return handle
+
+    async def _retire(self, handle: WorkerHandle, seconds: float) -> None:
+        self._withdraw(handle.metadata)
+        await self._fleet.retire(handle, seconds)
+
+    async def _end_succession(self) -> None:
+        if self._succession is not None:
+            self._succession.close()
+            for keeper in self._keepers:
+                keeper.cancel()
+            await asyncio.wait(self._keepers)
 
     # ---- on the I/O loop: what becomes of a worker ----
 
@@ -159,11 +218,14 @@ class Crew:
         Cancelled, or where the I/O loop has ended by itself, they are killed.
         """
         try:
+            await self._run_on_io(self._end_succession, "wool ending the succession of a pool's workers")
             if self._shared:
                 await self._run_where_published(self._withdraw_all)
 
             async def stop() -> None:
                 await self._fleet.stop(0.0)
+                if self._succession is not None:
+                    await self._succession.finish()
 
             await self._run_on_io(stop, "wool stopping a pool's workers")
         except IoLoopDied:
@@ -182,7 +244,11 @@ class Crew:
 
     async def _kill(self) -> None:
         self._fleet.kill()
+        await self._end_succession()
+        self._fleet.kill()
         await self._fleet.stop(0.0)  # until nothing of them is left: the loop may be about to end
+        if self._succession is not None:
+            await self._succession.finish()
 
     async def _run_where_published(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if not self._on_io:

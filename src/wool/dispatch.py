@@ -128,7 +128,7 @@ class Dispatcher:
         """Open a proxy for ``spec``; run on the user's loop. Pair with `close`.
 
         ``balancer`` is what has become of the spec's, ``description`` what the spec was loaded from, if it was, ``own``
-        the uids of workers that this process has started for it, and uses however many they are. A
+        the families of workers that this process starts for it, and uses however many they are. A
         built-in discovery is followed on the I/O loop, one of the user's own on this loop. Cancelling leaves nothing
         open.
         """

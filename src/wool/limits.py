@@ -148,6 +148,16 @@ class Limits:
     """From spawn to ready; imports on a cold disk take long."""
     drain_seconds: float = 30.0
     """What runs when a worker is told to stop may go on for so long."""
+    memory_look_seconds: float = 1.0
+    """How often a worker with a memory limit looks at what it holds: some microseconds each."""
+    handover_seconds: float = 1.0
+    """Between the announcement of a successor and the drain of the worker that it replaces: by then its callers have
+    heard of the new one."""
+    successor_retry_seconds: float = 30.0
+    """A worker that has had enough, and whose successor did not start, goes on for so long until the next attempt."""
+    retire_seconds: float = 3600.0
+    """What runs on a worker that is replaced may go on for so long: nobody wants it to end, and a body that hangs must
+    not keep a worn process for ever."""
     stop_seconds: float = 5.0
     """After drain and interruption, until SIGKILL."""
     output_tail_bytes: int = 16 * KIB

@@ -173,8 +173,8 @@ class Links:
         By lot, since callers that all took the first would leave the rest idle; each lot is drawn once, so that the
         choice stays.
         """
-        own, most = self._terms.own, self._enough
-        others = [link for link in usable if link.uid not in own]
+        most = self._enough
+        others = [link for link in usable if not self._terms.is_own(link.uid)]
         enough = len(others) > most
         for link in others:
             # A suspect whose session is open must be tried, or it would be one for ever.
@@ -332,7 +332,7 @@ class Links:
                 self._owner.left(link)
 
     def _takes_a_place(self, key: str) -> bool:
-        return self._terms.lease is not None and key not in self._terms.own
+        return self._terms.lease is not None and not self._terms.is_own(key)
 
     def _queue(self, metadata: WorkerMetadata, refused: Link | None) -> None:
         """Let a worker wait for its place, which it may get at once. It is out of view if it had refused for good."""
@@ -348,8 +348,8 @@ class Links:
 
     def _holders(self) -> list[Link]:
         """Return the links that have a place: not those of the pool's own workers, nor of who has refused for good."""
-        own = self._terms.own
-        return [link for link in self.links.values() if link.uid not in own and not link.refuses]
+        is_own = self._terms.is_own
+        return [link for link in self.links.values() if not (is_own(link.uid) or link.refuses)]
 
     def _fill(self) -> list[Link]:
         """Give places to those who wait as long as there are any; return the links that have lost theirs by it."""
@@ -419,7 +419,8 @@ class Links:
     def _no_place_for(self, link: Link, uid: str) -> RpcError | None:
         """Whether others have all places: they were given away while it was refused, which it is no more."""
         lease = self._terms.lease
-        if lease is None or uid in self._terms.own or len([one for one in self._holders() if one is not link]) < lease:
+        others = [one for one in self._holders() if one is not link]
+        if lease is None or self._terms.is_own(uid) or len(others) < lease:
             return None
         return RpcError(f"worker {uid[:8]} comes too late: others have the {lease} places of the lease")
 

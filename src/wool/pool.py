@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from wool.admission import Terms
+from wool.admission import Terms, family_of, successor_of
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
 from wool.bridge import MailboxLike
 from wool.context import credentials_in_force
@@ -31,6 +32,7 @@ from wool.supplied import (
 from wool.worker.launch import WorkerSpec
 from wool.worker.local import address_to_bind, check_mutual
 from wool.worker.loops import LoopKind, check_loop
+from wool.worker.retirement import Retirement
 
 SECRET_BYTES = 32
 
@@ -178,6 +180,11 @@ class WorkerPool(_Entered):
     one-way ones; see `LocalWorker`. With ``loop="uvloop"`` bodies on the workers that it starts run on uvloop (extra
     ``wool[uvloop]``).
 
+    A worker that the pool starts is replaced when ``max_tasks_per_worker`` tasks were started on it, or when it holds
+    ``memory_limit`` bytes of resident memory. Its successor is started and announced first, and the old one ends with
+    the last task that it has: no call fails. Until then it takes tasks, so that neither is a cap. One is replaced at a
+    time.
+
     Use it as an async context manager: entering returns when every worker that it starts is ready, leaving when every
     one is gone. Those that others find too are withdrawn first; what they run is interrupted, whoever called it. A
     pool is opened once, belongs to the process that opened it, and is current for the tasks that are started inside
@@ -205,15 +212,22 @@ class WorkerPool(_Entered):
         credentials: CredentialsArgument | None = None,
         allow_insecure: bool = False,
         loop: LoopKind = "asyncio",
+        max_tasks_per_worker: int | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         super().__init__()
         self.tags: frozenset[str] = check_tags(tags)
+        self._retirement = Retirement(max_tasks=max_tasks_per_worker, memory_limit=memory_limit)
         self.size: int = 0 if discovery is not None and size is None else _checked_size(size)
         self.lease: int | None = _checked_lease(lease)
         if discovery is None and lease is not None:
             raise ValueError(f"lease={lease} caps the workers that a discovery finds: give discovery= too")
         if host is not None and (discovery is None or not self.size):
             raise ValueError(f"host={host!r} is for workers that are published: give size= and discovery= too")
+        if self._retirement and not self.size:
+            raise ValueError(
+                "max_tasks_per_worker= and memory_limit= are for workers that the pool starts: give size= too"
+            )
         if discovery is not None:
             DISCOVERY.check(discovery)
         if credentials is not None and discovery is None:
@@ -278,7 +292,7 @@ class WorkerPool(_Entered):
             found, what = discovery, _in_words(discovery, self.tags)
             terms = Terms(tags=self.tags, lease=self.lease)
         specs = self._specs(secret)
-        own = frozenset(spec.uid or "" for spec in specs)
+        own = frozenset(family_of(spec.uid or "") for spec in specs)
         if discovery is not None:
             terms = Terms(tags=self.tags, lease=self.lease, own=own)
         subscriber = found.subscriber
@@ -310,9 +324,15 @@ class WorkerPool(_Entered):
                     limits=limits,
                     credentials=credentials,
                     loop=self._loop_kind,
+                    retirement=self._retirement,
                 )
             )
         return specs
+
+    def _successor(self, spec: WorkerSpec) -> WorkerSpec:
+        assert self._home is not None and spec.uid is not None
+        uid = successor_of(spec.uid, self._runtime.new_uid())
+        return dataclasses.replace(spec, uid=uid, address=self._bind or self._home.address(uid))
 
     async def _start(self, specs: list[WorkerSpec], found: DiscoveryLike, *, on_io: bool, shared: bool) -> None:
         assert self._io is not None
@@ -323,6 +343,8 @@ class WorkerPool(_Entered):
             on_io=on_io,
             shared=shared,
             departed=self._departed,
+            arrived=self._arrived,
+            successor=self._successor,
         )
         starting = asyncio.create_task(crew.start(specs), name="wool starting a pool")
         try:
@@ -337,6 +359,10 @@ class WorkerPool(_Entered):
     def _departed(self, uid: str, reason: RpcError) -> None:
         if self.open_dispatcher is not None:
             self.open_dispatcher.departed(uid, reason)
+
+    def _arrived(self, metadata: WorkerMetadata) -> None:
+        if self.open_dispatcher is not None:
+            self.open_dispatcher.announce(metadata)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -23,6 +23,7 @@ from wool.discovery.base import DiscoveryLike
 from wool.events import PROCESS, Events
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.observer import Observer
+from wool.resident import resident_bytes
 from wool.tracing import PROCESS as TRACING
 from wool.tracing import Tracing
 from wool.transport.base import Transport
@@ -88,6 +89,8 @@ class Runtime:
     """Unpredictable, for secrets and nonces."""
     task_key: Callable[[], bytes] = field(default_factory=lambda: _TaskKeys().next)
     """Mints a task's identity: unique, not secret."""
+    memory: Callable[[], int] = resident_bytes
+    """The bytes that this process holds."""
     limits: Limits = DEFAULT_LIMITS
     prepare: Callable[[], None] = lambda: None
     """Does ahead of time, while workers start, what the first connection would have to wait for."""

@@ -55,6 +55,7 @@ LAYERS = (
             "references",
             "refusals",
             "remote_traceback",
+            "resident",
             "runtime_directory",
             "serialization",
             "task",
@@ -132,9 +133,11 @@ LAYERS = (
             "worker.nested",
             "worker.output",
             "worker.process",
+            "worker.retirement",
             "worker.runner",
             "worker.serve",
             "worker.stretches",
+            "worker.succession",
         },
     ),
     (
@@ -240,6 +243,7 @@ PURE = {module for module in LEVEL if module.startswith("protocol.")} | {
     "discovery.sightings",
     "discovery.table",
     "discovery.view",
+    "worker.retirement",
 }
 IMPURE = {
     "asyncio",

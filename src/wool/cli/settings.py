@@ -10,6 +10,7 @@ that no command knows is an error, not a comment.
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -194,6 +195,18 @@ def seconds(*, least: float = 0.0) -> Callable[[object], float]:
         return number
 
     return convert
+
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+def octets(given: object) -> int:
+    """Take a number of bytes, 1 or more, or of KiB, MiB or GiB: ``512M``."""
+    found = re.fullmatch(r"([0-9]{1,15})\s*([KMG]?)(?:iB)?", str(given)) if type(given) in (str, int) else None
+    number = 0 if found is None else int(found[1]) * _UNITS[found[2]]
+    if not number:
+        raise ValueError(f"must be a number of bytes, 1 or more, or of K, M or G, as in 512M, got {given!r:.100}")
+    return number
 
 
 def one_of(*names: str) -> Callable[[object], str]:

@@ -4,6 +4,9 @@ Why it exists: a worker that crashes is replaced, but one that crashes again and
 if it were replaced for ever. So restarts are bounded as in Erlang/OTP: more than n within t seconds, and the whole
 command ends, loudly.
 
+One that has had enough is no crash: its successor is ready and announced before it is told to drain, in the order
+and at the pace of `wool.worker.succession`, and this counts for nothing.
+
 What it owns: which workers there are and whether each is announced; when one is started, and when all end. The clock,
 the start of a worker and the discovery come in as arguments, so that all of it runs in a test without a process.
 
@@ -18,11 +21,14 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from enum import IntEnum
+from functools import partial
 from typing import Any, Protocol
 
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
+from wool.limits import DEFAULT_LIMITS, Limits
 from wool.worker.child import WorkerStartError
 from wool.worker.logs import fields
+from wool.worker.succession import WORN, Replaceable, Succession
 
 _log = logging.getLogger("wool.cli")
 
@@ -72,19 +78,14 @@ class Intensity:
         return len(self._crashes)
 
 
-class Worker(Protocol):
+class Worker(Replaceable, Protocol):
     """A worker that is ready: see `wool.worker.launch.WorkerProcess`."""
-
-    @property
-    def metadata(self) -> WorkerMetadata: ...
 
     @property
     def exit_reason(self) -> str | None: ...
 
     @property
     def interrupted(self) -> int | None: ...
-
-    async def wait_draining(self) -> None: ...
 
     async def wait_closed(self) -> str: ...
 
@@ -114,6 +115,11 @@ def headline(error: WorkerStartError) -> str:
     return f"{first}; {rest[-1]}" if rest else first
 
 
+def _say_event(event: str, worker: WorkerMetadata, why: str) -> None:
+    level = logging.INFO if event == WORN else logging.ERROR
+    _log.log(level, event, extra=fields(worker=worker.uid, pid=worker.pid, why=why))
+
+
 class Supervisor:
     """Keeps ``size`` workers alive until it is told to stop. Everything here is run on one event loop."""
 
@@ -128,6 +134,7 @@ class Supervisor:
         clock: Callable[[], float],
         last_output: Callable[[int], str] = lambda pid: "",
         tell: Tell | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._size = size
         self._start = start
@@ -138,6 +145,8 @@ class Supervisor:
         self._last_output = last_output
         self._tell_health = tell
         self._workers: dict[int, Worker] = {}
+        self._retiring: list[Worker] = []
+        self._succession = Succession(limits, _say_event)
         self._announced: dict[str, WorkerMetadata] = {}
         self._waited_for = set(range(size))
         self._is_ready = False
@@ -166,6 +175,7 @@ class Supervisor:
             await asyncio.wait([keeping, told], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping = True
+            self._succession.close()
             await self._say_health()
             await _end(told)
             await _end(keeping)
@@ -190,15 +200,42 @@ class Supervisor:
 
     async def _keep(self, place: int) -> None:
         worker = await self._start(place)
+        await self._welcome(place, worker)
         while True:
-            await self._welcome(place, worker)
-            await worker.wait_draining()
+            successor = await self._succession.successor(worker, partial(self._succeed, place, worker), self._retire)
+            if successor is not None:
+                worker = successor
+                continue
             # It ends, although nobody here told it to: nobody shall offer it anything any more.
             await self._withdraw(worker.metadata)
             await self._say_health()
             how = await worker.wait_closed()
             del self._workers[place]
             worker = await self._revive(place, worker.metadata, how)
+            await self._welcome(place, worker)
+
+    async def _succeed(self, place: int, old: Worker) -> Worker:
+        new = await self._start(place)
+        self._retiring.append(old)
+        try:
+            await self._welcome(place, new)
+        except Exception:
+            self._workers[place] = old
+            self._retiring.remove(old)
+            await new.stop(0.0)
+            raise
+        return new
+
+    async def _retire(self, worker: Worker, seconds: float) -> None:
+        """Let a worker end that has a successor."""
+        await self._withdraw(worker.metadata)
+        await self._say_health()
+        await worker.stop(seconds)
+        if self._stopping:
+            return  # all are stopped, this one too
+        self._retiring.remove(worker)
+        self._note_end(worker)
+        self._last_output(worker.metadata.pid)  # it is kept until somebody asks
 
     async def _welcome(self, place: int, worker: Worker) -> None:
         self._workers[place] = worker
@@ -250,10 +287,10 @@ class Supervisor:
     async def _stop_all(self) -> bool:
         """Withdraw all, then stop them; return whether every task came to an end of its own."""
         await self._unless_hurried(self._withdraw_all())
-        workers = list(self._workers.values())
+        workers = [*self._workers.values(), *self._retiring]
         stops = [
-            asyncio.create_task(worker.stop(self._drain_seconds), name=f"wool stopping worker {place}")
-            for place, worker in self._workers.items()
+            asyncio.create_task(worker.stop(self._drain_seconds), name=f"wool stopping worker {worker.metadata.pid}")
+            for worker in workers
         ]
         if stops:
             await self._unless_hurried(_all(stops))
@@ -262,6 +299,7 @@ class Supervisor:
                 worker.close()
         # To be cancelled now must not leave one behind either: `stop` then kills it, and comes back at once.
         await _all(stops)
+        await self._succession.finish()
         for worker in workers:
             self._note_end(worker)
         return all(worker.interrupted == 0 for worker in workers)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from wool._version import __version__
 from wool.cli.credentials import CREDENTIALS, credential_files
-from wool.cli.settings import Option, Settings, one_of, seconds, switch, text, texts, whole
+from wool.cli.settings import Option, Settings, octets, one_of, seconds, switch, text, texts, whole
 from wool.cli.supervisor import GaveUp, Intensity, Publish, Status, Supervisor, Tell, headline
 from wool.cli.ways import WORKER_FORMS, Way, worker_way
 from wool.credentials import CredentialFiles, secret_of
@@ -37,6 +37,7 @@ from wool.worker.launch import ProcessLauncher, WorkerProcess, WorkerSpec
 from wool.worker.local import address_to_bind
 from wool.worker.logs import LEVELS, MARK, STYLES, EventHandler, LineWriter, fields, format_event, time_of, write_events
 from wool.worker.loops import LoopKind, check_loop
+from wool.worker.retirement import ENDLESS, Retirement
 
 _log = logging.getLogger("wool.cli")
 
@@ -89,6 +90,10 @@ OPTIONS: Sequence[Option] = (
            "often crashed workers are restarted within --restart-seconds, before it gives up (default: 5)"),
     Option(name="restart-seconds", convert=seconds(least=0.001), default=60.0, metavar="SECONDS", help="see "
            "--restarts (default: 60)"),
+    Option(name="max-tasks-per-worker", convert=whole(1, 1_000_000_000, "a number of tasks, 1 or more"), metavar="N",
+           help="replace a worker when so many tasks were started on it; no call fails (default: never)"),
+    Option(name="memory-limit", convert=octets, metavar="BYTES", help="replace a worker when it holds so much memory, "
+           "512M say; no call fails (default: never)"),
     Option(name="log-format", convert=one_of(*STYLES), default="text", metavar="FORMAT", help="of log lines, which go "
            "to standard error: text (key=value) or json (default: text)"),
     Option(name="log-level", convert=one_of(*LEVELS), default="info", metavar="LEVEL", help="of log lines: "
@@ -127,6 +132,7 @@ class Plan:
     reflection: bool = False
     tracing: str | None = None
     loop: LoopKind = "asyncio"
+    retirement: Retirement = ENDLESS
 
     @classmethod
     def of(cls, settings: Settings) -> Plan:
@@ -146,6 +152,12 @@ class Plan:
             raise settings.error("reflection", "answers where the health service does: say --health HOST:PORT too")
         host, port = _host_and_port(settings, way, credentials=credentials)
         size = _size(settings, way, port)
+        for name in ("max-tasks-per-worker", "memory-limit"):
+            if port and settings[name] is not None:
+                raise settings.error(
+                    name,
+                    f"a successor listens before the old worker ends, and port {port} is taken: leave --port out",
+                )
         return cls(
             way=way,
             host=host,
@@ -163,6 +175,7 @@ class Plan:
             reflection=settings["reflection"],
             tracing=settings["otel"],
             loop=settings["loop"],
+            retirement=Retirement(max_tasks=settings["max-tasks-per-worker"], memory_limit=settings["memory-limit"]),
         )
 
     def address(self, place: int) -> str | None:
@@ -338,6 +351,7 @@ class _Command:
                     clock=loop.time,
                     last_output=self._output.last,
                     tell=tell,
+                    limits=plan.limits(self._runtime.limits),
                 )
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, supervisor.signal, number.name)
@@ -396,6 +410,7 @@ class _Command:
                 log_level=plan.log_level,
                 tracing=plan.tracing,
                 loop=plan.loop,
+                retirement=plan.retirement,
             )
         )
 

@@ -378,6 +378,7 @@ class SimWorker:
         self.metadata: WorkerMetadata | None = None
         self.ready: Callable[[WorkerMetadata], None] | None = None
         self.draining: Callable[[], None] | None = None
+        self.worn: Callable[[str], None] | None = None
         self._stopped: SimFuture[None] = self.process.user.create_future()
         self._announce = True
         self._news: Callable[[], object] | None = None
@@ -398,6 +399,8 @@ class SimWorker:
         self.metadata = await self.node.start()
         if self.ready is not None:
             self.ready(self.metadata)
+        if self.worn is not None and configure.retirement:
+            process.io.call_soon_threadsafe(self.node.watch_wear, self.worn)
         if self.namespace is None:
             await self._stopped
         else:
@@ -509,6 +512,7 @@ class SimLauncher:
                 tags=spec.tags,
                 extra=spec.extra,
                 limits=spec.limits,
+                retirement=spec.retirement,
             )
         )
         try:
@@ -528,11 +532,13 @@ class SimWorkerHandle:
         self._limits = limits
         loop = owner.io
         self._started: SimFuture[WorkerMetadata | None] = loop.create_future()
+        self._worn: SimFuture[str | None] = loop.create_future()
         self._drains: SimFuture[None] = loop.create_future()
         self._closed: SimFuture[None] = loop.create_future()
         self._exit_reason: str | None = None
         self._metadata: WorkerMetadata | None = None
         worker.ready = lambda metadata: self._hear(self._is_ready, metadata)
+        worker.worn = lambda why: self._hear(self._is_worn, why)
         worker.draining = lambda: self._hear(self._is_draining)
         worker.process.when_gone.append(lambda how: self._hear(self._is_gone, how))
         owner.children.append(worker)
@@ -552,7 +558,12 @@ class SimWorkerHandle:
         if not self._started.done():
             self._started.set_result(metadata)
 
+    def _is_worn(self, why: str | None) -> None:
+        if not self._worn.done():
+            self._worn.set_result(why)
+
     def _is_draining(self) -> None:
+        self._is_worn(None)
         if not self._drains.done():
             self._drains.set_result(None)
 
@@ -585,6 +596,10 @@ class SimWorkerHandle:
     def is_draining(self) -> bool:
         """See `WorkerHandle`."""
         return self._drains.done()
+
+    async def wait_worn(self) -> str | None:
+        """See `WorkerHandle`."""
+        return await asyncio.shield(self._worn)
 
     async def wait_draining(self) -> None:
         """See `WorkerHandle`."""

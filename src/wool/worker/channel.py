@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.worker.retirement import ENDLESS, Retirement
 
 _READ_BYTES = 64 * 1024
 """Asked of the socket at once; more than any usual message."""
@@ -40,9 +41,9 @@ class Configure:
     ``sys_path`` and ``python_path`` (the variable PYTHONPATH, `None` if it was not set) are the owner's.
     ``address`` is where to listen: ``unix:/path`` or ``host:port``. ``secret`` is shared by all who may
     dispatch; `None` if certificates alone decide, those in ``credentials``. ``uid`` is `None` if the worker is to mint
-    one. ``log_style`` says how log lines look (`wool.worker.logs`), from ``log_level`` on; without one they are prose,
-    from warnings on. ``tracing`` is what `wool.otel.set_up_worker` is told; `None` if nothing is traced.
-    ``loop`` is what bodies run on (`wool.worker.loops`).
+    one. ``retirement`` says when it has had enough. ``log_style`` says how log lines look (`wool.worker.logs`), from
+    ``log_level`` on; without one they are prose, from warnings on. ``tracing`` is what `wool.otel.set_up_worker` is
+    told; `None` if nothing is traced. ``loop`` is what bodies run on (`wool.worker.loops`).
     """
 
     sys_path: tuple[str, ...]
@@ -58,6 +59,7 @@ class Configure:
     credentials: WorkerCredentials | CredentialFiles | None = None
     tracing: str | None = None
     loop: Literal["asyncio", "uvloop"] = "asyncio"
+    retirement: Retirement = ENDLESS
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -104,6 +106,13 @@ class Failed:
     text: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worn:
+    """Worker to owner, once: it has had enough, and why. It takes tasks until it is told to stop."""
+
+    why: str
+
+
 @dataclass(frozen=True, slots=True)
 class Draining:
     """Worker to owner: it takes no more tasks, asked to or not."""
@@ -124,7 +133,7 @@ class Stopped:
 
 
 OwnerMessage: TypeAlias = Configure | Stop
-WorkerMessage: TypeAlias = Ready | Failed | Draining | Stopped
+WorkerMessage: TypeAlias = Ready | Failed | Worn | Draining | Stopped
 
 
 # How each field is written, and how it is read. A reader raises ValueError or TypeError.
@@ -197,6 +206,13 @@ def _read_credentials(value: object) -> WorkerCredentials | CredentialFiles:
     return WorkerCredentials(**given)
 
 
+def _read_retirement(value: object) -> Retirement:
+    given = _mapping(value)
+    if given.keys() != {"max_tasks", "memory_limit"}:
+        raise ValueError("not exactly max_tasks and memory_limit")
+    return Retirement(**{name: None if number is None else _count(number) for name, number in given.items()})
+
+
 def _optional(codec: _Codec) -> _Codec:
     write, read = codec
     return (
@@ -223,6 +239,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "credentials": _optional((_write_credentials, _read_credentials)),
         "tracing": _optional(_TEXT),
         "loop": _TEXT,
+        "retirement": (dataclasses.asdict, _read_retirement),
     },
     Stop: {"drain_seconds": (_seconds, _seconds)},
     # As a discovery record, which has its own limit and its own strict parser.
@@ -233,6 +250,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         )
     },
     Failed: {"text": _TEXT},
+    Worn: {"why": _TEXT},
     Draining: {},
     Stopped: {"interrupted": (_count, _count)},
 }
@@ -240,6 +258,7 @@ _OWNER_SAYS: dict[str, type[OwnerMessage]] = {"configure": Configure, "stop": St
 _WORKER_SAYS: dict[str, type[WorkerMessage]] = {
     "ready": Ready,
     "failed": Failed,
+    "worn": Worn,
     "draining": Draining,
     "stopped": Stopped,
 }

@@ -41,12 +41,14 @@ from wool.worker.channel import (
     Stop,
     Stopped,
     WorkerMessage,
+    Worn,
     decode_from_worker,
     encode,
 )
 from wool.worker.child import Child, WorkerStartError
 from wool.worker.loops import LoopKind
 from wool.worker.output import Forward, Output
+from wool.worker.retirement import ENDLESS, Retirement
 
 _log = logging.getLogger("wool.worker")
 
@@ -73,6 +75,7 @@ class WorkerSpec:
     tracing: str | None = None
     """`None`: as `wool.otel.instrument` has said in this process."""
     loop: LoopKind = "asyncio"
+    retirement: Retirement = ENDLESS
 
 
 class WorkerHandle(Protocol):
@@ -91,6 +94,10 @@ class WorkerHandle(Protocol):
     @property
     def is_draining(self) -> bool:
         """Whether it takes no more tasks, or lives no more."""
+        ...
+
+    async def wait_worn(self) -> str | None:
+        """Return why the worker has had enough, when it says so; None once it drains, or is gone. May be cancelled."""
         ...
 
     async def wait_draining(self) -> None:
@@ -208,6 +215,7 @@ def _configure(spec: WorkerSpec) -> Configure:
             credentials=spec.credentials,
             tracing=TRACING.workers if spec.tracing is None else spec.tracing,
             loop=spec.loop,
+            retirement=spec.retirement,
         )
     except ValueError as error:
         raise ChannelError(f"no worker can be configured so: {error}") from error
@@ -234,6 +242,7 @@ class WorkerProcess:
         self._exit_reason: str | None = None
         self._stopped: Stopped | None = None
         self._started: asyncio.Future[None] = self._loop.create_future()
+        self._worn: asyncio.Future[str | None] = self._loop.create_future()
         self._draining: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._grace: asyncio.TimerHandle | None = None
@@ -277,6 +286,10 @@ class WorkerProcess:
     def is_draining(self) -> bool:
         """Whether it takes no more tasks, or lives no more."""
         return self._draining.done()
+
+    async def wait_worn(self) -> str | None:
+        """Return why the worker has had enough; None once it drains, or is gone."""
+        return await asyncio.shield(self._worn)
 
     async def wait_draining(self) -> None:
         """Return when the worker takes no more tasks, or is gone."""
@@ -427,8 +440,9 @@ class WorkerProcess:
                 if timer is not None:
                     timer.cancel()
             self._close_descriptors()
-            for future in (self._started, self._draining, self._closed):
+            for future in (self._started, self._closed):
                 self._settle(future)
+            self._drains()
 
     def _close_descriptors(self) -> None:
         for descriptor in (self._child.control.fileno(), self._child.output, self._child.announcer):
@@ -494,12 +508,20 @@ class WorkerProcess:
                     raise ChannelError("'failed' after 'ready' or 'failed'")
                 self._failure = text
                 self._settle(self._started)
+            case Worn(why=why):
+                if not self._worn.done():
+                    self._worn.set_result(why)
             case Draining():
-                self._settle(self._draining)
+                self._drains()
             case Stopped():
                 self._stopped = message
-                self._settle(self._draining)
+                self._drains()
                 self._kill_later("it stopped but did not exit")
+
+    def _drains(self) -> None:
+        self._settle(self._draining)
+        if not self._worn.done() and not self._loop.is_closed():
+            self._worn.set_result(None)
 
     def _settle(self, future: asyncio.Future[None]) -> None:
         if not future.done() and not self._loop.is_closed():

@@ -52,6 +52,8 @@ class Ledger:
         """Tasks started here, ever."""
         self.interrupted: int = 0
         """Of those that ended: cut short by an operator, with their caller told so."""
+        self.counted: Callable[[int], None] | None = None
+        """Is told, as each task is started, how many were."""
         self._done = 0
         self._failed = 0
         self._cancelled = 0
@@ -64,6 +66,8 @@ class Ledger:
     def begin(self, task: TaskLike) -> None:
         """Note a task that is started now."""
         self.started += 1
+        if self.counted is not None:
+            self.counted(self.started)
         task.began = self._clock()
         if _log.isEnabledFor(logging.INFO):
             self._say("task-started", task)

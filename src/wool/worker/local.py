@@ -39,9 +39,14 @@ class Fleet:
         self._launcher = launcher
         self._gone = gone
         self._draining = draining
-        self._handles: list[WorkerHandle] = []
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers: dict[WorkerHandle, asyncio.Task[None]] = {}
+        self._retired: dict[WorkerHandle, None] = {}
         self._stopping = False
+
+    @property
+    def handles(self) -> list[WorkerHandle]:
+        """The workers that are not gone."""
+        return list(self._watchers)
 
     async def start(self, specs: Iterable[WorkerSpec]) -> list[WorkerMetadata]:
         """Start a worker per spec, all at once; return them ready. If one fails, none is left."""
@@ -57,12 +62,25 @@ class Fleet:
             ready = [start.result() for start in starts if not start.cancelled() and start.exception() is None]
             await asyncio.gather(*(handle.stop(0.0) for handle in ready))
             raise
-        self._handles = [start.result() for start in starts]
-        self._watchers = [
-            asyncio.create_task(self._watch(handle), name=f"wool watching worker {handle.metadata.uid[:8]}")
-            for handle in self._handles
-        ]
-        return [handle.metadata for handle in self._handles]
+        for start in starts:
+            self._begin_to_watch(start.result())
+        return [handle.metadata for handle in self.handles]
+
+    async def add(self, spec: WorkerSpec) -> WorkerHandle:
+        """Start one worker more; return it ready. Cancelled, it leaves none, or one that `stop` stops."""
+        handle = await self._launcher.launch(spec)
+        self._begin_to_watch(handle)
+        return handle
+
+    async def retire(self, handle: WorkerHandle, drain_seconds: float) -> None:
+        """Stop one of the workers; return when it is gone. `stop`, called meanwhile, may shorten the time."""
+        self._retired[handle] = None
+        await handle.stop(drain_seconds)
+
+    def _begin_to_watch(self, handle: WorkerHandle) -> None:
+        self._watchers[handle] = asyncio.create_task(
+            self._watch(handle), name=f"wool watching worker {handle.metadata.uid[:8]}"
+        )
 
     async def _watch(self, handle: WorkerHandle) -> None:
         await handle.wait_draining()
@@ -70,19 +88,21 @@ class Fleet:
             self._draining(handle.metadata)
         how = await handle.wait_closed()
         if not self._stopping:
-            _log.warning("worker %s (pid %d) ended: %s", handle.metadata.uid[:8], handle.metadata.pid, how)
+            del self._watchers[handle]
+            level = logging.INFO if self._retired.pop(handle, self) is None else logging.WARNING
+            _log.log(level, "worker %s (pid %d) ended: %s", handle.metadata.uid[:8], handle.metadata.pid, how)
             self._gone(handle.metadata, how)
 
     async def stop(self, drain_seconds: float) -> None:
         """Stop all workers; return when they are gone. Bounded by the drain time and ``stop_seconds``."""
         self._stopping = True
-        await asyncio.gather(*(handle.stop(drain_seconds) for handle in self._handles))
-        await asyncio.gather(*self._watchers)
+        await asyncio.gather(*(handle.stop(drain_seconds) for handle in self.handles))
+        await asyncio.gather(*self._watchers.values())
 
     def kill(self) -> None:
         """Kill all workers now. May also be called where the I/O loop has ended by itself."""
         self._stopping = True
-        for handle in self._handles:
+        for handle in self.handles:
             handle.close()
 
 

@@ -27,10 +27,11 @@ from wool.runtime import Runtime, real_runtime, set_runtime
 from wool.tracing import PROCESS as TRACING
 from wool.whereabouts import note_workers_path
 from wool.worker import forks
-from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped
+from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped, Worn
 from wool.worker.logs import MARK, write_events
 from wool.worker.loops import routine_loop
 from wool.worker.nested import Nested
+from wool.worker.retirement import Wear
 from wool.worker.runner import PostedRunner, Runner
 from wool.worker.service import WorkerService
 from wool.worker.signals import ignore_interrupt
@@ -72,6 +73,7 @@ class WorkerNode:
         self._service: WorkerService | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._drain_until = 0.0
+        self._look: asyncio.TimerHandle | None = None
         self.interrupted: int = 0
         """Tasks that did not come to an end of their own when the worker was stopped."""
 
@@ -79,7 +81,7 @@ class WorkerNode:
         return self._runner.crowd()
 
     async def start(self) -> WorkerMetadata:
-        """Listen; return what to announce."""
+        """Listen; return what to announce. Raises `ValueError` if it can have had enough before its first task."""
         configure, runtime = self._configure, self._runtime
 
         async def listen() -> WorkerMetadata:
@@ -91,6 +93,8 @@ class WorkerNode:
                 random_bytes=runtime.random_bytes,
                 observer=runtime.observer,
             )
+            if configure.retirement and (refusal := configure.retirement.refusal(runtime.memory())):
+                raise ValueError(refusal)
             return await self._service.listen(configure.address, self._describe)
 
         return await run_on(self._io, self._routines, listen, "wool worker listening")
@@ -111,6 +115,25 @@ class WorkerNode:
         """See `Runner.sweep`."""
         self._runner.sweep()
 
+    def watch_wear(self, worn: Callable[[str], None]) -> None:
+        """Tell ``worn``, once, why the worker has had enough; run on the I/O loop, after `start`."""
+        assert self._service is not None
+        retirement = self._configure.retirement
+        wear = Wear(retirement, worn)
+        if self._stopping is not None:
+            return
+        wear.started(self._service.started)
+        if retirement.max_tasks is not None:
+            self._service.ledger.counted = wear.started
+        if retirement.memory_limit is not None:
+            self._look_at_memory(wear)
+
+    def _look_at_memory(self, wear: Wear) -> None:
+        wear.holds(self._runtime.memory())
+        if not wear.is_worn:
+            seconds = self._configure.limits.memory_look_seconds
+            self._look = asyncio.get_running_loop().call_later(seconds, self._look_at_memory, wear)
+
     def begin_stop(self, drain_seconds: float, draining: Callable[[], None], stopped: Callable[[], None]) -> None:
         """Drain, then close the sessions; run on the I/O loop. Said again, it may shorten the drain."""
         loop = asyncio.get_running_loop()
@@ -126,6 +149,9 @@ class WorkerNode:
     async def _stop(self, drain_seconds: float, draining: Callable[[], None], stopped: Callable[[], None]) -> None:
         assert self._service is not None
         draining()
+        if self._look is not None:
+            self._look.cancel()
+        self._service.ledger.counted = None
         self.interrupted = await self._service.drain(drain_seconds)
         await self._service.close()
         stopped()
@@ -247,6 +273,8 @@ class _Process:
 
         await run_on(io, here, watch, "wool worker watching its owner")
         self._channel.send(Ready(metadata=metadata))
+        if self._configure.retirement:
+            io.post(self._node.watch_wear, self._say_worn)
         await self._wait_stopped(self._node)
         await self._node.close()
         if life is not None:
@@ -302,6 +330,12 @@ class _Process:
     def _stop(self, drain_seconds: float) -> None:
         assert self._node is not None
         self._node.begin_stop(drain_seconds, self._say_draining, self._say_stopped)
+
+    def _say_worn(self, why: str) -> None:
+        try:
+            self._channel.send(Worn(why=why))
+        except OSError as error:
+            _log.info("the owner does not hear that this worker has had enough: %s", error)
 
     def _say_draining(self) -> None:
         try:

@@ -25,6 +25,7 @@ from wool.cli.settings import (
 )
 from wool.cli.ways import Way, caller_way, worker_way
 from wool.cli.worker import Plan
+from wool.worker.retirement import Retirement
 
 OPTIONS = (
     Option(name="port", convert=whole(0, 65535, "a number from 0 to 65535"), help=""),
@@ -248,6 +249,14 @@ def test_a_worker_drains_as_long_whoever_tells_it_to() -> None:
     assert plan(discovery="local:x", drain_timeout="0").limits(worker.DEFAULT_LIMITS).drain_seconds > 0
 
 
+@pytest.mark.parametrize(
+    ("said", "octets"), [("1", 1), (7, 7), ("3K", 3072), ("512M", 512 * 1024**2), ("2GiB", 2 * 1024**3)]
+)
+def test_a_memory_limit_is_a_number_of_bytes_or_of_binary_units(said: object, octets: int) -> None:
+    made = plan(discovery="local:x", memory_limit=said, max_tasks_per_worker="50")
+    assert made.retirement == Retirement(max_tasks=50, memory_limit=octets)
+
+
 def test_beyond_loopback_without_credentials_only_if_that_is_allowed() -> None:
     made = plan(discovery="static", host="10.77.0.1", port="7001", allow_insecure=True)
     assert made.address(0) == "10.77.0.1:7001"
@@ -270,6 +279,17 @@ def test_beyond_loopback_without_credentials_only_if_that_is_allowed() -> None:
         ({"discovery": "lan", "tag": [f"tag-{n}" for n in range(300)]}, "--tag: do not fit into the 2048"),
         ({"discovery": "dns:x:7000", "tag": ["\udcff"]}, r"--tag: must be text that UTF-8 can write, got \['.udcff'"),
         ({"discovery": "static", "port": "7000", "tag": ["a", ""]}, "--tag: must be strings that are not empty"),
+        (
+            {"discovery": "static", "port": "7000", "max_tasks_per_worker": "5"},
+            "--max-tasks-per-worker: a successor listens before the old worker ends, and port 7000 is taken",
+        ),
+        ({"discovery": "dns:x:7000", "memory_limit": "1G"}, "--memory-limit: .* leave --port out"),
+        ({"discovery": "local:x", "max_tasks_per_worker": "0"}, "--max-tasks-per-worker: must be a number of tasks, 1"),
+        (
+            {"discovery": "local:x", "memory_limit": "1.5G"},
+            "--memory-limit: must be a number of bytes, 1 or more, or of",
+        ),
+        ({"discovery": "local:x", "memory_limit": "0"}, "--memory-limit: must be a number of bytes, 1 or more, or of"),
         ({"discovery": "local:x", "size": "0"}, "--size: must be a number from 1 to 1024, got '0'"),
     ],
 )

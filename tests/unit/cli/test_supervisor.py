@@ -16,6 +16,7 @@ from support.one_loop import until
 from wool.cli import supervisor as module
 from wool.cli.supervisor import STATUSES, GaveUp, Intensity, Status, Supervisor, headline
 from wool.discovery.base import WorkerMetadata
+from wool.limits import Limits
 from wool.worker.child import WorkerStartError
 from wool.worker.ledger import EVENT_FIELDS
 
@@ -56,6 +57,9 @@ def test_no_stretch_of_the_time_sees_more_restarts_than_are_allowed(
         assert len([each for each in allowed if each > now - seconds]) <= restarts
 
 
+QUICK = Limits(handover_seconds=0.001, successor_retry_seconds=0.01, drain_seconds=5.0, retire_seconds=600.0)
+
+
 # ---- workers that are none ---------------------------------------------------------------------------
 
 
@@ -69,9 +73,18 @@ class Worker:
         self.will_interrupt = 0
         self.busy = False
         self.stuck = False
+        self.worn = asyncio.Event()
         self.draining = asyncio.Event()
         self.closed = asyncio.Event()
         self._events = events
+
+    @property
+    def is_draining(self) -> bool:
+        return self.draining.is_set()
+
+    async def wait_worn(self) -> str | None:
+        await self.worn.wait()
+        return None if self.is_draining else "enough"
 
     async def wait_draining(self) -> None:
         await self.draining.wait()
@@ -86,6 +99,7 @@ class Worker:
             self.exit_reason, self.interrupted = how, interrupted
             self._events.append(f"end {self.metadata.pid}")
             self.draining.set()
+            self.worn.set()
             self.closed.set()
 
     async def stop(self, drain_seconds: float) -> None:
@@ -117,6 +131,7 @@ class House:
                 "intensity": Intensity(restarts=2, seconds=10),
                 "drain_seconds": 7.0,
                 "clock": lambda: self.now,
+                "limits": QUICK,
                 "last_output": lambda pid: f"last words of {pid}",
                 **options,
             }
@@ -182,6 +197,7 @@ async def test_a_worker_that_drains_by_itself_is_withdrawn_before_it_has_ended()
     async with house() as made:
         await made.until("worker-added 1")
         made.workers[0].draining.set()
+        made.workers[0].worn.set()
         await made.until("worker-dropped 1")
         assert "end 1" not in made.events
         made.workers[0].end("exit status 0", 0)
@@ -250,6 +266,78 @@ async def test_a_discovery_that_hangs_is_not_waited_for(monkeypatch: pytest.Monk
     with pytest.raises(TimeoutError, match=r"worker-added of worker uid-1 could not be published: .* longer than 0.02"):
         await made.supervisor.run()
     assert made.workers[0].closed.is_set()
+
+
+# ---- replacing -----------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_has_had_enough_is_told_to_drain_once_its_successor_is_announced() -> None:
+    async with house() as made:
+        await made.until("worker-added 1")
+        made.workers[0].worn.set()
+        await made.until("end 1")
+        assert made.events[2:] == ["start 2", "worker-added 2", "worker-dropped 1", "stop 1 in 600", "end 1"]
+
+
+async def test_a_planned_replacement_is_no_crash() -> None:
+    async with house(intensity=Intensity(restarts=0, seconds=10)) as made:
+        for number in range(1, 6):
+            await made.until(f"worker-added {number}")
+            made.workers[-1].worn.set()
+        await made.until("worker-added 6", "end 5")
+
+
+async def test_workers_are_replaced_one_at_a_time() -> None:
+    async with house(size=3) as made:
+        await made.until(*(f"worker-added {number}" for number in (1, 2, 3)))
+        for worker in list(made.workers):
+            worker.worn.set()
+        await made.until(*(f"end {number}" for number in (1, 2, 3)))
+        assert [event.split()[0] for event in made.events[6:]] == [
+            *("start", "worker-added", "worker-dropped", "stop", "end")
+        ] * 3
+
+
+async def test_a_successor_that_crashes_while_the_old_worker_drains_is_restarted() -> None:
+    async with house() as made:
+        await made.until("worker-added 1")
+        made.workers[0].busy = True
+        made.workers[0].worn.set()
+        await made.until("stop 1 in 600")
+        made.workers[1].end("killed by SIGSEGV")
+        await made.until("worker-added 3")
+        made.workers[0].end("exit status 0", 0)
+
+
+async def test_a_successor_that_cannot_be_announced_is_stopped_and_the_old_worker_goes_on() -> None:
+    async with house() as made:
+        await made.until("worker-added 1")
+        made.fail_publish = lambda type, uid: OSError("disk full") if uid == "uid-2" else None
+        made.workers[0].worn.set()
+        await made.until("stop 2 in 0", "worker-added 3", "end 1")
+        assert made.events.index("worker-added 3") < made.events.index("worker-dropped 1")
+
+
+async def test_a_worker_that_crashes_after_it_has_had_enough_is_restarted_as_any() -> None:
+    async with house() as made:
+        await made.until("worker-added 1")
+        made.fail_start = lambda number: WorkerStartError("no") if "end 1" not in made.events else None
+        made.workers[0].worn.set()
+        await made.until("failed 2")
+        made.workers[0].end("killed by SIGKILL")
+        await made.until("worker-added 2")
+
+
+async def test_told_to_stop_while_a_worker_is_replaced_both_are_stopped_within_the_drain_time() -> None:
+    async with house() as made:
+        await made.until("worker-added 1")
+        made.workers[0].busy = True
+        made.workers[0].worn.set()
+        await made.until("stop 1 in 600")
+        made.supervisor.signal("SIGTERM")
+        await made.until("stop 1 in 7", "end 2")
+        made.workers[0].end("exit status 0", 0)
+        assert await made.running is Status.DRAINED
 
 
 # ---- ending ------------------------------------------------------------------------------------------

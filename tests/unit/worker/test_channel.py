@@ -26,10 +26,12 @@ from wool.worker.channel import (
     Ready,
     Stop,
     Stopped,
+    Worn,
     decode_from_owner,
     decode_from_worker,
     encode,
 )
+from wool.worker.retirement import Retirement
 
 CONFIGURE = Configure(
     sys_path=("", "/a b", "/caf\u00e9", "/not-\udcfftext", "line\nbreak"),
@@ -40,6 +42,7 @@ CONFIGURE = Configure(
     tags=frozenset({"gpu", "eu"}),
     extra={"zone": "a", "": "\u2028"},
     limits=Limits(drain_seconds=1.5, inline_bytes=7),
+    retirement=Retirement(max_tasks=50, memory_limit=2**40),
 )
 PLAIN = Configure(sys_path=(), python_path=None, address="127.0.0.1:0", secret=None)
 METADATA = WorkerMetadata(uid="u", address="unix:/x", pid=1, version="1", tags=frozenset({"t"}), extra={"k": "v"})
@@ -48,6 +51,7 @@ OWNER_SAYS = [CONFIGURE, PLAIN, Stop(drain_seconds=0.0), Stop(drain_seconds=30)]
 WORKER_SAYS = [
     Ready(metadata=METADATA),
     Failed(text="Traceback\n  ...\nboom \u26a0"),
+    Worn(why="it holds 7 bytes"),
     Draining(),
     Stopped(interrupted=3),
 ]
@@ -139,6 +143,10 @@ def change(message: Any, **fields: object) -> bytes:
         change(CONFIGURE, tags=[["x"]]),
         change(CONFIGURE, extra={"a": 1}),
         change(CONFIGURE, extra=[]),
+        change(CONFIGURE, retirement=None),
+        change(CONFIGURE, retirement={"max_tasks": 1}),
+        change(CONFIGURE, retirement={"max_tasks": 0, "memory_limit": None}),
+        change(CONFIGURE, retirement={"max_tasks": None, "memory_limit": 1.5}),
         change(CONFIGURE, limits={}),
         change(CONFIGURE, limits={**dataclasses.asdict(DEFAULT_LIMITS), "unknown": 1}),
         change(CONFIGURE, limits={**dataclasses.asdict(DEFAULT_LIMITS), "inline_bytes": 1.5}),
@@ -167,6 +175,8 @@ def test_anything_else_from_the_owner_is_one_error(line: bytes) -> None:
         json.dumps({"type": "ready", "metadata": " " * 3000}).encode(),
         b'{"type":"failed","text":null}',
         b'{"type":"draining","text":null}',
+        b'{"type":"worn"}',
+        b'{"type":"worn","why":1}',
     ],
 )
 def test_anything_else_from_the_worker_is_one_error(line: bytes) -> None:
