@@ -43,10 +43,10 @@ try:
     from opentelemetry import context as otel_context
     from opentelemetry import trace as otel_trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
-        "wool.otel needs opentelemetry-api: pip install 'wool[otel]'", name=error.name, path=error.path
-    ) from error
+        "wool.otel needs opentelemetry-api: pip install 'wool[otel]'", name=_missing.name, path=_missing.path
+    ) from _missing
 
 __all__ = ["instrument", "uninstrument"]
 

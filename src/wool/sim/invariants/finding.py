@@ -11,7 +11,10 @@ from wool.sim.quiet import known_seconds, retry_seconds, reunion_seconds
 
 FAILED = ("no-workers", "timeout", "lost", "interrupted")
 """Outcomes that are not the body's own."""
-SILENCE = {"dns": ("answer-lost",), "static": ("answer-lost", "answer-denied", "answer-split", "zone-flap")}
+SILENCE: dict[str, tuple[str, ...]] = {
+    "dns": ("answer-lost",),
+    "static": ("answer-lost", "answer-denied", "answer-split", "zone-flap"),
+}
 """What does not say that anybody is gone: no answer of a name server; and that a host name is not known, the system
 says in the same words."""
 EARLY_SECONDS = 0.2
