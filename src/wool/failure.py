@@ -516,7 +516,8 @@ class TaskException:
 
     type: str
     """``module.qualname`` of its class."""
-    message: str
+    message: str = field(repr=False)
+    """What ``str`` of it says; not in the repr, since it may hold what the routine was given."""
     _outline: Outline = field(repr=False)
     _characters: int = field(repr=False)
 
