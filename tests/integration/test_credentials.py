@@ -477,6 +477,10 @@ async def test_workers_on_other_hosts_are_found_used_and_restarted_under_load(
                     await goes_on()
 
             await used_by(pids)
+            reached: dict[int, set[int]] = {pid: set() for pid in pids}
+            while any(found != pids for found in reached.values()):
+                outer, inner = await caller("nested")
+                reached[outer].add(inner)  # from the bodies on either host, the workers of both
             for place, (number, host) in enumerate(((2, first), (3, second))):
                 commands[place].signal()
                 assert await commands[place].ended() == Status.DRAINED

@@ -73,6 +73,21 @@ def test_a_bug_of_one_fault_in_one_discovery_is_caught_by_that_fault_there(name:
         assert mutant.caught_by not in replay(name, spared)[name]
 
 
+BEYOND: dict[str, dict[str, str]] = {
+    "stale time to live": {"lan": "lost-goodbye", "dns": "answer-stale", "static": "answer-stale"},
+    "flap": {"lan": "hello-flap", "dns": "zone-flap", "static": "zone-flap"},
+    "split view": {"lan": "segment-split", "dns": "answer-split", "static": "answer-split"},
+    "rolling restart": dict.fromkeys(("lan", "dns", "static"), "rolling-restart"),
+}
+"""What each fault of finding workers is, in each discovery beyond one machine."""
+
+
+@pytest.mark.parametrize("way", ["lan", "dns", "static"])
+@pytest.mark.parametrize("what", BEYOND)
+def test_each_fault_of_finding_has_a_planted_bug_in_each_discovery(what: str, way: str) -> None:
+    assert any((mutant.way, mutant.fault) == (way, BEYOND[what][way]) for mutant in MUTANTS.values())
+
+
 @pytest.mark.timeout(ALL_SECONDS)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_stored_plan_passes_without_the_bug(name: str, clean: dict[str, dict[str, str]]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,12 @@ from support.traced import block, run, run_until
 async def through(journal: str, call: str) -> int:
     """Call on from the worker."""
     return await run(journal, call)
+
+
+@wool.routine
+async def pair(journal: str, call: str) -> tuple[int, int]:
+    """Say where this body runs, and where the one that it calls."""
+    return os.getpid(), await run(journal, call)
 
 
 async def main(directory: str, journal_path: str) -> None:
@@ -80,6 +87,9 @@ async def main(directory: str, journal_path: str) -> None:
                         continue
                     case ["held"]:
                         print(json.dumps(held), flush=True)
+                        continue
+                    case ["nested"]:
+                        print(json.dumps(await pair(journal.path, journal.new_call())), flush=True)
                         continue
                     case ["now", count]:
                         print(json.dumps([await timed(journal.new_call()) for _ in range(int(count))]), flush=True)

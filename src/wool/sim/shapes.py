@@ -459,6 +459,9 @@ def _faults(number: int, finds: bool, kinds: tuple[str, ...], callers: int, work
     digits = _Digits(number - 1)
     fault = _fault(digits, kinds, callers, workers)
     yield fault
+    if fault.kind == "lost-goodbye":
+        # Else nobody says it.
+        yield Fault(kind="terminate", target=fault.target, at=round(fault.at + 0.01, 3))
     if finds and fault.kind in ("crash", "terminate") and fault.target.startswith("w"):
         # Now and then it comes up again, on the same address.
         after = digits.of((None, None, 0.05, 0.3, 0.8))

@@ -107,6 +107,8 @@ MUTANTS = (
         name="heard-holds-for-ever",
         broken="A worker that vanished without a word stays in view.",
         caught_by="view_becomes_truth",
+        fault="lost-goodbye",
+        way="lan",
         edits=(
             Edit(
                 module=SIGHTINGS,
@@ -223,6 +225,27 @@ MUTANTS = (
         caught_by="names_become_addresses",
         fault="answer-stale",
         way="dns",
+        edits=(
+            Edit(
+                module=LOOKUPS,
+                old="        entry.addresses = answer.addresses[: limits.addresses]\n        entry.failures = 0\n",
+                new="        known = bool(entry.addresses) and answer.addresses == entry.addresses\n"
+                "        entry.addresses = answer.addresses[: limits.addresses]\n"
+                "        entry.failures = 0\n",
+            ),
+            Edit(
+                module=LOOKUPS,
+                old="limits.lookup_least_seconds), limits.lookup_most_seconds)\n",
+                new="limits.lookup_most_seconds if known else 0.0), limits.lookup_most_seconds)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="an-old-address-holds-longest",
+        broken="A host that is where it was known to be is not looked up again in time.",
+        caught_by="names_become_addresses",
+        fault="answer-stale",
+        way="static",
         edits=(
             Edit(
                 module=LOOKUPS,
