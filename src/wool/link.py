@@ -195,6 +195,13 @@ class Link:
         Not earlier than ``reconnect_most_seconds``: by then a frozen one's session has mostly been lost.
         """
         self.status.suspect = True
+        self.try_once()
+
+    def try_once(self) -> None:
+        """A call is to try the suspect, no other; after a while another one may, should this one offer it nothing.
+
+        It may be too large for it, or be cancelled while it waits for the window.
+        """
         self.half_open = False
         if self.state is LinkState.OPEN and self._probe is None and not self.dropped:
             self._probe = self._loop.call_later(self._limits.reconnect_most_seconds, self._half_open_now)

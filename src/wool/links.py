@@ -137,7 +137,7 @@ class Links:
             if not link.status.suspect:
                 return link
             if link.half_open:
-                link.half_open = False  # this call tries it, no other
+                link.try_once()
                 return link
             last = last or link
         return last

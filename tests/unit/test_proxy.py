@@ -541,6 +541,29 @@ async def test_a_suspect_whose_session_lives_is_tried_by_one_call_after_a_while_
         assert not link.status.suspect
 
 
+async def test_a_suspect_whose_trial_was_never_offered_anything_is_tried_again() -> None:
+    small = limits(payload_bytes=3000)
+    async with cluster(balancer=Fixed("slow", "b"), limits=small) as made, raw(made, "slow") as (worker,):
+        await made.add("b")
+        assert await made.call(bodies.echo, 1) == 1
+        peer = await worker.session()
+        offer = await peer.expect(Offer)
+        assert await peer.expect(Withdraw) == Withdraw(offer.number)
+        link = made.link("slow")
+        await until(lambda: link.half_open)
+        with pytest.raises(SerializationError, match="payload_bytes"):
+            await made.call(bodies.echo, bytes(4000))
+        assert link.status.suspect
+        await until(lambda: link.half_open)
+        trial = made.spawn(bodies.echo, 2)
+        following = await peer.expect(Offer)
+        await peer.say(Accept(following.number))
+        assert await peer.expect(Start) == Start(following.number)
+        await peer.say(returned(following.number, 2))
+        assert await trial == 2
+        assert not link.status.suspect
+
+
 async def test_a_suspect_that_does_not_answer_its_trial_stays_suspect() -> None:
     async with cluster(balancer=Fixed("frozen", "b")) as made, raw(made, "frozen"):
         await made.add("b")
