@@ -34,13 +34,13 @@ MUTANTS = (
         edits=(
             Edit(
                 module=LINKS,
-                old="return self._terms.lease is not None and key not in self._terms.own",
+                old="return self._terms.lease is not None and not self._terms.is_own(key)",
                 new="return self._terms.lease is not None",
             ),
             Edit(
                 module=LINKS,
-                old="        own = self._terms.own\n        return [link for link in self.links.values() if",
-                new="        own = frozenset[str]()\n        return [link for link in self.links.values() if",
+                old="        is_own = self._terms.is_own\n",
+                new="        is_own = frozenset[str]().__contains__\n",
             ),
         ),
     ),
