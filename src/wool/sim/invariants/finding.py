@@ -240,6 +240,7 @@ def a_view_is_whole_before_it_is_believed(story: Story) -> Iterator[Violation]:
             times.setdefault((item.node, str(value_of(item, "name"))), item.at)
     if not (begun or asked):
         return
+    lost = [item for item in story.of("wire.lost") if item.node.startswith("w")]
     for label, task in story.tasks.items():
         node, call = task.caller, story.top(label)
         if task.outcome != "no-workers" or call is None or (node.startswith("w") and topology.callers > 1):
@@ -252,6 +253,9 @@ def a_view_is_whole_before_it_is_believed(story: Story) -> Iterator[Violation]:
         ):
             continue
         if any(name.startswith("c") and story.died(name, ended.index) for name in story.nodes):
+            continue
+        # The pool of a caller whose session has ended is closed on the worker: what its bodies still call finds nobody.
+        if any(item.node == node and item.index < ended.index and item.event.session.startswith("c") for item in lost):
             continue
         early = ended.at < begun.get(node, -1e9) + limits.lan_look_seconds
         unheard = [
