@@ -195,12 +195,12 @@ class Link:
         Not earlier than ``reconnect_most_seconds``: by then a frozen one's session has mostly been lost.
         """
         self.status.suspect = True
-        self.try_once()
+        self.half_open_later()
 
-    def try_once(self) -> None:
-        """A call is to try the suspect, no other; after a while another one may, should this one offer it nothing.
+    def half_open_later(self) -> None:
+        """Let no call try the suspect now, and one after a while, if nothing is heard until then.
 
-        It may be too large for it, or be cancelled while it waits for the window.
+        Also where a call is about to: it may be too large, or be cancelled, before it has offered anything.
         """
         self.half_open = False
         if self.state is LinkState.OPEN and self._probe is None and not self.dropped:

@@ -137,7 +137,7 @@ class Links:
             if not link.status.suspect:
                 return link
             if link.half_open:
-                link.try_once()
+                link.half_open_later()  # this call tries it, no other
                 return link
             last = last or link
         return last

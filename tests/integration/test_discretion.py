@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 import wool
-from support.command import worker_command
+from support.command import WorkerCommand, worker_command
 from support.routines import echo
 from wool.serialization import dumps
 
@@ -64,7 +64,7 @@ async def back_and_forth(word: str) -> AsyncGenerator[str, str]:
         word = yield word
 
 
-async def _make_all_sorts_of_calls(word: str) -> None:
+async def _make_all_sorts_of_calls(word: str, command: WorkerCommand) -> None:
     VARIABLE.set(word)
     assert await echo(word) == word
     assert await echo([word] * 20_000) == [word] * 20_000
@@ -77,7 +77,7 @@ async def _make_all_sorts_of_calls(word: str) -> None:
     with pytest.raises(LookupError):
         await numbers.athrow(LookupError(word))
     sleeping = asyncio.create_task(sleep(word))
-    await asyncio.sleep(0.2)
+    await command.event("task-started", times=7)
     sleeping.cancel(word)
     with contextlib.suppress(asyncio.CancelledError):
         await sleeping
@@ -91,7 +91,7 @@ async def test_the_log_of_a_worker_and_of_its_caller_hold_nothing_of_arguments_r
     async with worker_command("--discovery", f"local:{name}", "--log-level", "debug") as command:
         await command.event("ready")
         async with wool.WorkerPool(discovery=wool.LocalDiscovery(name)):
-            await _make_all_sorts_of_calls(word)
+            await _make_all_sorts_of_calls(word, command)
             await command.event("task-ended", times=7)
             begun = len(command.all("task-started"))
             left = asyncio.create_task(sleep(word))

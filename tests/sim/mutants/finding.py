@@ -7,6 +7,22 @@ from sim.mutants.mutant import Edit, Mutant
 LINKS, SIGHTINGS, LOOKUPS = "wool.links", "wool.discovery.sightings", "wool.discovery.lookups"
 STATIC = "wool.discovery.static"
 
+KNOWN_HOLDS_LONGEST = (
+    Edit(
+        module=LOOKUPS,
+        old="        entry.addresses = answer.addresses[: limits.addresses]\n        entry.failures = 0\n",
+        new="        known = bool(entry.addresses) and answer.addresses == entry.addresses\n"
+        "        entry.addresses = answer.addresses[: limits.addresses]\n"
+        "        entry.failures = 0\n",
+    ),
+    Edit(
+        module=LOOKUPS,
+        old="limits.lookup_least_seconds), limits.lookup_most_seconds)\n",
+        new="limits.lookup_most_seconds if known else 0.0), limits.lookup_most_seconds)\n",
+    ),
+)
+"""An answer that says what was known already is used for as long as any may be."""
+
 MUTANTS = (
     # ---- whom a pool takes ----
     Mutant(
@@ -225,20 +241,7 @@ MUTANTS = (
         caught_by="names_become_addresses",
         fault="answer-stale",
         way="dns",
-        edits=(
-            Edit(
-                module=LOOKUPS,
-                old="        entry.addresses = answer.addresses[: limits.addresses]\n        entry.failures = 0\n",
-                new="        known = bool(entry.addresses) and answer.addresses == entry.addresses\n"
-                "        entry.addresses = answer.addresses[: limits.addresses]\n"
-                "        entry.failures = 0\n",
-            ),
-            Edit(
-                module=LOOKUPS,
-                old="limits.lookup_least_seconds), limits.lookup_most_seconds)\n",
-                new="limits.lookup_most_seconds if known else 0.0), limits.lookup_most_seconds)\n",
-            ),
-        ),
+        edits=KNOWN_HOLDS_LONGEST,
     ),
     Mutant(
         name="an-old-address-holds-longest",
@@ -246,20 +249,7 @@ MUTANTS = (
         caught_by="names_become_addresses",
         fault="answer-stale",
         way="static",
-        edits=(
-            Edit(
-                module=LOOKUPS,
-                old="        entry.addresses = answer.addresses[: limits.addresses]\n        entry.failures = 0\n",
-                new="        known = bool(entry.addresses) and answer.addresses == entry.addresses\n"
-                "        entry.addresses = answer.addresses[: limits.addresses]\n"
-                "        entry.failures = 0\n",
-            ),
-            Edit(
-                module=LOOKUPS,
-                old="limits.lookup_least_seconds), limits.lookup_most_seconds)\n",
-                new="limits.lookup_most_seconds if known else 0.0), limits.lookup_most_seconds)\n",
-            ),
-        ),
+        edits=KNOWN_HOLDS_LONGEST,
     ),
     Mutant(
         name="unknown-host-is-nobody",
