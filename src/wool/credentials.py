@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, cast
+
+from wool import pem
 
 SECRET_BYTES = 16
 """A shared secret that is shorter can be guessed."""
 
 _log = logging.getLogger(__name__)
-
-_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
-_KEY = b"PRIVATE KEY-----"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -51,13 +48,13 @@ class WorkerCredentials:
     """Where they are from, for messages."""
 
     def __post_init__(self) -> None:
-        _check_pem("ca", self.ca, _CERTIFICATE)
+        pem.check_certificates("ca", self.ca)
         if (self.key is None) != (self.cert is None):
             missing = "key" if self.key is None else "cert"
             raise ValueError(f"credentials lack {missing}=: a key and its certificate go together")
         if self.key is not None and self.cert is not None:
-            _check_pem("key", self.key, _KEY)
-            _check_pem("cert", self.cert, _CERTIFICATE)
+            pem.check_key("key", self.key)
+            pem.check_certificates("cert", self.cert)
         elif self.mutual:
             raise ValueError("mutual credentials need key= and cert=: both ends show a certificate")
         if self.secret is None:
@@ -85,20 +82,28 @@ class WorkerCredentials:
         """Read them from PEM files; the secret's file holds its bytes, without the white space around them.
 
         Raises `OSError` for a file that cannot be read, and `ValueError` for what the files hold: among it, a key
-        that is not the certificate's.
+        that is not the certificate's; and for files that everybody can write, that are no regular files, or larger
+        than 1 MiB. A key or secret that everybody can read is warned of.
         """
-        credentials = cls(
-            ca=Path(ca_path).read_bytes(),
-            key=None if key_path is None else Path(key_path).read_bytes(),
-            cert=None if cert_path is None else Path(cert_path).read_bytes(),
-            mutual=mutual,
-            secret=None if secret_path is None else Path(secret_path).read_bytes().strip(),
-            workers=workers,
-            callers=callers,
-            source=str(cert_path if cert_path is not None else ca_path),
-        )
+        try:
+            credentials = cls(
+                ca=pem.read(ca_path, private=False),
+                key=None if key_path is None else pem.read(key_path, private=True),
+                cert=None if cert_path is None else pem.read(cert_path, private=False),
+                mutual=mutual,
+                secret=None if secret_path is None else pem.read(secret_path, private=True).strip(),
+                workers=workers,
+                callers=callers,
+                source=str(cert_path if cert_path is not None else ca_path),
+            )
+        except ValueError as error:
+            argument, said, _ = str(error).partition("=")
+            named = {"ca": ca_path, "key": key_path, "cert": cert_path, "secret": secret_path}.get(argument)
+            if said and named is not None:
+                raise ValueError(f"{os.fspath(named)}: {error}") from error
+            raise
         if key_path is not None and cert_path is not None:
-            _check_pair(key_path, cert_path)
+            pem.check_pair(key_path, cert_path)
         return credentials
 
     def __repr__(self) -> str:
@@ -185,6 +190,51 @@ def as_provider(credentials: CredentialsArgument | None) -> CredentialsProvider 
     raise TypeError(f"credentials must be WorkerCredentials or a function that returns them, got {credentials!r:.100}")
 
 
+class Steady:
+    """A provider that goes on with what another one returned last, where that one fails, and has that said.
+
+    Said once, until it succeeds again: whoever connects makes it ask, on a thread of gRPC's. The first time, what it
+    raises is raised, and so is what ``check`` has against what it returns.
+    """
+
+    def __init__(
+        self,
+        provider: CredentialsProvider,
+        check: Callable[[WorkerCredentials], object],
+        say: Callable[[str], object],
+    ) -> None:
+        self._provider = provider
+        self._check = check
+        self._say = say
+        self._last = self._ask()
+        self._failing = False
+
+    def __call__(self) -> WorkerCredentials:
+        """Return the credentials as they are now, or as they were before."""
+        try:
+            self._last = self._ask()
+        except Exception as error:
+            if not self._failing:
+                self._say(f"no credentials are given, what was given before stays: {type(error).__name__}: {error}")
+            self._failing = True
+        else:
+            self._failing = False
+        return self._last
+
+    def _ask(self) -> WorkerCredentials:
+        now = provided(self._provider)
+        self._check(now)
+        return now
+
+
+def provided(provider: CredentialsProvider) -> WorkerCredentials:
+    """Ask ``provider``, which may be anybody's. Raises what it raises, and `TypeError` for what are no credentials."""
+    now: object = provider()
+    if not isinstance(now, WorkerCredentials):
+        raise TypeError(f"a provider of credentials must return WorkerCredentials, got {type(now).__name__}")
+    return now
+
+
 def for_worker(credentials: CredentialsArgument | None) -> WorkerCredentials | CredentialFiles | None:
     """Return what a worker process is given to start with: files are read there, and again when they change.
 
@@ -206,26 +256,7 @@ def secret_of(credentials: CredentialsArgument) -> bytes:
     return (provider and provider().secret) or b""
 
 
-def _check_pem(name: str, value: object, marker: bytes) -> None:
-    if not isinstance(value, bytes) or marker not in value:
-        what = "a private key" if marker == _KEY else "a certificate"
-        raise ValueError(f"{name}= must be {what} in PEM form, as bytes")
-
-
 def _check_names(name: str, value: tuple[object, ...] | object) -> None:
     names = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)
     if not all(isinstance(item, str) and item for item in names):
         raise ValueError(f"{name}= must be a tuple of names, got {value!r:.100}")
-
-
-def _check_pair(key_path: str | os.PathLike[str], cert_path: str | os.PathLike[str]) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_path, key_path, password=_no_password)
-    except ssl.SSLError as error:
-        raise ValueError(
-            f"{os.fspath(key_path)} is not the key of the certificate in {os.fspath(cert_path)}: {error.reason}"
-        ) from error
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is encrypted: a worker has nobody to ask for the password")

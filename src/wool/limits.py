@@ -21,6 +21,8 @@ MOST_FRAMES = 16384
 """Frames of one message: several times what a packet of ours holds."""
 MOST_HANDSHAKE_BYTES = 2 * MIB
 """A handshake message: a pool's description and some words."""
+MOST_CREDENTIAL_BYTES = MIB
+"""A file of certificates, a key or a secret: the authorities of a whole system take a quarter of it."""
 MOST_CHARACTERS = 1000
 """Of what somebody says before it has proven who it is."""
 MOST_ADDRESSES = 16

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import logging
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures import Fixtures, make, write
 
-from wool.credentials import CredentialFiles, WorkerCredentials, as_provider
+from wool.credentials import CredentialFiles, Steady, WorkerCredentials, as_provider
+from wool.limits import MOST_CREDENTIAL_BYTES
 
 SECRET = bytes(range(32))
 
@@ -139,6 +143,156 @@ def test_files_that_do_not_fit_yet_leave_what_was_read_and_are_named(
 def test_files_that_never_fitted_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"ca\.pem"):
         files(tmp_path)()
+
+
+HALF: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "one authority": ("ca.pem", lambda ca: ca[:-40], "ends in the middle of a certificate"),
+    "the second authority": ("ca.pem", lambda ca: ca + ca[:200], "ends in the middle of a certificate"),
+    "the first authority": ("ca.pem", lambda ca: ca[:200] + ca, "ends in the middle of a certificate"),
+    "an authority that is none": (
+        "ca.pem",
+        lambda ca: ca + ca[:200] + b"\n-----END CERTIFICATE-----\n",
+        "a certificate that cannot be read",
+    ),
+    "what leads to an authority": ("worker.pem", lambda own: own + own[:-40], "ends in the middle of a certificate"),
+    "the key": ("worker.key", lambda key: key[:-60], "are no use as a key and its certificate"),
+}
+
+
+@pytest.mark.parametrize("what", HALF)
+def test_a_half_written_file_changes_nothing_and_is_named(
+    fixtures: Fixtures, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Who believed but a part of the authorities would refuse the callers of the others."""
+    name, half, message = HALF[what]
+    write(fixtures, tmp_path)
+    provider = files(tmp_path)
+    first = provider()
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(half(whole))
+    assert [provider(), provider()] == [first, first]
+    (record,) = caplog.records
+    assert message in record.getMessage()
+    assert str(tmp_path / name) in record.getMessage()
+    with pytest.raises(ValueError, match=message):
+        files(tmp_path)()
+    (tmp_path / name).write_bytes(whole)
+    assert provider() == first
+
+
+def test_words_between_certificates_are_passed_over(fixtures: Fixtures, tmp_path: Path) -> None:
+    write(fixtures, tmp_path)
+    (tmp_path / "ca.pem").write_bytes("# Főtanúsítvány\n".encode() + fixtures.both + b"\n\xff\n" + fixtures.ca)
+    assert files(tmp_path)() == files(tmp_path)()
+
+
+def test_what_is_no_file_is_not_waited_for(fixtures: Fixtures, tmp_path: Path) -> None:
+    write(fixtures, tmp_path)
+    provider = files(tmp_path)
+    first = provider()
+    for name in ("ca.pem", "worker.key", "worker.pem"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        assert provider() is first
+        with pytest.raises(ValueError, match=rf"{name} is no regular file"):
+            files(tmp_path)()
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+        assert provider() is first
+        with pytest.raises(ValueError, match=rf"{name} is no regular file"):
+            files(tmp_path)()
+        (tmp_path / name).rmdir()
+        (tmp_path / name).write_bytes(whole)
+
+
+def test_a_file_larger_than_any_credentials_is_not_read_to_its_end(fixtures: Fixtures, tmp_path: Path) -> None:
+    write(fixtures, tmp_path)
+    with (tmp_path / "ca.pem").open("ab") as file:
+        file.truncate(MOST_CREDENTIAL_BYTES)
+    files(tmp_path)()
+    os.truncate(tmp_path / "ca.pem", 1 << 40)
+    with pytest.raises(ValueError, match=rf"ca\.pem holds more than {MOST_CREDENTIAL_BYTES} bytes"):
+        files(tmp_path)()
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "worker.key", "worker.pem", "secret"])
+def test_what_everybody_can_write_is_not_believed(
+    fixtures: Fixtures, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    write(fixtures, tmp_path)
+    (tmp_path / "secret").write_bytes(SECRET)
+    (tmp_path / "secret").chmod(0o600)
+    provider = with_secret(tmp_path)
+    first = provider()
+    (tmp_path / name).chmod(0o646)
+    os.utime(tmp_path / name, ns=(1, 1))
+    assert provider() is first
+    with pytest.raises(ValueError, match=rf"{name} can be written by everybody \(mode 0646\)"):
+        with_secret(tmp_path)()
+    assert "can be written by everybody" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "told"),
+    [
+        ("worker.key", 0o644, True),
+        ("worker.key", 0o440, False),  # as Kubernetes mounts a secret for a group
+        ("secret", 0o604, True),
+        ("secret", 0o640, False),
+        ("ca.pem", 0o644, False),
+        ("worker.pem", 0o644, False),
+    ],
+)
+def test_a_key_or_secret_that_everybody_can_read_is_told_of(
+    fixtures: Fixtures, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, mode: int, told: bool
+) -> None:
+    """A warning and no error: in a pod, everybody is nobody else."""
+    write(fixtures, tmp_path)
+    (tmp_path / "secret").write_bytes(SECRET)
+    (tmp_path / "secret").chmod(0o600)
+    (tmp_path / name).chmod(mode)
+    provider = with_secret(tmp_path)
+    assert provider() is provider()
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warned) == told
+    assert all(f"{tmp_path / name} can be read by everybody (mode {mode:04o})" in each for each in warned)
+
+
+def with_secret(directory: Path) -> CredentialFiles:
+    return CredentialFiles(
+        ca_path=str(directory / "ca.pem"),
+        key_path=str(directory / "worker.key"),
+        cert_path=str(directory / "worker.pem"),
+        secret_path=str(directory / "secret"),
+    )
+
+
+def test_where_a_provider_fails_what_it_gave_before_stays_and_that_is_said_once(fixtures: Fixtures) -> None:
+    given: list[Any] = [fixtures.credentials("worker")]
+    said: list[str] = []
+
+    def provider() -> WorkerCredentials:
+        if given[0] is None:
+            raise OSError("the vault is closed")
+        result: WorkerCredentials = given[0]
+        return result
+
+    steady = Steady(provider, lambda credentials: None, said.append)
+    first = steady()
+    given[0] = None
+    assert [steady(), steady()] == [first, first]
+    given[0] = "no credentials"
+    assert steady() is first
+    assert said == ["no credentials are given, what was given before stays: OSError: the vault is closed"]
+    given[0] = fixtures.credentials("caller")
+    assert steady() == fixtures.credentials("caller")
+    given[0] = "no credentials"
+    steady()
+    assert "must return WorkerCredentials, got str" in said[1]
+    assert len(said) == 2
+    with pytest.raises(TypeError, match="must return WorkerCredentials, got str"):
+        Steady(provider, lambda credentials: None, said.append)
 
 
 def test_files_travel_by_name_and_are_read_there(fixtures: Fixtures, tmp_path: Path) -> None:

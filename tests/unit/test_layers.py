@@ -51,6 +51,7 @@ LAYERS = (
             "home",
             "limits",
             "lives",
+            "pem",
             "reducers",
             "references",
             "refusals",

@@ -134,6 +134,7 @@ EXCEEDED = {
     "MOST_PARTS": "unit/protocol/test_frames.py::test_what_no_peer_may_say_is_a_protocol_error_that_says_why",
     "MOST_FRAMES": "unit/protocol/test_runs.py::test_a_run_longer_than_the_limit_breaks_the_protocol",
     "MOST_HANDSHAKE_BYTES": "unit/protocol/test_handshake.py::test_a_message_too_long_is_not_parsed",
+    "MOST_CREDENTIAL_BYTES": "unit/test_credentials.py::test_a_file_larger_than_any_credentials_is_not_read_to_its_end",
     "MOST_CHARACTERS": "unit/test_harmless.py::test_what_is_too_long_is_cut_and_says_so",
     "MOST_ADDRESSES": "unit/test_limits.py::test_more_addresses_of_one_worker_than_a_host_has_are_not_kept",
 }

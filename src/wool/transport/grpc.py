@@ -18,7 +18,7 @@ import traceback
 import warnings
 from typing import Any, cast
 
-from wool.credentials import CredentialsProvider, WorkerCredentials
+from wool.credentials import CredentialsProvider, Steady, WorkerCredentials, provided
 from wool.harmless import harmless
 from wool.limits import Limits
 from wool.refusals import Refusals
@@ -30,6 +30,7 @@ from wool.transport.grpc_streams import AcceptedStream, ConnectedStream
 from wool.transport.grpc_tls import (
     NO_USE,
     channel_credentials,
+    check_worker,
     expecting,
     is_for_another,
     names_of_caller,
@@ -229,6 +230,11 @@ class GrpcTransport:
     def __repr__(self) -> str:
         return f"<{type(self).__name__}{' closed' if self._closed else ''}>"
 
+    @property
+    def one_way(self) -> bool:
+        """Whether the connecting end shows no certificate, now. Raises what the provider raises."""
+        return self._credentials is not None and not provided(self._credentials).mutual
+
     async def connect(self, address: str) -> Stream:
         """Open a stream to ``address``; returns when the other end has accepted it.
 
@@ -243,7 +249,11 @@ class GrpcTransport:
             raise ConnectFailed(str(error)) from error
         if self._credentials is None:
             return await self._connect(where, None, None)
-        credentials = self._credentials()
+        try:
+            credentials = provided(self._credentials)
+        except Exception as error:  # the user's code
+            why = f"there are no credentials: {type(error).__name__}: {error}"
+            raise ConnectFailed(f"cannot connect to {where.text}: {why}") from error
         if where.kind == "unix":
             raise ConnectFailed(f"cannot connect to {where.text}: credentials are for workers on TCP")
         *others, last = credentials.workers or (None,)
@@ -314,10 +324,17 @@ class GrpcTransport:
             if self._credentials is not None:
                 raise ValueError(f"cannot listen at {where.text}: credentials are for workers on TCP")
             _check_unix_path_is_free(where)
+        loop = asyncio.get_running_loop()
+        credentials = tls = None
+        if self._credentials is not None:
+            credentials = Steady(
+                self._credentials, check_worker, lambda said: loop.call_soon_threadsafe(_logger.warning, "%s", said)
+            )
+            tls = server_credentials(credentials)
         server = grpc.aio.server(options=server_options(where.kind, self._limits))
         try:
-            where = _bind(server, where, self._credentials and server_credentials(self._credentials))
-            servicer = SessionServicer(handler, self._limits, name=where.text, credentials=self._credentials)
+            where = _bind(server, where, tls)
+            servicer = SessionServicer(handler, self._limits, name=where.text, credentials=credentials)
             add_servicer_to_server(servicer, server)
             await server.start()
             return GrpcListener(where, server, servicer, self._limits)

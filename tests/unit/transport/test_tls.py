@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import logging
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
-from fixtures import CALLER, HOST, WORKER, Fixtures, make
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID
+from fixtures import CALLER, HOST, WORKER, Fixtures, make, write
 
+from wool.authority import CLIENT, SERVER, Issued
 from wool.certificates import judge_caller, judge_worker
 from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.limits import Limits
@@ -162,6 +171,63 @@ async def test_who_names_its_callers_takes_the_same_ones_by_grpc_and_by_the_judg
                     await call(address, lambda name=name: fixtures.credentials(name))
 
 
+_DNS, _ADDRESS = b"\x82", b"\x87"
+"""How a certificate says which kind of name follows."""
+
+LOOSER: dict[str, tuple[str, bytes | None]] = {
+    # What looks for a name of wool's, and what a certificate says: its common name, and its alternative names.
+    "a common name, where no alternative name is a host's": (WORKER, None),
+    "a common name beside an address": (WORKER, _ADDRESS + b"\x04" + bytes([10, 0, 0, 1])),
+    "a name that goes on behind a zero": ("x", _DNS + bytes([len(WORKER) + 13]) + WORKER.encode() + b"\0.example.org"),
+}
+"""What real gRPC takes, and the judge does not. It cannot be told otherwise, and shows a caller no certificate."""
+
+
+@pytest.mark.parametrize("how", LOOSER)
+async def test_grpc_takes_names_that_only_a_careless_authority_signs_and_the_judge_does_not(
+    fixtures: Fixtures, how: str
+) -> None:
+    """Held here so that it is known: SECURITY.md tells it. The other end, which names its callers, is stricter."""
+    common, alternative = LOOSER[how]
+    made = odd(fixtures, common, alternative)
+    judged = judge_worker(made.cert, fixtures.ca, WORKER, now())
+    assert judged is not None
+    assert judged.why == "name"
+    shown = WorkerCredentials(ca=fixtures.ca, key=made.key, cert=made.cert)
+    async with serving(lambda: shown) as address:
+        await call(address, lambda: fixtures.credentials("caller", workers=(WORKER,)))
+    if alternative is None or alternative.startswith(_ADDRESS):
+        async with serving(lambda: fixtures.credentials("worker", callers=(WORKER,))) as address:
+            with pytest.raises(ConnectFailed, match="does not take a caller"):
+                await call(address, lambda: shown)
+
+
+def odd(fixtures: Fixtures, common: str, alternative: bytes | None) -> Issued:
+    """Issue what `wool certs` does not: alternative names as they are encoded, or none."""
+    issuer, key = x509.load_pem_x509_certificate(fixtures.ca), ec.generate_private_key(ec.SECP256R1())
+    signer = serialization.load_pem_private_key(fixtures.authority.key, None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    builder = (
+        x509.CertificateBuilder(public_key=key.public_key())
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)]))
+        .issuer_name(issuer.subject)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now() - datetime.timedelta(days=1))
+        .not_valid_after(now() + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([SERVER, CLIENT]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False)  # type: ignore[arg-type]
+    )
+    if alternative is not None:
+        names = b"\x30" + bytes([len(alternative)]) + alternative
+        builder = builder.add_extension(x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, names), False)
+    written = serialization.Encoding.PEM
+    return Issued(
+        key=key.private_bytes(written, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        cert=builder.sign(signer, hashes.SHA256()).public_bytes(written),
+    )
+
+
 @pytest.mark.parametrize("name", ["worker", "WORKER", "a.team.example", "team.example", "a.b.team.example", "10.0.0.9"])
 @pytest.mark.parametrize("issued", ["worker", "*.team.example", "10.0.0.9"])
 async def test_grpc_and_the_judge_agree_for_whom_a_certificate_is(fixtures: Fixtures, name: str, issued: str) -> None:
@@ -286,6 +352,66 @@ async def test_a_certificate_that_runs_out_ends_no_session(fixtures: Fixtures) -
         assert await stream.read() == b"still here"
         await stream.close()
         await transport.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_no_session_of_tls_is_taken_up_again_so_that_an_expired_certificate_opens_none(
+    fixtures: Fixtures, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """A ticket would be worth two days; with it, nobody looks at the certificate again."""
+    write(fixtures, tmp_path)
+    context = ssl.create_default_context(cadata=fixtures.ca.decode())
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(tmp_path / "caller.pem", tmp_path / "caller.key")
+    context.set_alpn_protocols(["h2"])
+    async with serving(lambda: fixtures.credentials("worker")) as address:
+        ticket, reused = await asyncio.to_thread(shake_hands, address, context, None)
+        assert not reused
+        assert ticket is not None, "the worker gives no tickets any more: then this is done otherwise"
+        _, reused = await asyncio.to_thread(shake_hands, address, context, ticket)
+        assert not reused
+
+
+def shake_hands(
+    address: str, context: ssl.SSLContext, ticket: ssl.SSLSession | None
+) -> tuple[ssl.SSLSession | None, bool | None]:
+    """Open a session of TLS, with a ticket or none; return the one for the next, and whether this was taken."""
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), 5) as plain,
+        context.wrap_socket(plain, server_hostname=HOST, session=ticket) as secured,
+    ):
+        secured.sendall(PREFACE)
+        secured.recv(65536)  # in TLS 1.3 tickets come behind the handshake
+        return secured.session, secured.session_reused
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
+async def test_a_provider_that_fails_is_told_of_in_the_log_once_and_never_to_who_connects(
+    fixtures: Fixtures, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: list[WorkerCredentials | None] = [fixtures.credentials("worker")]
+
+    def provider() -> WorkerCredentials:
+        if given[0] is None:
+            raise OSError("vault.example refused token 271828")
+        return given[0]
+
+    async with serving(provider) as address:
+        given[0] = None
+        for _ in range(3):
+            await call(address, lambda: fixtures.credentials("caller"))
+        stranger = fixtures.credentials("wrong authority")
+        with pytest.raises(ConnectFailed) as refused:
+            await call(address, lambda: stranger)
+    assert "271828" not in str(refused.value)
+    assert [record.levelname for record in caplog.records if "271828" in record.getMessage()] == ["WARNING"]
+    with pytest.raises(ConnectFailed, match="there are no credentials: OSError: vault.example refused"):
+        await call("127.0.0.1:1", provider)
+    with pytest.raises(ConnectFailed, match="there are no credentials: TypeError: a provider of credentials must"):
+        await call("127.0.0.1:1", lambda: "nonsense")  # type: ignore[arg-type, return-value]
 
 
 async def test_credentials_are_for_tcp(fixtures: Fixtures) -> None:
