@@ -146,7 +146,8 @@ class Connection:
     ) -> Connection:
         """Connect and shake hands. Raises `RpcError` or `TransientRpcError`; bounded by ``handshake_seconds``.
 
-        Unless the transport is ``secure``, the worker must be where it says that it listens.
+        Unless the transport is ``secure``, and shows both ends to each other, the worker must be where it says that it
+        listens.
         """
         words = CallerWords(
             uid=caller,
@@ -158,7 +159,10 @@ class Connection:
 
         def accept(peer: WorkerWords) -> None:
             metadata = _checked_metadata(peer, expects)
-            if not secure:
+            if metadata.secure and not secure:
+                why = f"worker {metadata.uid[:8]} has credentials, and this side has no credentials"
+                raise HandshakeFailed(why, permanent=True)
+            if not secure or transport.one_way:
                 _check_address(metadata, address)
 
         handshake = CallerHandshake(secret=secret, nonce=random_bytes(NONCE_BYTES), words=words, accept=accept)
@@ -420,16 +424,14 @@ def _checked_metadata(peer: WorkerWords, expects: str) -> WorkerMetadata:
 def _check_address(metadata: WorkerMetadata, address: str) -> None:
     """Raise `HandshakeFailed` if an honest worker answers, but at another address than its own.
 
-    Without TLS nothing protects what follows the handshake. Whoever stands at one address and passes the handshake on
-    to a worker at another would know no secret, and still could say what it likes to both ends.
+    Without TLS nothing protects what follows the handshake, and where the caller shows no certificate, nothing tells
+    the worker with whom it shares the connection. Whoever stands at one address, with any certificate for it, and
+    passes the handshake on to a worker at another would know no secret, and still could say what it likes to both ends.
     """
-    if metadata.secure:
-        why = f"worker {metadata.uid[:8]} has credentials, and this side has no credentials"
-        raise HandshakeFailed(why, permanent=True)
     if _as_listened_at(metadata.address) != _as_listened_at(address):
         raise HandshakeFailed(
             f"worker {metadata.uid[:8]} answers, which listens at {metadata.address}: somebody passes on what is said "
-            "there; to reach a worker by a relay or another address, give both ends credentials",
+            "there; to reach a worker by a relay or another address, give both ends certificates",
             permanent=True,
         )
 

@@ -15,12 +15,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from fixtures import HOST
+from fixtures import HOST, make
 
 import wool
 from support.command import environment
 from support.faults import until
 from support.hostile import add
+from wool.authority import Issued
 from wool.limits import Limits
 from wool.runtime import current_runtime
 from wool.transport.base import Stream, StreamLost
@@ -283,6 +284,48 @@ async def test_who_passes_the_handshake_on_hears_no_proof_and_so_gets_no_session
         finally:
             await listener.close()
             await transport.close()
+    assert heard == []
+
+
+async def test_who_passes_a_handshake_of_one_way_tls_on_gets_no_session_with_a_certificate_alone() -> None:
+    """It has a good certificate for its own address, of the same authority, and not the secret."""
+    fixtures, secret, heard = make(), b"what both of them know", list[bytes]()
+
+    def one_way(secret: bytes, shown: Issued | None = None) -> wool.WorkerCredentials:
+        own = {} if shown is None else {"key": shown.key, "cert": shown.cert}
+        return wool.WorkerCredentials(ca=fixtures.ca, mutual=False, secret=secret, **own)
+
+    ended = asyncio.Event()
+    stranger = one_way(b"it knows none of it", fixtures.authority.issue([HOST]))
+    transport = GrpcTransport(Limits(), lambda: stranger)
+
+    async def relay(caller: Stream) -> None:
+        upwards = await transport.connect(worker.metadata.address)
+        try:
+            await upwards.write(await caller.read())
+            await caller.write(await upwards.read())
+            heard.append(await caller.read())
+        except StreamLost:
+            pass
+        finally:
+            upwards.abort("done")
+            await upwards.close()
+            ended.set()
+
+    shown = one_way(secret, fixtures.issued["worker"])
+    async with wool.LocalWorker(host=HOST, credentials=shown) as worker:
+        listener = await transport.listen(f"{HOST}:0", relay)
+        forged = dataclasses.replace(worker.metadata, address=listener.address)
+        try:
+            async with wool.WorkerProxy(workers=[forged], credentials=one_way(secret)):
+                with wool.RuntimeContext(dispatch_timeout=3), pytest.raises(wool.NoWorkersAvailable, match="passes on"):
+                    await add(271828, 314159)
+            await asyncio.wait_for(ended.wait(), 10)
+        finally:
+            await listener.close()
+            await transport.close()
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=one_way(secret)):
+            assert await add(1, 2) == 3
     assert heard == []
 
 

@@ -27,9 +27,12 @@ async def connect(
     secret: bytes = SECRET,
     limits: Limits = QUICK,
     secure: bool = False,
+    one_way: bool = False,
 ) -> Connection:
+    transport = MemoryTransport(network, limits)
+    transport.one_way = one_way
     return await Connection.open(
-        transport=MemoryTransport(network, limits),
+        transport=transport,
         address=address,
         expects=expects,
         secret=secret,
@@ -74,6 +77,9 @@ async def test_without_tls_a_worker_that_is_reached_through_somebody_elses_addre
     with pytest.raises(RpcError, match="has credentials, and this side has no credentials"):
         await connect(network, "127.0.0.1:7000", expects="a")
     await close(await connect(network, "127.0.0.1:7000", expects="a", secure=True))
+    # Who is no more than encrypted shares the connection with anybody who has a certificate for that address.
+    with pytest.raises(RpcError, match="somebody passes on what is said there.* give both ends certificates"):
+        await connect(network, "127.0.0.1:7000", expects="a", secure=True, one_way=True)
     await worker.close()
 
 

@@ -63,6 +63,11 @@ class Listener(Protocol):
 class Transport(Protocol):
     """A way to reach workers. Lives on one event loop: the I/O loop."""
 
+    @property
+    def one_way(self) -> bool:
+        """Whether it is encrypted, and the connecting end does not show who it is."""
+        ...
+
     async def connect(self, address: str) -> Stream:
         """Open a stream to ``address``. Raises `ConnectFailed`. Cancelling gives up cleanly."""
         ...

@@ -286,6 +286,8 @@ class MemoryTransport:
     def __init__(self, network: MemoryNetwork, limits: Limits = DEFAULT_LIMITS) -> None:
         self._network = network
         self._limits = limits
+        self.one_way: bool = False
+        """See `Transport`; nothing here depends on it."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._network!r}>"
