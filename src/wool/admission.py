@@ -19,6 +19,7 @@ from typing import Any
 
 from wool.discovery.base import WorkerFilter, WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
+from wool.harmless import harmless
 
 _MOST_TOLD = 64
 """Workers that an error names; the reasons of more are no more use to anybody."""
@@ -54,7 +55,7 @@ class Terms:
         missing = sorted(self.tags - metadata.tags)
         if not missing:
             return None
-        has = ", ".join(sorted(metadata.tags)) or "none"
+        has = harmless(", ".join(sorted(metadata.tags))) or "none"
         return RpcError(f"worker {metadata.uid[:8]} has not the tags {', '.join(missing)}; its tags: {has}")
 
 

@@ -14,12 +14,13 @@ def worker(uid: str, *tags: str, **extra: str) -> WorkerMetadata:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+printable = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=30)
 workers = st.builds(
     WorkerMetadata,
-    uid=texts.filter(bool),
-    address=texts.filter(bool),
+    uid=printable,
+    address=printable,
     pid=st.integers(0, 2**40),
-    version=texts.filter(bool),
+    version=printable,
     tags=st.frozensets(texts.filter(bool), max_size=4),
     extra=st.dictionaries(texts, texts, max_size=4),
     secure=st.booleans(),

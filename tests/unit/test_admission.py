@@ -44,6 +44,17 @@ def place(address: str) -> WorkerMetadata:
     return WorkerMetadata.at(address)
 
 
+def test_what_a_record_says_of_tags_does_not_speak_to_the_terminal() -> None:
+    """Anybody on the network may have written it."""
+    told = dataclasses.replace(
+        metadata_of("a", "10.0.0.1:1"), tags=frozenset({"\x1b[2J\nERROR wool: forged", "x" * 1900})
+    )
+    refusal = str(GPU.refusal(told))
+    assert refusal.isprintable()
+    assert "\\x1b[2J\\nERROR wool: forged" in refusal
+    assert len(refusal) < 1200
+
+
 # ---- a lease -----------------------------------------------------------------------------------------
 
 

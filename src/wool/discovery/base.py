@@ -109,8 +109,9 @@ def _check(good: bool, name: str, value: object, wanted: str) -> None:
 
 
 def _check_text(name: str, value: object, most: int) -> None:
-    if not (isinstance(value, str) and 0 < len(value) <= most):
-        _check(False, name, value, f"a string of 1 to {most} characters")
+    # They reach errors, logs and terminals as they are.
+    if not (isinstance(value, str) and 0 < len(value) <= most and value.isprintable()):
+        _check(False, name, value, f"a string of 1 to {most} characters that can be printed")
 
 
 def _checked_extra(extra: object) -> Mapping[str, str]:

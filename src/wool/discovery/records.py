@@ -109,8 +109,6 @@ def worker_of(
         raise RecordError(f"not a worker's record: {error}") from None
     if canonical != data:
         raise RecordError("a worker's record is not written as wool writes it")
-    if not all(text.isprintable() for text in (metadata.uid, metadata.version, metadata.address)):
-        raise RecordError("a worker's record holds characters that cannot be printed")  # they would reach a log
     if label_of(metadata.uid) != label.lower():
         raise RecordError(f"{harmless(label, 63)} says that it is worker {metadata.uid[:8]}")
     try:
