@@ -98,7 +98,7 @@ if not PYTHONS:
 OLDEST_FOUND = PYTHONS[0]
 FUZZED = next((python for python in PYTHONS if python in ("3.11", "3.12", "3.13")), OLDEST_FOUND)
 """One that atheris is built for."""
-EXTRAS = ("certs", "completion", "dns", "health", "lan", "otel", "progress", "uvloop")
+EXTRAS = ("certs", "completion", "dns", "health", "lan", "otel", "progress", "prometheus", "uvloop")
 """Extras that tests and types need."""
 TESTED = f".[{','.join(EXTRAS)}]"
 

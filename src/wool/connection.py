@@ -26,12 +26,12 @@ from wool.protocol.handshake import (
     CallerHandshake,
     CallerWords,
     HandshakeFailed,
-    Statistics,
     WorkerWords,
 )
 from wool.refusals import Refusals
 from wool.serialization import Definition, Payload
 from wool.session import Session
+from wool.statistics import Statistics
 from wool.task import Task
 from wool.tracing import CallTold
 from wool.transport.base import ConnectFailed, Stream, StreamLost, Transport

@@ -22,6 +22,7 @@ from wool.serialization import Definition, Payload
 from wool.task import RoutineKind, Task
 from wool.transport.base import StreamLost
 from wool.transport.memory import MemoryNetwork, MemoryTransport
+from wool.worker.ledger import Vitals
 from wool.worker.service import CallerSession, Job, WorkerService
 
 MOST_MESSAGES = 200
@@ -147,6 +148,7 @@ async def _served(data: bytes) -> None:
         secret=SECRET,
         limits=SMALL,
         random_bytes=bytes,
+        vitals=Vitals(lambda: 0, lambda now: 0.0),
     )
 
     def happen(choices: Choices) -> None:

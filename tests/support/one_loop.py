@@ -30,10 +30,13 @@ from wool.serialization import Payload, dumps, loads
 from wool.session import Session
 from wool.task import Task
 from wool.transport.memory import MemoryNetwork, MemoryTransport
+from wool.worker.ledger import Vitals
 from wool.worker.runner import PostedRunner, Runner
 from wool.worker.service import CallerSession, WorkerService
 
 SECRET = b"known to caller and worker"
+MEMORY_BYTES = 123_456_789
+"""What each worker says that it holds."""
 
 QUICK = Limits(
     patience_seconds=0.05,
@@ -131,6 +134,7 @@ class Worker:
             secret=secret,
             limits=limits,
             random_bytes=random.Random(uid).randbytes,
+            vitals=Vitals(lambda: MEMORY_BYTES, self.runner.lag.worst_seconds),
         )
         self.metadata: WorkerMetadata
 

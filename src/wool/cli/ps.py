@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -30,8 +30,8 @@ from wool.discovery.base import DiscoverySubscriberLike, WorkerMetadata
 from wool.errors import RpcError
 from wool.harmless import harmless
 from wool.limits import Limits
-from wool.protocol.handshake import Statistics
 from wool.runtime import current_runtime
+from wool.statistics import Statistics
 from wool.transport.base import Transport
 
 OPTIONS: Sequence[Option] = (
@@ -98,17 +98,14 @@ class Row:
             "secure": known.secure,
             "status": self.status,
             "why": self.why or None,
-            "in_flight": None if said is None else said.in_flight,
-            "done": None if said is None else said.done,
-            "failed": None if said is None else said.failed,
-            "cancelled": None if said is None else said.cancelled,
+            **{name: None if said is None else getattr(said, name) for name in SHOWN},
             "up_since": self.up_since,
         }
 
     def cells(self) -> list[str]:
         """Return what stands in the table."""
         known, said = self.metadata, self.statistics
-        counts = ["-"] * 3 if said is None else [str(said.in_flight), str(said.done), str(said.failed)]
+        counts = ["-"] * 4 if said is None else list(map(str, (said.in_flight, said.done, said.failed, said.lost)))
         return [
             known.uid[:8] or "-",
             known.address,
@@ -116,11 +113,29 @@ class Row:
             known.version or "-",
             self.status,
             *counts,
+            *strain(said),
             self.up_since or "-",
         ]
 
 
-HEADINGS = ("UID", "ADDRESS", "TAGS", "VERSION", "STATUS", "IN-FLIGHT", "DONE", "FAILED", "UP SINCE")
+HEADINGS = (
+    *("UID", "ADDRESS", "TAGS", "VERSION", "STATUS"),
+    *("IN-FLIGHT", "DONE", "FAILED", "LOST", "LAG", "MEMORY", "UP SINCE"),
+)
+SHOWN = tuple(field.name for field in fields(Statistics) if field.name not in ("up_milliseconds", "draining"))
+"""What the record says that JSON says too; the others are in ``up_since`` and ``status``."""
+
+
+def strain(said: Statistics | None) -> tuple[str, str]:
+    """Return the loop's lag and the memory of a worker, in words; a worker of an older version says neither."""
+    if said is None or not said.memory_bytes:
+        return "-", "-"
+    lag = said.loop_lag_microseconds
+    memory = said.memory_bytes / 2**20
+    return (
+        f"{lag / 1000:.1f}ms" if lag < 1_000_000 else f"{lag / 1_000_000:.1f}s",
+        f"{memory:.0f}M" if memory < 10_000 else f"{memory / 1024:.0f}G",
+    )
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.statistics import Statistics
 from wool.worker.child import WorkerStartError
 from wool.worker.logs import fields
 from wool.worker.succession import WORN, Replaceable, Succession
@@ -88,6 +89,8 @@ class Worker(Replaceable, Protocol):
     def interrupted(self) -> int | None: ...
 
     async def wait_closed(self) -> str: ...
+
+    async def statistics(self, seconds: float) -> Statistics | None: ...
 
     async def stop(self, drain_seconds: float) -> None: ...
 
@@ -153,6 +156,11 @@ class Supervisor:
         self._told = asyncio.Event()
         self._hurry = asyncio.Event()
         self._stopping = False
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that live, as far as is known; also those that have a successor, and end."""
+        return [*self._workers.values(), *self._retiring]
 
     def signal(self, name: str) -> None:
         """Stop: drain when told for the first time, end at once when told again."""
@@ -287,7 +295,7 @@ class Supervisor:
     async def _stop_all(self) -> bool:
         """Withdraw all, then stop them; return whether every task came to an end of its own."""
         await self._unless_hurried(self._withdraw_all())
-        workers = [*self._workers.values(), *self._retiring]
+        workers = self.workers
         stops = [
             asyncio.create_task(worker.stop(self._drain_seconds), name=f"wool stopping worker {worker.metadata.pid}")
             for worker in workers

@@ -24,7 +24,10 @@ OPTIONS: Sequence[Option] = (
     *CREDENTIALS,
 )  # fmt: skip
 
-HEADINGS = ("UID", "ADDRESS", "TAGS", "STATUS", "IN-FLIGHT", "DONE/S", "FAILED/S", "DONE", "FAILED", "UP")
+HEADINGS = (
+    *("UID", "ADDRESS", "TAGS", "STATUS", "IN-FLIGHT", "DONE/S", "FAILED/S"),
+    *("DONE", "FAILED", "LOST", "LAG", "MEMORY", "UP"),
+)
 
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?1049l\x1b[?25h"
 """The terminal's second screen, without a cursor, and back."""
@@ -115,7 +118,8 @@ def _cells(row: ps.Row, rates: Mapping[str, tuple[float, float] | None]) -> list
         row.status,
         "-" if said is None else str(said.in_flight),
         *(["-", "-"] if found is None else [f"{part:.1f}" for part in found]),
-        *(["-", "-"] if said is None else [str(said.done), str(said.failed)]),
+        *(["-"] * 3 if said is None else map(str, (said.done, said.failed, said.lost))),
+        *ps.strain(said),
         "-" if said is None else duration(said.up_milliseconds / 1000),
     ]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import ipaddress
 import logging
 import os
@@ -64,6 +65,19 @@ def health_address(value: object) -> str:
     raise ValueError(f"must be an IP address and a port, as in 127.0.0.1:8086, got {address!r}")
 
 
+def metrics_address(value: object) -> str:
+    """Return ``HOST:PORT``; of a port alone, that of loopback. Raises `ValueError`, also without the extra."""
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise ValueError("needs prometheus-client, which is not installed: pip install 'wool[prometheus]'")
+    given = str(value) if type(value) is int else text(value)
+    host, _, port = given.rpartition(":")
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]") or "127.0.0.1")
+        if port.isdecimal() and int(port) <= 65535 and given[0] != ":" and (address.version == 6) == ("[" in host):
+            return given if host else f"127.0.0.1:{port}"
+    raise ValueError(f"must be a port of loopback, or an IP address and a port, as in 0.0.0.0:9464, got {given!r:.100}")
+
+
 def tracing_setup(value: object) -> str:
     """Return ``module:function`` as `wool.otel` takes it. Raises `ValueError`, also without the extra."""
     try:
@@ -102,6 +116,8 @@ OPTIONS: Sequence[Option] = (
            "plain text and without credentials (default: nowhere)"),
     Option(name="reflection", convert=switch, default=False, switch=True, help="let gRPC's reflection answer at "
            "--health too: which services there are, the health service and itself"),
+    Option(name="metrics", convert=metrics_address, metavar="[HOST:]PORT", help="where Prometheus may ask what the "
+           "workers do, in plain text and without credentials; a port alone is one of loopback (default: nowhere)"),
     Option(name="loop", convert=check_loop, default="asyncio", metavar="KIND", help="event loop that bodies run on: "
            "asyncio or uvloop (default: asyncio)"),
     Option(name="otel", convert=tracing_setup, metavar="MODULE[:FUNCTION]", help="trace what the workers run with "
@@ -130,6 +146,7 @@ class Plan:
     allow_insecure: bool = False
     health: str | None = None
     reflection: bool = False
+    metrics: str | None = None
     tracing: str | None = None
     loop: LoopKind = "asyncio"
     retirement: Retirement = ENDLESS
@@ -173,6 +190,7 @@ class Plan:
             allow_insecure=settings["allow-insecure"],
             health=settings["health"],
             reflection=settings["reflection"],
+            metrics=settings["metrics"],
             tracing=settings["otel"],
             loop=settings["loop"],
             retirement=Retirement(max_tasks=settings["max-tasks-per-worker"], memory_limit=settings["memory-limit"]),
@@ -353,9 +371,10 @@ class _Command:
                     tell=tell,
                     limits=plan.limits(self._runtime.limits),
                 )
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, supervisor.signal, number.name)
-                return await supervisor.run()
+                async with self._metrics(supervisor):
+                    for number in (signal.SIGTERM, signal.SIGINT):
+                        loop.add_signal_handler(number, supervisor.signal, number.name)
+                    return await supervisor.run()
         finally:
             if self._home is not None:
                 self._home.close()
@@ -388,6 +407,22 @@ class _Command:
         _log.info("health", extra=fields(port=port))
         try:
             yield server.tell
+        finally:
+            await server.stop()
+
+    @contextlib.asynccontextmanager
+    async def _metrics(self, supervisor: Supervisor) -> AsyncGenerator[None, None]:
+        """Answer Prometheus, if that is wanted."""
+        if self._plan.metrics is None:
+            yield
+            return
+        # Late: most commands are not asked, and its package is an extra.
+        from wool.cli.metrics import MetricsServer
+
+        server = MetricsServer(self._plan.metrics, lambda: supervisor.workers)
+        _log.info("metrics", extra=fields(port=server.start()))
+        try:
+            yield
         finally:
             await server.stop()
 

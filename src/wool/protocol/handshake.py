@@ -28,6 +28,7 @@ from wool.harmless import harmless
 from wool.limits import MOST_HANDSHAKE_BYTES
 from wool.protocol import wire_pb2
 from wool.protocol.frames import PROTOCOL_VERSION
+from wool.statistics import Statistics
 
 NONCE_BYTES = 32
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -66,22 +67,6 @@ class CallerWords:
     expects: str = ""
     protocol: int = PROTOCOL_VERSION
     python: str = PYTHON
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """What a worker has done since it began, as it tells everybody whom it welcomes.
-
-    Every task that was started is in one of the four counts; ``cancelled`` are those that the caller cancelled, an
-    operator interrupted, or whose caller has gone.
-    """
-
-    in_flight: int
-    done: int
-    failed: int
-    cancelled: int
-    up_milliseconds: int
-    draining: bool
 
 
 _STATISTICS = tuple(field.name for field in fields(Statistics))

@@ -52,20 +52,32 @@ class Welcome(_message.Message):
     def __init__(self, statistics: _Optional[_Union[Statistics, _Mapping[str, object]]] = ...) -> None: ...
 
 class Statistics(_message.Message):
-    __slots__ = ("in_flight", "done", "failed", "cancelled", "up_milliseconds", "draining")
+    __slots__ = ("in_flight", "done", "failed", "cancelled", "up_milliseconds", "draining", "lost", "accepted", "rejected", "loop_lag_microseconds", "memory_bytes", "sessions")
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
     UP_MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    LOOP_LAG_MICROSECONDS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
     in_flight: int
     done: int
     failed: int
     cancelled: int
     up_milliseconds: int
     draining: bool
-    def __init__(self, in_flight: _Optional[int] = ..., done: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ..., up_milliseconds: _Optional[int] = ..., draining: bool = ...) -> None: ...
+    lost: int
+    accepted: int
+    rejected: int
+    loop_lag_microseconds: int
+    memory_bytes: int
+    sessions: int
+    def __init__(self, in_flight: _Optional[int] = ..., done: _Optional[int] = ..., failed: _Optional[int] = ..., cancelled: _Optional[int] = ..., up_milliseconds: _Optional[int] = ..., draining: bool = ..., lost: _Optional[int] = ..., accepted: _Optional[int] = ..., rejected: _Optional[int] = ..., loop_lag_microseconds: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., sessions: _Optional[int] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("reason", "permanent")

@@ -51,6 +51,8 @@ EXIT_SECONDS = 0.001
 """Until the owner of a process knows that it has ended, and a worker that its owner has."""
 SPAWN_SECONDS = 0.02
 """From the wish for a process to its first line."""
+MEMORY_BYTES = 64 * 1024 * 1024
+"""What each process holds: that of the real one is another in each run."""
 REPUBLISH_SECONDS = 0.25
 """A worker that could not be announced tries again after so long."""
 
@@ -220,6 +222,7 @@ class Incarnation:
             user_key=lambda: cluster.secret_of(label),
             new_mailbox=SimMailbox,
             random_bytes=self.random_bytes,
+            memory=lambda: MEMORY_BYTES,
             task_key=_next_key,
             limits=cluster.limits,
             observer=NodeObserver(self),

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.statistics import Statistics
 from wool.worker.retirement import ENDLESS, Retirement
 
 _READ_BYTES = 64 * 1024
@@ -92,6 +93,11 @@ class Stop:
             raise ValueError(f"drain_seconds must be a finite number of seconds, not {self.drain_seconds!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Owner to worker: how is it? It answers with `Counted`, each time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """Worker to owner, once: it listens at ``metadata.address``."""
@@ -113,6 +119,13 @@ class Worn:
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """Worker to owner, as often as it is asked: what it has done, and how it is."""
+
+    statistics: Statistics
+
+
 @dataclass(frozen=True, slots=True)
 class Draining:
     """Worker to owner: it takes no more tasks, asked to or not."""
@@ -132,8 +145,8 @@ class Stopped:
             raise ValueError(f"interrupted must be a number of tasks, not {self.interrupted!r}")
 
 
-OwnerMessage: TypeAlias = Configure | Stop
-WorkerMessage: TypeAlias = Ready | Failed | Worn | Draining | Stopped
+OwnerMessage: TypeAlias = Configure | Ask | Stop
+WorkerMessage: TypeAlias = Ready | Failed | Worn | Counted | Draining | Stopped
 
 
 # How each field is written, and how it is read. A reader raises ValueError or TypeError.
@@ -213,6 +226,17 @@ def _read_retirement(value: object) -> Retirement:
     return Retirement(**{name: None if number is None else _count(number) for name, number in given.items()})
 
 
+def _read_statistics(value: object) -> Statistics:
+    given = _mapping(value)
+    if given.keys() != {field.name for field in dataclasses.fields(Statistics)}:
+        raise ValueError("not exactly the fields of Statistics")
+    draining = given.pop("draining")
+    counts = {name: _count(number) for name, number in given.items()}
+    if type(draining) is not bool or min(counts.values()) < 0:
+        raise ValueError("a count below 0, or draining is neither true nor false")
+    return Statistics(draining=draining, **counts)
+
+
 def _optional(codec: _Codec) -> _Codec:
     write, read = codec
     return (
@@ -241,6 +265,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "loop": _TEXT,
         "retirement": (dataclasses.asdict, _read_retirement),
     },
+    Ask: {},
     Stop: {"drain_seconds": (_seconds, _seconds)},
     # As a discovery record, which has its own limit and its own strict parser.
     Ready: {
@@ -251,14 +276,16 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
     },
     Failed: {"text": _TEXT},
     Worn: {"why": _TEXT},
+    Counted: {"statistics": (dataclasses.asdict, _read_statistics)},
     Draining: {},
     Stopped: {"interrupted": (_count, _count)},
 }
-_OWNER_SAYS: dict[str, type[OwnerMessage]] = {"configure": Configure, "stop": Stop}
+_OWNER_SAYS: dict[str, type[OwnerMessage]] = {"configure": Configure, "ask": Ask, "stop": Stop}
 _WORKER_SAYS: dict[str, type[WorkerMessage]] = {
     "ready": Ready,
     "failed": Failed,
     "worn": Worn,
+    "counted": Counted,
     "draining": Draining,
     "stopped": Stopped,
 }

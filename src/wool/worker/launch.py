@@ -29,11 +29,14 @@ from typing import Final, Protocol
 from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.statistics import Statistics
 from wool.tracing import PROCESS as TRACING
 from wool.whereabouts import note_workers_path
 from wool.worker.channel import (
+    Ask,
     ChannelError,
     Configure,
+    Counted,
     Draining,
     Failed,
     Lines,
@@ -245,6 +248,7 @@ class WorkerProcess:
         self._worn: asyncio.Future[str | None] = self._loop.create_future()
         self._draining: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._asked: asyncio.Future[Statistics | None] | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._poll: asyncio.TimerHandle | None = None
         self._loop.add_reader(child.output, self._read_output)
@@ -300,6 +304,19 @@ class WorkerProcess:
         await asyncio.shield(self._closed)
         assert self._exit_reason is not None
         return self._exit_reason
+
+    async def statistics(self, seconds: float) -> Statistics | None:
+        """Ask what the worker has done, and how it is; None if it is gone, or does not answer within ``seconds``.
+
+        May be cancelled. Whoever asks before it has answered waits for the same answer.
+        """
+        asked = self._asked
+        if asked is None and not self._closed.done():
+            asked = self._asked = self._loop.create_future()
+            self._send(encode(Ask()))
+        if asked is not None:
+            await asyncio.wait([asked], timeout=seconds)
+        return asked.result() if asked is not None and asked.done() else None
 
     async def stop(self, drain_seconds: float) -> None:
         """Let the worker finish for at most ``drain_seconds``; return when it is gone. See `WorkerHandle`."""
@@ -442,6 +459,7 @@ class WorkerProcess:
             self._close_descriptors()
             for future in (self._started, self._closed):
                 self._settle(future)
+            self._counts(None)
             self._drains()
 
     def _close_descriptors(self) -> None:
@@ -511,12 +529,19 @@ class WorkerProcess:
             case Worn(why=why):
                 if not self._worn.done():
                     self._worn.set_result(why)
+            case Counted(statistics=statistics):
+                self._counts(statistics)
             case Draining():
                 self._drains()
             case Stopped():
                 self._stopped = message
                 self._drains()
                 self._kill_later("it stopped but did not exit")
+
+    def _counts(self, statistics: Statistics | None) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None and not self._loop.is_closed():
+            asked.set_result(statistics)
 
     def _drains(self) -> None:
         self._settle(self._draining)

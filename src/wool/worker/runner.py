@@ -42,6 +42,7 @@ from wool.tracing import PROCESS as TRACING
 from wool.tracing import ExecutionSpan, Tracing
 from wool.variables import ContextFault, Held, held, pack, receive
 from wool.worker.forks import leave_if_forked
+from wool.worker.lag import LoopLag
 from wool.worker.service import Job
 from wool.worker.stretches import in_stretches
 
@@ -140,6 +141,8 @@ class Runner:
         self._limits = limits
         self._running: dict[_Running, Job] = {}
         self._unbegun = 0
+        self.lag: LoopLag = LoopLag(loop, lambda: bool(self._running))
+        """How late the loop is."""
         self._context = contextvars.copy_context()
 
     @property
@@ -158,6 +161,7 @@ class Runner:
         state = job.runner_state = _Running()
         self._running[state] = job
         self._unbegun += 1
+        self.lag.watch()
         state.task = self._loop.create_task(self._run(job, state), context=self._context.copy())
 
     def cancel(self, job: Job, message: str | None) -> None:

@@ -24,10 +24,23 @@ from wool.discovery.base import WorkerMetadata
 from wool.events import PROCESS
 from wool.lives import begin_life
 from wool.runtime import Runtime, real_runtime, set_runtime
+from wool.statistics import Statistics
 from wool.tracing import PROCESS as TRACING
 from wool.whereabouts import note_workers_path
 from wool.worker import forks
-from wool.worker.channel import ChannelError, ChildChannel, Configure, Draining, Ready, Stop, Stopped, Worn
+from wool.worker.channel import (
+    Ask,
+    ChannelError,
+    ChildChannel,
+    Configure,
+    Counted,
+    Draining,
+    Ready,
+    Stop,
+    Stopped,
+    Worn,
+)
+from wool.worker.ledger import Vitals
 from wool.worker.logs import MARK, write_events
 from wool.worker.loops import routine_loop
 from wool.worker.nested import Nested
@@ -91,6 +104,7 @@ class WorkerNode:
                 secret=self._secret,
                 limits=configure.limits,
                 random_bytes=runtime.random_bytes,
+                vitals=Vitals(runtime.memory, self._runner.lag.worst_seconds),
                 observer=runtime.observer,
             )
             if configure.retirement and (refusal := configure.retirement.refusal(runtime.memory())):
@@ -110,6 +124,11 @@ class WorkerNode:
             extra=configure.extra,
             secure=self._credentials is not None,
         )
+
+    def statistics(self) -> Statistics:
+        """Return what the worker has done, and how it is; run on the I/O loop, after `start`."""
+        assert self._service is not None
+        return self._service.statistics()
 
     def sweep(self) -> None:
         """See `Runner.sweep`."""
@@ -158,6 +177,7 @@ class WorkerNode:
 
     async def close(self) -> None:
         """Close the pools of nested calls; after the sessions have ended."""
+        self._runner.lag.close()
         await self._nested.close()
 
 
@@ -319,6 +339,8 @@ class _Process:
             for message in self._channel.receive_available():
                 if isinstance(message, Stop):
                     self._stop(message.drain_seconds)
+                elif isinstance(message, Ask):
+                    self._say_counts()
                 else:
                     raise ChannelError(f"{type(message).__name__} is not expected after the start")
         except (EOFError, ChannelError) as error:
@@ -336,6 +358,13 @@ class _Process:
             self._channel.send(Worn(why=why))
         except OSError as error:
             _log.info("the owner does not hear that this worker has had enough: %s", error)
+
+    def _say_counts(self) -> None:
+        assert self._node is not None
+        try:
+            self._channel.send(Counted(statistics=self._node.statistics()))
+        except OSError as error:
+            _log.info("the owner does not hear how this worker is: %s", error)
 
     def _say_draining(self) -> None:
         try:

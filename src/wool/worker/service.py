@@ -27,8 +27,9 @@ from wool.protocol.worker import Do, Event, State, WorkerTask
 from wool.refusals import Refusals
 from wool.serialization import Payload
 from wool.session import Session
+from wool.statistics import Statistics
 from wool.transport.base import Listener, Stream, StreamLost, Transport
-from wool.worker.ledger import Ledger
+from wool.worker.ledger import Ledger, Vitals
 
 _log = logging.getLogger("wool.worker")
 
@@ -251,6 +252,7 @@ class CallerSession:
             code, reason = RejectCode.UNKNOWN_DEFINITION, "the definition is not known here (any more)"
         if code is not None:
             served.machine.handle(Event.REFUSE)
+            self._service.ledger.rejected += 1
             self.session.say(frames.Reject(offer.number, code, reason))
             return None
         unstarted, size = self._unstarted + 1, self._unstarted_bytes + served.size
@@ -285,6 +287,7 @@ class CallerSession:
                 self._forget(offer.number)
                 self._release(served)
                 served.machine.handle(Event.REFUSE)
+                self._service.ledger.rejected += 1
                 self.session.say(
                     frames.Reject(offer.number, RejectCode.UNKNOWN_DEFINITION, "the definition is not known any more")
                 )
@@ -324,6 +327,7 @@ class CallerSession:
     ) -> None:
         offer = served.offer
         if do is Do.SAY_ACCEPT:
+            self._service.ledger.accepted += 1
             self.session.say(frames.Accept(offer.number))
         elif do is Do.BEGIN:
             self._release(served)
@@ -455,8 +459,10 @@ class WorkerService:
         secret: bytes,
         limits: Limits,
         random_bytes: Callable[[int], bytes],
+        vitals: Vitals,
         observer: Observer | None = None,
     ) -> None:
+        self._vitals = vitals
         self._observer = observer
         self._transport = transport
         self._runner = runner
@@ -477,6 +483,10 @@ class WorkerService:
     def started(self) -> int:
         """Tasks started here, ever."""
         return self.ledger.started
+
+    def statistics(self) -> Statistics:
+        """Return what the worker has done, and how it is now."""
+        return self.ledger.statistics(self._vitals, draining=self.draining, sessions=len(self._sessions))
 
     async def listen(self, address: str, describe: Callable[[str], WorkerMetadata]) -> WorkerMetadata:
         """Open ``address``; ``describe`` makes the metadata from the address that came of it."""
@@ -541,7 +551,7 @@ class WorkerService:
                 credit_bytes=limits.credit_bytes,
             ),
             admit=lambda words: self._admit(words, metadata),
-            statistics=lambda: self.ledger.statistics(draining=self.draining),
+            statistics=self.statistics,
         )
         try:
             while handshake.peer is None:

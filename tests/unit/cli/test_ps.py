@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,12 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wool.cli.main import main
-from wool.cli.ps import HEADINGS, Row, table
+from wool.cli.ps import HEADINGS, Row, strain, table
 from wool.discovery.base import WorkerMetadata
-from wool.protocol.handshake import Statistics
+from wool.statistics import Statistics
 
 METADATA = WorkerMetadata(uid="0123456789abcdef", address="unix:/a", pid=7, version="0.1", tags=frozenset({"b", "a"}))
-STATISTICS = Statistics(in_flight=1, done=22, failed=3, cancelled=4, up_milliseconds=61_500, draining=False)
+STATISTICS = Statistics(
+    in_flight=1,
+    accepted=30,
+    rejected=2,
+    done=22,
+    failed=3,
+    cancelled=4,
+    lost=5,
+    loop_lag_microseconds=1_540,
+    memory_bytes=64 * 2**20,
+    sessions=6,
+    up_milliseconds=61_500,
+    draining=False,
+)
 
 
 def row(statistics: Statistics | None = STATISTICS, why: str = "", metadata: WorkerMetadata = METADATA) -> Row:
@@ -23,8 +37,25 @@ def row(statistics: Statistics | None = STATISTICS, why: str = "", metadata: Wor
 
 def test_a_row_says_all_that_is_asked_for() -> None:
     heading, line = table([row()]).splitlines()
-    assert heading.split(maxsplit=8) == list(HEADINGS)
-    assert line.split() == ["01234567", "unix:/a", "a,b", "0.1", "up", "1", "22", "3", "1970-01-12T13:45:38+00:00"]
+    assert heading.split(maxsplit=11) == list(HEADINGS)
+    who, counts = line.split()[:5], line.split()[5:]
+    assert who == ["01234567", "unix:/a", "a,b", "0.1", "up"]
+    assert counts == ["1", "22", "3", "5", "1.5ms", "64M", "1970-01-12T13:45:38+00:00"]
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "memory", "shown"),
+    [(0, 1, ("0.0ms", "0M")), (999_949, 2**20, ("999.9ms", "1M")), (61_000_000, 2**34, ("61.0s", "16G"))],
+)
+def test_lag_and_memory_are_said_in_units_that_a_person_reads(
+    microseconds: int, memory: int, shown: tuple[str, str]
+) -> None:
+    said = dataclasses.replace(STATISTICS, loop_lag_microseconds=microseconds, memory_bytes=memory)
+    assert strain(said) == shown
+
+
+def test_a_worker_of_an_older_version_says_nothing_of_lag_and_memory() -> None:
+    assert strain(dataclasses.replace(STATISTICS, memory_bytes=0)) == strain(None) == ("-", "-")
 
 
 def test_json_says_all_that_is_known() -> None:
@@ -39,35 +70,42 @@ def test_json_says_all_that_is_known() -> None:
         "status": "up",
         "why": None,
         "in_flight": 1,
+        "accepted": 30,
+        "rejected": 2,
         "done": 22,
         "failed": 3,
         "cancelled": 4,
+        "lost": 5,
+        "loop_lag_microseconds": 1_540,
+        "memory_bytes": 64 * 2**20,
+        "sessions": 6,
         "up_since": "1970-01-12T13:45:38+00:00",
     }
 
 
 def test_who_does_not_answer_is_shown_as_such_with_the_reason_below() -> None:
     _, line, why = table([row(None, "no session within 2 s")]).splitlines()
-    assert line.split()[4:] == ["unreachable", "-", "-", "-", "-"]
+    assert line.split()[4:] == ["unreachable", *["-"] * 7]
     assert why == "01234567: no session within 2 s"
     assert row(None, "no session").to_json()["in_flight"] is None
 
 
 def test_an_older_worker_that_says_nothing_is_up_all_the_same() -> None:
     _, line = table([row(None)]).splitlines()
-    assert line.split()[4:] == ["up", "-", "-", "-", "-"]
+    assert line.split()[4:] == ["up", *["-"] * 7]
 
 
 def test_a_worker_of_which_only_the_address_is_known_has_its_row() -> None:
     _, line, why = table([row(None, "refused", WorkerMetadata.at("10.0.0.1:7"))]).splitlines()
-    assert line.split() == ["-", "10.0.0.1:7", "-", "-", "unreachable", "-", "-", "-", "-"]
+    assert line.split() == ["-", "10.0.0.1:7", "-", "-", "unreachable", *["-"] * 7]
     assert why == "10.0.0.1: refused" or why == "10.0.0.1:7: refused"
 
 
 @given(st.text(min_size=1, max_size=20), st.text(max_size=20), st.integers(0, 2**64 - 1))
 def test_nothing_that_a_worker_says_reaches_the_terminal_as_a_command(tag: str, why: str, up: int) -> None:
     metadata = WorkerMetadata(uid="u\x1b[2J", address="\x1b]0;x\x07", pid=0, version=tag, tags=frozenset({tag}))
-    said = Statistics(in_flight=up, done=up, failed=up, cancelled=up, up_milliseconds=up, draining=True)
+    counts = dict.fromkeys((field.name for field in dataclasses.fields(Statistics)), up)
+    said = Statistics(**{**counts, "draining": True})
     text = table([row(said, why, metadata)])
     assert all(line.isprintable() for line in text.split("\n"))
     assert text.count("\n") == 2 + bool(why)

@@ -10,12 +10,25 @@ from wool.cli.main import main
 from wool.cli.ps import Row
 from wool.cli.top import Sample, Screen, duration, rate
 from wool.discovery.base import WorkerMetadata
-from wool.protocol.handshake import Statistics
+from wool.statistics import Statistics
+
+REST = ("2", "1.5ms", "64M", "1h", "2m")
 
 
 def row(uid: str, at: float, *, in_flight: int = 0, done: int = 0, failed: int = 0, why: str = "") -> Row:
     said = Statistics(
-        in_flight=in_flight, done=done, failed=failed, cancelled=0, up_milliseconds=3_723_000, draining=False
+        in_flight=in_flight,
+        accepted=done,
+        rejected=0,
+        done=done,
+        failed=failed,
+        cancelled=0,
+        lost=2,
+        loop_lag_microseconds=1_540,
+        memory_bytes=64 * 2**20,
+        sessions=1,
+        up_milliseconds=3_723_000,
+        draining=False,
     )
     metadata = WorkerMetadata(uid=uid * 8, address=f"unix:/{uid}", pid=1, version="0.1")
     return Row(metadata=metadata, statistics=None if why else said, asked_at=at, why=why)
@@ -29,8 +42,8 @@ def test_rates_are_what_happened_between_two_answers() -> None:
         [row("a", 102.0, done=30, failed=1), row("b", 102.0, in_flight=3, done=4)]
     )
     assert summary.startswith("2 workers, 2 up, 3 tasks in flight, 12.0 done and 0.5 failed a second")
-    assert busiest.split() == ["bbbbbbbb", "unix:/b", "-", "up", "3", "2.0", "0.0", "4", "0", "1h", "2m"]
-    assert other.split() == ["aaaaaaaa", "unix:/a", "-", "up", "0", "10.0", "0.5", "30", "1", "1h", "2m"]
+    assert busiest.split() == ["bbbbbbbb", "unix:/b", "-", "up", "3", "2.0", "0.0", "4", "0", *REST]
+    assert other.split() == ["aaaaaaaa", "unix:/a", "-", "up", "0", "10.0", "0.5", "30", "1", *REST]
 
 
 def test_a_worker_that_does_not_answer_stands_last_with_its_reason() -> None:

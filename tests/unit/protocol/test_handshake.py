@@ -20,10 +20,10 @@ from wool.protocol.handshake import (
     CallerHandshake,
     CallerWords,
     HandshakeFailed,
-    Statistics,
     WorkerHandshake,
     WorkerWords,
 )
+from wool.statistics import Statistics
 
 SECRET, OTHER = b"the secret", b"another secret"
 CALLER_NONCE, WORKER_NONCE = b"c" * NONCE_BYTES, b"w" * NONCE_BYTES
@@ -82,7 +82,20 @@ def test_two_that_know_the_secret_learn_each_others_words(parsed: list[str]) -> 
     assert parsed == ["Handshake", "Handshake", "WorkerInfo", "Handshake", "CallerInfo", "Handshake"]
 
 
-MUCH = Statistics(in_flight=1, done=2**63, failed=3, cancelled=4, up_milliseconds=5, draining=True)
+MUCH = Statistics(
+    in_flight=1,
+    accepted=8,
+    rejected=9,
+    done=2**63,
+    failed=3,
+    cancelled=4,
+    lost=7,
+    loop_lag_microseconds=10,
+    memory_bytes=11,
+    sessions=12,
+    up_milliseconds=5,
+    draining=True,
+)
 
 
 def greet(here: CallerHandshake, there: WorkerHandshake) -> bytes:

@@ -16,10 +16,13 @@ import pytest
 
 from wool.discovery.base import WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.statistics import Statistics
 from wool.worker.channel import (
+    Ask,
     ChannelError,
     ChildChannel,
     Configure,
+    Counted,
     Draining,
     Failed,
     Lines,
@@ -47,11 +50,17 @@ CONFIGURE = Configure(
 PLAIN = Configure(sys_path=(), python_path=None, address="127.0.0.1:0", secret=None)
 METADATA = WorkerMetadata(uid="u", address="unix:/x", pid=1, version="1", tags=frozenset({"t"}), extra={"k": "v"})
 
-OWNER_SAYS = [CONFIGURE, PLAIN, Stop(drain_seconds=0.0), Stop(drain_seconds=30)]
+STATISTICS = Statistics(
+    **dict.fromkeys((field.name for field in dataclasses.fields(Statistics) if field.name != "draining"), 2**64 - 1),
+    draining=True,
+)
+
+OWNER_SAYS = [CONFIGURE, PLAIN, Ask(), Stop(drain_seconds=0.0), Stop(drain_seconds=30)]
 WORKER_SAYS = [
     Ready(metadata=METADATA),
     Failed(text="Traceback\n  ...\nboom \u26a0"),
     Worn(why="it holds 7 bytes"),
+    Counted(statistics=STATISTICS),
     Draining(),
     Stopped(interrupted=3),
 ]
@@ -97,6 +106,10 @@ def change(message: Any, **fields: object) -> bytes:
     for name, value in fields.items():
         record[name] = value
     return json.dumps(record).encode()
+
+
+def counted(**fields: object) -> bytes:
+    return change(Counted(statistics=STATISTICS), statistics={**dataclasses.asdict(STATISTICS), **fields})
 
 
 @pytest.mark.parametrize(
@@ -177,6 +190,14 @@ def test_anything_else_from_the_owner_is_one_error(line: bytes) -> None:
         b'{"type":"draining","text":null}',
         b'{"type":"worn"}',
         b'{"type":"worn","why":1}',
+        b'{"type":"counted"}',
+        b'{"type":"counted","statistics":[]}',
+        change(Counted(statistics=STATISTICS), statistics={"done": 1}),
+        counted(done=-1),
+        counted(done=1.5),
+        counted(done=True),
+        counted(draining=1),
+        counted(more=1),
     ],
 )
 def test_anything_else_from_the_worker_is_one_error(line: bytes) -> None:

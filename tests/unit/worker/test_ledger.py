@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import bodies
-from support.one_loop import SECRET, Cluster, cluster, until
+from support.one_loop import MEMORY_BYTES, SECRET, Cluster, cluster, until
 from wool.connection import Connection
-from wool.errors import TaskInterrupted, WorkerLost
+from wool.errors import NoWorkersAvailable, TaskInterrupted, WorkerLost
 from wool.protocol.frames import ResultKind
-from wool.protocol.handshake import Statistics
+from wool.statistics import Statistics
 from wool.transport.memory import MemoryTransport
-from wool.worker.ledger import EVENT_FIELDS, Ledger
+from wool.worker.ledger import EVENT_FIELDS, Ledger, Vitals
 
 
 @dataclass
@@ -34,6 +34,10 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def statistics(ledger: Ledger, *, draining: bool = False, lag_seconds: float = 0.0) -> Statistics:
+    return ledger.statistics(Vitals(lambda: 7, lambda now: lag_seconds), draining=draining, sessions=3)
 
 
 ENDS = [kind for kind in ResultKind if kind is not ResultKind.YIELD]
@@ -67,11 +71,12 @@ def test_a_task_ends_as_what_became_of_it(
     who = {"task": "01" * 16, "caller": "caller-uid"}
     assert (began.message, getattr(began, EVENT_FIELDS)) == ("task-started", who)
     assert (ended.message, getattr(ended, EVENT_FIELDS)) == ("task-ended", {**who, "outcome": outcome, "seconds": 0.25})
-    counted = ledger.statistics(draining=False)
-    assert (counted.done, counted.failed, counted.cancelled) == (
+    counted = statistics(ledger)
+    assert (counted.done, counted.failed, counted.cancelled, counted.lost) == (
         outcome == "done",
         outcome == "failed",
         outcome in ("cancelled", "interrupted"),
+        0,
     )
     assert ledger.interrupted == (outcome == "interrupted")
 
@@ -86,9 +91,10 @@ def test_what_was_started_is_in_exactly_one_count(ends: list[Any]) -> None:
             ledger.abandon(task)
         elif end is not None:
             ledger.end(task, end, echo=False, cancels=0)
-    said = ledger.statistics(draining=True)
+    said = statistics(ledger, draining=True)
     assert said.in_flight == ends.count(None)
-    assert said.in_flight + said.done + said.failed + said.cancelled == ledger.started == len(ends)
+    assert said.lost == ends.count("abandon")
+    assert said.in_flight + said.done + said.failed + said.cancelled + said.lost == ledger.started == len(ends)
     assert said.draining
 
 
@@ -96,7 +102,13 @@ def test_it_is_known_for_how_long_the_worker_is_up() -> None:
     clock = Clock()
     ledger = Ledger(clock)
     clock.now += 61.5
-    assert ledger.statistics(draining=False).up_milliseconds == 61_500
+    assert statistics(ledger).up_milliseconds == 61_500
+
+
+@pytest.mark.parametrize(("seconds", "microseconds"), [(0.0, 0), (-0.25, 0), (0.0015, 1_500), (61.5, 61_500_000)])
+def test_what_others_know_is_in_the_record_and_no_lag_is_negative(seconds: float, microseconds: int) -> None:
+    said = statistics(Ledger(Clock()), lag_seconds=seconds)
+    assert (said.memory_bytes, said.sessions, said.loop_lag_microseconds) == (7, 3, microseconds)
 
 
 async def ask(made: Cluster, uid: str) -> Statistics:
@@ -131,9 +143,22 @@ async def test_a_welcome_says_what_the_worker_has_done() -> None:
         said = await ask(made, "a")
         assert (said.in_flight, said.done, said.failed, said.cancelled) == (0, 1, 1, 1)
         assert not said.draining
+        assert (said.accepted, said.rejected) == (3, 0)
+        assert (said.sessions, said.memory_bytes) == (1, MEMORY_BYTES), "who only asks is no session yet"
 
 
-async def test_a_task_whose_caller_has_gone_is_counted_once() -> None:
+async def test_an_offer_that_is_refused_is_counted_as_such_and_as_nothing_else() -> None:
+    bodies.reset()
+    async with cluster("a") as made:
+        await made.call(bodies.echo, 1)
+        made.workers["a"].service.draining = True
+        with pytest.raises(NoWorkersAvailable):
+            await made.call(bodies.echo, 2)
+        said = await ask(made, "a")
+        assert (said.accepted, said.rejected, said.done, said.in_flight) == (1, 1, 1, 0)
+
+
+async def test_a_task_whose_caller_has_gone_is_lost_and_counted_once() -> None:
     bodies.reset()
     async with cluster("a") as made:
         waiting = made.spawn(bodies.wait_for, "gate")
@@ -143,7 +168,7 @@ async def test_a_task_whose_caller_has_gone_is_counted_once() -> None:
             await waiting
         await until(lambda: "gate finally" in bodies.story)
         said = await ask(made, "a")
-        assert (said.in_flight, said.done, said.failed, said.cancelled) == (0, 0, 0, 1)
+        assert (said.in_flight, said.done, said.failed, said.cancelled, said.lost) == (0, 0, 0, 0, 1)
 
 
 async def test_a_drain_says_how_many_tasks_it_has_cut_short() -> None:
