@@ -103,7 +103,8 @@ def test_a_worker_of_which_only_the_address_is_known_has_its_row() -> None:
 
 @given(st.text(min_size=1, max_size=20), st.text(max_size=20), st.integers(0, 2**64 - 1))
 def test_nothing_that_a_worker_says_reaches_the_terminal_as_a_command(tag: str, why: str, up: int) -> None:
-    metadata = WorkerMetadata(uid="u\x1b[2J", address="\x1b]0;x\x07", pid=0, version=tag, tags=frozenset({tag}))
+    # Its uid, address and version cannot hold what is not printed.
+    metadata = WorkerMetadata(uid="u", address="unix:/u", pid=0, version="0", tags=frozenset({tag, "\x1b]0;x\x07"}))
     counts = dict.fromkeys((field.name for field in dataclasses.fields(Statistics)), up)
     said = Statistics(**{**counts, "draining": True})
     text = table([row(said, why, metadata)])
