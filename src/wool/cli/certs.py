@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from wool import pem
 from wool.cli.settings import SettingError
 from wool.harmless import harmless
 
@@ -141,7 +142,7 @@ def _init(flags: Mapping[str, Any]) -> None:
     worker = _issued(authority, for_worker, flags["days"], (module.SERVER, module.CLIENT))
     caller = _issued(authority, for_caller, flags["days"], (module.CLIENT,))
     if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True)
+        _make(directory)
     _check_ours(directory)
     _write(directory, AUTHORITY, authority.key, authority.chain, force=force)
     _write(directory, "worker", worker.key, worker.cert, force=force)
@@ -179,7 +180,7 @@ def _issue(flags: Mapping[str, Any]) -> None:
 def _file_name(name: str) -> str:
     if not name or name != Path(name).name or name.startswith(".") or not name.isprintable():
         raise SettingError(f"NAME is what the files are called, in the directory: it cannot be {name!r:.100}")
-    if name == AUTHORITY:
+    if name.lower() == AUTHORITY:  # some file systems do not tell upper from lower case
         raise SettingError(f"{AUTHORITY}.pem is the authority's own certificate: call this one something else")
     return name
 
@@ -194,12 +195,17 @@ def _of_the_replaced(path: Path) -> tuple[Sequence[str], Sequence[str]]:
 def _load(module: ModuleType, directory: Path) -> Authority:
     paths = directory / f"{AUTHORITY}.key", directory / f"{AUTHORITY}.pem"
     try:
-        key, chain = (path.read_bytes() for path in paths)
+        key, chain = (pem.read(path, private=False) for path in paths)
         authority: Authority = module.Authority(key=key, chain=chain)
     except FileNotFoundError as error:
         raise SettingError(f"{error.filename} is not there: wool certs init {directory} makes an authority") from None
     except (ValueError, TypeError) as error:
         raise SettingError(f"{paths[0]} and {paths[1]} are no authority of wool's: {error}") from None
+    if (mode := stat.S_IMODE(paths[0].stat().st_mode)) & stat.S_IROTH:
+        raise SettingError(
+            f"{paths[0]} can be read by everybody (mode {mode:04o}), and who has read it can make a certificate for "
+            f"anybody: make another authority, by wool certs init --force, or if nobody has, chmod 600 {paths[0]}"
+        )
     return authority
 
 
@@ -292,8 +298,18 @@ def _issued(authority: Authority, names: Sequence[str], days: int, usages: Seque
         raise SettingError(error) from None
 
 
+def _make(directory: Path) -> None:
+    """Make it, and what it lies in; whatever the umask, nobody else can write there."""
+    for parent in reversed(directory.parents):
+        if not parent.exists():
+            parent.mkdir(mode=0o755)
+    directory.mkdir(mode=0o700)
+
+
 def _check_ours(directory: Path) -> None:
     """Refuse to read or write a key where others can replace it by theirs."""
+    _check_way(directory.absolute())
+    _check_way(directory.resolve())
     status = directory.stat()
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid != os.geteuid():
@@ -305,6 +321,25 @@ def _check_ours(directory: Path) -> None:
         raise SettingError(
             f"{directory} can be written by others (mode {mode:04o}), who can replace the keys in it: look whether all "
             f"that is in it is yours, then chmod go-w {directory}, or name another directory"
+        )
+
+
+def _check_way(directory: Path) -> None:
+    """Refuse what others can put something else in the place of."""
+    parent, status = directory.parent, directory.parent.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise SettingError(
+            f"{parent} belongs to user {status.st_uid}, who can put other keys in the place of those in {directory}: "
+            "name another directory"
+        )
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise SettingError(
+            f"{parent} can be written by everybody, who can put other keys in the place of those in {directory}: "
+            f"chmod o-w {parent}, or name another directory"
+        )
+    if directory.is_symlink() and (owner := directory.lstat().st_uid) not in (0, os.geteuid()):
+        raise SettingError(
+            f"{directory} is a link of user {owner}, who can let it lead to other keys: name the directory itself"
         )
 
 

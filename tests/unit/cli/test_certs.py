@@ -154,6 +154,59 @@ def test_no_key_is_written_where_somebody_else_owns_the_directory(
     assert contents() == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("arguments", [("init", "there/certs"), ("issue", "host2", "h", "--directory", "there/certs")])
+@pytest.mark.parametrize("how", ["belongs to user 65534", "can be written by everybody", "is a link of user 65534"])
+def test_no_key_is_written_where_somebody_else_can_rename_the_directory(
+    capsys: pytest.CaptureFixture[str], how: str, arguments: tuple[str, ...]
+) -> None:
+    done("init", "mine")
+    Path("there").mkdir()
+    if "link" in how:
+        Path("there/certs").symlink_to(Path("mine").absolute())
+        os.chown("there/certs", 65534, -1, follow_symlinks=False)
+    else:
+        Path("mine").rename("there/certs")
+        os.chown("there", 65534 if "belongs" in how else -1, -1)
+        Path("there").chmod(0o755 if "belongs" in how else 0o777)
+    before = contents(Path("there/certs"))
+    said = refused(capsys, *arguments, *(["--force"] if arguments[0] == "init" else []))
+    assert how in said
+    assert contents(Path("there/certs")) == before
+    Path("there").chmod(0o1777)
+    os.chown("there", 0, -1)
+    if "link" not in how:
+        done(*arguments, "--force")  # as in /tmp: others can write there, and rename nothing of ours
+
+
+def test_what_a_directory_lies_in_is_made_for_us_alone_to_write(loose_umask: None) -> None:
+    done("init", "a/b/certs")
+    assert [Path(path).stat().st_mode & 0o777 for path in ("a", "a/b", "a/b/certs")] == [0o755, 0o755, 0o700]
+
+
+def test_an_authority_whose_key_everybody_can_read_signs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    done("init")
+    Path("certs/ca.key").chmod(0o644)
+    said = refused(capsys, "issue", "host2", "10.0.0.6")
+    assert "certs/ca.key can be read by everybody (mode 0644)" in said
+    assert "chmod 600 certs/ca.key" in said
+    Path("certs/ca.key").chmod(0o600)
+    done("issue", "host2", "10.0.0.6")
+
+
+def test_an_authority_that_is_no_file_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    done("init")
+    Path("certs/ca.key").unlink()
+    os.mkfifo("certs/ca.key")
+    assert "certs/ca.key is no regular file" in refused(capsys, "issue", "host2", "10.0.0.6")
+
+
+@pytest.mark.parametrize("name", ["ca", "CA", "Ca"])
+def test_no_certificate_is_called_as_the_authoritys_own_is(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    done("init")
+    assert "call this one something else" in refused(capsys, "issue", name, "10.0.0.6", "--force")
+
+
 def test_names_and_days_are_those_that_were_said(capsys: pytest.CaptureFixture[str]) -> None:
     done("init", "made/here", "--worker", "10.0.0.5", "--worker", "w.example", "--caller", "nightly", "--days", "3")
     authority, caller, worker = shown(capsys, "made/here")
