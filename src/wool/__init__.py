@@ -37,6 +37,7 @@ from wool.failure import Origin, TaskException, origin
 from wool.mapping import map
 from wool.pool import WorkerPool, WorkerProxy
 from wool.routine import routine
+from wool.tally import PoolStatistics
 from wool.task import Task, current_task
 from wool.tasklog import TaskLogFilter
 from wool.variables import ContextVar
@@ -64,6 +65,7 @@ __all__ = [
     "LocalWorker",
     "NoWorkersAvailable",
     "Origin",
+    "PoolStatistics",
     "RemoteError",
     "RoundRobinLoadBalancer",
     "RpcError",

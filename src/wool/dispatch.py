@@ -30,6 +30,7 @@ from wool.events import CallEvents
 from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
 from wool.supplied import DiscoveryArgument, LoadBalancerArgument
+from wool.tally import Tally
 from wool.task import RoutineKind, Task, current_task
 from wool.tracing import CallTold, TracedCall
 from wool.variables import ContextFault, held, pack
@@ -91,7 +92,14 @@ class Dispatcher:
     """Dispatches the calls of one pool."""
 
     def __init__(
-        self, *, runtime: Runtime, proxy: Proxy, io: MailboxLike, io_loop: asyncio.AbstractEventLoop, what: str
+        self,
+        *,
+        runtime: Runtime,
+        proxy: Proxy,
+        io: MailboxLike,
+        io_loop: asyncio.AbstractEventLoop,
+        what: str,
+        tally: Tally,
     ) -> None:
         self._runtime = runtime
         self._proxy = proxy
@@ -104,9 +112,14 @@ class Dispatcher:
         self._feed: asyncio.Task[None] | None = None
         self._feed_on_io = False
         self._closed = False
-        self.calls: int = 0
-        """How many calls were made by it."""
+        self.tally: Tally = tally
+        """Counts its calls."""
         runtime.events.listen(self)
+
+    @property
+    def calls(self) -> int:
+        """How many calls were made by it."""
+        return self.tally.made
 
     @property
     def is_idle(self) -> bool:
@@ -124,11 +137,12 @@ class Dispatcher:
         credentials: CredentialsProvider | None = None,
         description: bytes | None = None,
         own: frozenset[str] = frozenset(),
+        tally: Tally | None = None,
     ) -> Dispatcher:
         """Open a proxy for ``spec``; run on the user's loop. Pair with `close`.
 
         ``balancer`` is what has become of the spec's, ``description`` what the spec was loaded from, if it was, ``own``
-        the families of workers that this process starts for it, and uses however many they are. A
+        the families of workers that this process starts for it, and uses however many they are. ``tally`` counts. A
         built-in discovery is followed on the I/O loop, one of the user's own on this loop. Cancelling leaves nothing
         open.
         """
@@ -165,7 +179,7 @@ class Dispatcher:
 
             proxy = await run_on(io, here, make, "wool opening a proxy")
             mourn(io_loop, proxy)
-            self = cls(runtime=runtime, proxy=proxy, io=io, io_loop=io_loop, what=spec.what)
+            self = cls(runtime=runtime, proxy=proxy, io=io, io_loop=io_loop, what=spec.what, tally=tally or Tally())
             for metadata in spec.workers:
                 self.announce(metadata)
             await self._follow(spec.subscriber)
@@ -279,7 +293,7 @@ class Dispatcher:
             parent=parent.key if parent is not None else b"",
         )
         to_io, to_user = self.way(loop)
-        self.calls += 1
+        self.tally.begin()
         timeout = dispatch_timeout_seconds()
         events = CallEvents(runtime.events, task) if runtime.events.mask else None
         tracer = runtime.tracing.tracer

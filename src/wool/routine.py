@@ -25,6 +25,7 @@ from wool.failure import TaskException, as_outcome, capture, rebuild
 from wool.limits import DEFAULT_LIMITS
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import ROUTINE_ATTRIBUTE, Payload, culprit, dumps, loads, set_routine_rebuilder
+from wool.tally import End, end_of
 from wool.task import TIMEOUT_ATTRIBUTE, RoutineKind
 
 _P = ParamSpec("_P")
@@ -187,15 +188,17 @@ def _wrap_coroutine(info: RoutineInfo) -> Callable[..., Any]:
         function(*args, **kwargs).close()
         dispatcher = _open_dispatcher() or await _dispatcher(info)
         call = dispatcher.new_call(function, "coroutine", args, kwargs)
-        events = call.events
-        if events is None:
-            return _value(call, await call.first())
+        tally, events = dispatcher.tally, call.events
         try:
             value = _value(call, await call.first())
         except BaseException as error:
-            events.completed(*call.outcome_of(error))
+            tally.end(end_of(error, "coroutine"))
+            if events is not None:
+                events.completed(*call.outcome_of(error))
             raise
-        events.completed("success", None)
+        tally.end("done")
+        if events is not None:
+            events.completed("success", None)
         return value
 
     return wrapper
@@ -213,6 +216,7 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
         thrown: BaseException | None = None
         events = call.events
         outcome: tuple[TaskOutcome, TaskException | None] = ("success", None)
+        end: End = "done"
         try:
             await stream.take(call.first(), None)
             while not stream.ended:
@@ -234,6 +238,7 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
                     del sent
                 await stream.take(call.step(kind, payload), thrown)
         except BaseException as error:
+            end = end_of(error, "generator")
             if events is not None:
                 outcome = call.outcome_of(error)
             raise
@@ -245,6 +250,7 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
                     # or an item could not be loaded.
                     await call.close()
             finally:
+                dispatcher.tally.end(end)
                 if events is not None:
                     events.completed(*outcome)
 

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import importlib.util
 import os
+import signal
 import urllib.request
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import wool
 from support.command import wool_command, worker_command
 from support.faults import PATIENCE_SECONDS, Journal, frozen
-from support.traced import block, run, run_until
+from support.traced import block, die, run, run_until
 from wool.statistics import Statistics
 from wool.worker.launch import ProcessLauncher, WorkerSpec
 
@@ -213,3 +214,40 @@ async def test_a_worker_tells_its_owner_how_it_is_as_long_as_it_lives(tmp_path: 
     finally:
         worker.close()
         await worker.wait_closed()
+
+
+# ---- the caller's side -------------------------------------------------------------------------------
+
+
+async def test_a_pool_says_what_has_become_of_its_calls_also_when_it_is_left(journal: Journal, tmp_path: Path) -> None:
+    pool = wool.WorkerPool(size=2)
+    assert not any(dataclasses.asdict(pool.statistics()).values())
+    async with pool:
+        await asyncio.gather(*(run(journal.path, str(call)) for call in range(20)))
+        with pytest.raises(LookupError):
+            await _fail()
+        held = asyncio.create_task(run_until(journal.path, "held", str(tmp_path / "never")))
+        await journal.appears("begin", "held")
+        killed = asyncio.create_task(die(journal.path, "killed", signal.SIGKILL))
+        with pytest.raises(wool.WorkerLost):
+            await killed
+        said = pool.statistics()
+        assert (said.done, said.failed, said.lost) == (20, 1, said.lost)
+        assert said.in_flight + said.lost == 2, "the one that is held may have been beside the one that was killed"
+    with pytest.raises((wool.TaskInterrupted, wool.WorkerLost)):
+        await held
+    said = pool.statistics()
+    assert (said.in_flight, said.done, said.failed, said.lost + said.interrupted) == (0, 20, 1, 2)
+
+
+async def test_what_the_workers_count_is_what_their_callers_count(namespace: str, journal: Journal) -> None:
+    flags = ("--discovery", f"local:{namespace}", "--size", "2", "--metrics", "0")
+    async with worker_command(*flags) as command:
+        port = command.all("metrics")[0]["port"]
+        async with wool.WorkerProxy(discovery=wool.LocalDiscovery(namespace).subscriber) as proxy:
+            calls = [run(journal.path, str(call)) if call % 5 else _fail() for call in range(100)]
+            await asyncio.gather(*calls, return_exceptions=True)
+            ours, theirs = proxy.statistics(), await scrape(port)
+        assert (ours.in_flight, ours.done, ours.failed) == (0, 80, 20)
+        assert sum(theirs["wool_worker_tasks_done_total"].values()) == ours.done
+        assert sum(theirs["wool_worker_tasks_failed_total"].values()) == ours.failed

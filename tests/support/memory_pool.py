@@ -12,6 +12,7 @@ from wool.dispatch import Dispatcher, enter_source, leave_source
 from wool.events import ProcessEvents
 from wool.limits import Limits
 from wool.runtime import Runtime
+from wool.tally import Tally
 
 
 class MemoryPool:
@@ -33,7 +34,7 @@ class MemoryPool:
         )
         loop = asyncio.get_running_loop()
         self.open_dispatcher = Dispatcher(
-            runtime=runtime, proxy=made.proxy, io=LoopMailbox(loop), io_loop=loop, what="the cluster"
+            runtime=runtime, proxy=made.proxy, io=LoopMailbox(loop), io_loop=loop, what="the cluster", tally=Tally()
         )
 
     async def dispatcher(self) -> Dispatcher:

@@ -60,6 +60,7 @@ LAYERS = (
             "runtime_directory",
             "serialization",
             "statistics",
+            "tally",
             "task",
             "tasklog",
             "variables",

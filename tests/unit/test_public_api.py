@@ -16,6 +16,7 @@ PUBLIC = {
     "routines": {
         "ContextVar",
         "Origin",
+        "PoolStatistics",
         "routine",
         "RuntimeContext",
         "Task",

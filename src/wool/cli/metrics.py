@@ -23,10 +23,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from socketserver import TCPServer, ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+import prometheus_client
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -279,7 +280,8 @@ class MetricsServer:
             return [b"the command does not answer\n"]
         registry = CollectorRegistry(auto_describe=False)
         registry.register(WorkersCollector(said))
-        app: WSGIApplication = make_wsgi_app(registry)
+        # It says nothing of the type of what it returns.
+        app: WSGIApplication = cast("Any", prometheus_client).make_wsgi_app(registry)
         return app(environ, start_response)
 
     async def _ask(self) -> Said:

@@ -6,6 +6,7 @@ It is a user's program like any other, on the user loop of its process. It must 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -64,11 +65,13 @@ class Caller:
                 self.cluster.struck(index, fault)
                 await asyncio.sleep(max(0.0, fault.at - asyncio.get_running_loop().time()))
         pool = self._open(self.number)
+        opened = False
         try:
             await pool.__aenter__()
         except Exception as error:
             self._no_pool(error)
         else:
+            opened = True
             node.note("pool.opened")
             try:
                 await self._work()
@@ -79,6 +82,8 @@ class Caller:
         await self._healed
         # What was cancelled or closed by its end has one turn to go.
         await asyncio.sleep(self.cluster.limits.close_seconds)
+        if opened:
+            node.note("pool.counted", detail=tuple(dataclasses.asdict(pool.statistics()).items()))
         node.census(user_tasks=True)
         node.exit()
 

@@ -58,6 +58,7 @@ KINDS: dict[str, str] = {
     "pool.opened": "a caller's pool or proxy is open",
     "pool.closing": "it begins to close",
     "pool.closed": "it is closed: all of it has ended",
+    "pool.counted": "what it has counted of its calls: in_flight, done, failed, cancelled, interrupted, lost, unplaced",
     "fault.injected": "a fault strikes: fault, the index in the plan, and words",
     "fault.healed": "it is over: the same",
     "phase.healed": "the faulty phase is over: from here on liveness is demanded",

@@ -53,4 +53,24 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        name="a-loss-is-counted-as-a-failure",
+        broken="A pool counts a call whose worker was lost among those that have failed.",
+        caught_by="calls_are_counted",
+        edits=(Edit(module="wool.tally", old='    (WorkerLost, "lost"),\n', new=""),),
+    ),
+    Mutant(
+        name="a-generator-is-counted-twice",
+        broken="A pool counts a generator once more for each item that it has got.",
+        caught_by="calls_are_counted",
+        edits=(
+            Edit(
+                module="wool.routine",
+                old="                await stream.take(call.step(kind, payload), thrown)\n",
+                new="                await stream.take(call.step(kind, payload), thrown)\n"
+                "                dispatcher.tally.begin()\n"
+                '                dispatcher.tally.end("done")\n',
+            ),
+        ),
+    ),
 )

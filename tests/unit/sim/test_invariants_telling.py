@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.simulated import Script, cluster, ended, found, made, one_call
+from support.simulated import Script, began, cluster, ended, found, made, one_call
 from wool.events import TaskEvent
 from wool.protocol.frames import Trace
 from wool.protocol.tracing import checked
@@ -210,3 +210,60 @@ def test_what_simulated_callers_send_is_well_formed() -> None:
     _, _, task = traced()
     said = trace_of(task)
     assert checked(said.parent.encode(), said.state.encode()) == said
+
+
+# ---- what a pool counts ------------------------------------------------------------------------------
+
+COUNTED = {"in_flight": 0, "done": 1, "failed": 1, "cancelled": 1, "interrupted": 0, "lost": 0, "unplaced": 1}
+
+
+def counted(*outcomes: str, **counts: int) -> Script:
+    """Coroutines of one caller that have ended so, each begun where it may have; and what its pool says of them."""
+    script = cluster("w0#0")
+    for number, outcome in enumerate(outcomes):
+        task = f"c0.{number}"
+        made(script, task)
+        if outcome in ("value", "raised"):
+            began(script, task, number=number)
+        ended(script, outcome, task)
+    return script.add("c0#0", "pool.counted", **{**dict.fromkeys(COUNTED, 0), **counts})
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "counts"),
+    [
+        ((), {}),
+        (("value", "raised", "cancelled", "timeout"), COUNTED),
+        (
+            ("value", "value", "no-workers", "lost", "interrupted"),
+            {"done": 2, "unplaced": 1, "lost": 1, "interrupted": 1},
+        ),
+        (("cancelled", "cancelled"), {"cancelled": 1}),
+        (("pickling",), {}),
+        (("remote", "serialization"), {}),
+        (("remote", "serialization"), {"failed": 2}),
+        (("raised", "dropped"), {"failed": 1, "in_flight": 1}),
+    ],
+)
+def test_counts_that_are_what_the_caller_got_are_right(outcomes: tuple[str, ...], counts: dict[str, int]) -> None:
+    assert not found("calls_are_counted", counted(*outcomes, **counts))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "counts"),
+    [
+        (("value",), {}),
+        (("value",), {"done": 2}),
+        (("value",), {"done": 1, "in_flight": 1}),
+        (("value", "cancelled"), {"done": 1, "cancelled": 1, "in_flight": -1}),
+        (("lost",), {"failed": 1}),
+        (("interrupted",), {"lost": 1}),
+        (("timeout",), {"failed": 1}),
+        (("raised",), {"done": 1}),
+        (("value", "cancelled"), {"done": 1, "cancelled": 1, "lost": 1}),
+        ((), {"done": 1}),
+    ],
+)
+def test_counts_that_are_anything_else_are_found(outcomes: tuple[str, ...], counts: dict[str, int]) -> None:
+    (violation,) = found("calls_are_counted", counted(*outcomes, **counts))
+    assert violation.sentence.startswith("the pool of c0#0 has counted {'done': ")

@@ -1,7 +1,8 @@
-"""T: what is told of tasks, by task events, is what has happened to them."""
+"""T: what is told of tasks, by task events and by the counts of pools, is what has happened to them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from wool.sim.invariants.story import At, Story, Violation, value_of
@@ -54,4 +55,46 @@ def completion_is_told(story: Story) -> Iterator[Violation]:
             )
 
 
-INVARIANTS = (task_events_follow_the_grammar, completion_is_told)
+_COUNTED = {
+    "value": "done",
+    "raised": "failed",
+    "remote": "failed",
+    "serialization": "failed",
+    "interrupted": "interrupted",
+    "lost": "lost",
+    "no-workers": "unplaced",
+    "timeout": "unplaced",
+}
+"""As what a pool counts each outcome of a coroutine that was certainly called."""
+_COUNTS = ("done", "failed", "cancelled", "interrupted", "lost", "unplaced")
+
+
+def calls_are_counted(story: Story) -> Iterator[Violation]:
+    """T: a pool is closed ⇒ each of its calls is in one count, that of the outcome that its caller got."""
+    for item in story.of("pool.counted"):
+        certain, open_ = Counter[str](), 0
+        for label, task in story.tasks.items():
+            if task.caller != item.node:
+                continue
+            program = story.program(label)
+            counted = _COUNTED.get(task.outcome)
+            if program is None or program[0].generator or counted is None or (counted == "failed" and not task.began):
+                # What a consumer threw in may be what it gets; what was cancelled may not have been called.
+                open_ += 1
+            else:
+                certain[counted] += 1
+        found = {name: int(value_of(item, name)) for name in _COUNTS}
+        in_flight = int(value_of(item, "in_flight"))
+        wrong = [name for name, count in found.items() if not certain[name] <= count <= certain[name] + open_]
+        made = sum(found.values()) + in_flight
+        if wrong or in_flight < 0 or made > sum(certain.values()) + open_:
+            yield Violation(
+                invariant="T",
+                task="",
+                sentence=f"the pool of {item.node} has counted {found} and {in_flight} in flight, "
+                f"of {dict(certain)} and {open_} calls that may be anything",
+                events=(item.index,),
+            )
+
+
+INVARIANTS = (task_events_follow_the_grammar, completion_is_told, calls_are_counted)
