@@ -50,7 +50,7 @@ def read(path: str | os.PathLike[str], *, private: bool) -> bytes:
             "is yours, then chmod o-w"
         )
     if private and status.st_mode & stat.S_IROTH:
-        _log.warning("%s can be read by everybody (%s), who so can be whom it is for: chmod o-r", name, mode)
+        _log.warning("%s can be read by everybody (%s), who then can pose as its owner: chmod o-r", name, mode)
     return data
 
 
