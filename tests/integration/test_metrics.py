@@ -101,8 +101,11 @@ TOLD = {
 }
 
 
-async def test_a_body_that_computes_is_a_lag_and_the_worker_answers_meanwhile(namespace: str, journal: Journal) -> None:
-    flags = ("--discovery", f"local:{namespace}", "--size", "1", "--metrics", "0")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_body_that_computes_is_a_lag_and_the_worker_answers_meanwhile(
+    loop: str, namespace: str, journal: Journal
+) -> None:
+    flags = ("--discovery", f"local:{namespace}", "--size", "1", "--metrics", "0", "--loop", loop)
     async with (
         worker_command(*flags) as command,
         wool.WorkerProxy(discovery=wool.LocalDiscovery(namespace).subscriber),
