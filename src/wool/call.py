@@ -95,6 +95,7 @@ class PlacedCall:
         "link",
         "machine",
         "number",
+        "parked",
         "size",
         "step",
         "task",
@@ -128,6 +129,8 @@ class PlacedCall:
         self.link: object | None = None
         self.connection: Connection | None = None
         self.number: int = 0
+        self.parked: bool = False
+        """Its offer waits at a worker for a place."""
         self.clock: Deadlines[PlacedCall] | None = None
         """The dispatch timeout's clock, while it runs."""
         self.tried: dict[str, RpcError] | None = None

@@ -66,6 +66,9 @@ class OfferedCall(Protocol):
     @property
     def events(self) -> CallTold | None: ...
 
+    @property
+    def parked(self) -> bool: ...
+
 
 class ConnectionOwner(Protocol):
     """Hears what the worker says. Called synchronously, on the connection's loop."""
@@ -258,7 +261,7 @@ class Connection:
         task = call.task
         context = bool(payload.context)
         trace = call.events.trace if call.events is not None else None
-        offer = frames.Offer(number, task.key, digest, defines, body, task.parent, timeout, context, trace)
+        offer = frames.Offer(number, task.key, digest, defines, body, task.parent, timeout, context, trace, call.parked)
         self.session.say(offer, payload)
 
     def start(self, number: int) -> None:

@@ -27,6 +27,7 @@ from wool.definition import define, unpicklable_part
 from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, Sought, WorkerMetadata, lives_on_io_loop
 from wool.errors import RpcError
 from wool.events import CallEvents
+from wool.lending import LentCall, current_lender
 from wool.runtime import Runtime
 from wool.serialization import Payload, culprit, dumps, loads
 from wool.supplied import DiscoveryArgument, LoadBalancerArgument
@@ -298,6 +299,10 @@ class Dispatcher:
         events = CallEvents(runtime.events, task) if runtime.events.mask else None
         tracer = runtime.tracing.tracer
         told: CallTold | None = events if tracer is None else TracedCall(tracer.call(task), events)
+        if parent is not None and (lender := current_lender()) is not None:
+            lent = LentCall(self._proxy, to_io, loop, task, definition, arguments, timeout, to_user, self, now, told)
+            lent.lender = lender
+            return lent
         return Call(self._proxy, to_io, loop, task, definition, arguments, timeout, to_user, self, now, told)
 
     def wanted_events_changed(self) -> None:

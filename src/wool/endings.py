@@ -20,7 +20,7 @@ from wool.errors import (
 )
 from wool.link import Link
 from wool.links import Links
-from wool.protocol.caller import Outcome, State
+from wool.protocol.caller import End, Outcome, State
 from wool.protocol.frames import Result, ResultKind
 from wool.serialization import Payload
 
@@ -64,6 +64,34 @@ def interrupted(call: PlacedCall, closing: str | None) -> TaskInterrupted:
     """The pool was closed, or the worker's drain time was over."""
     why = " by its worker's operator" if closing is None else f": {closing}"
     return TaskInterrupted(f"{call.task} was interrupted{why}")
+
+
+def too_late(call: PlacedCall, closing: str | None) -> Answer:
+    """The proxy is closed: what is told a call that comes now, or a step of a generator."""
+    if call.machine.state is State.QUEUED:
+        call.machine.exhausted()
+        return Answer(None, error=NoWorkersAvailable(f"{call.task} was not placed: {closing}"))
+    for instruction in call.machine.step():
+        if isinstance(instruction, End) and instruction.outcome is Outcome.INTERRUPTED:
+            return Answer(None, error=interrupted(call, closing))
+    return Answer(None, error=lost(call))
+
+
+def cut_off(call: PlacedCall, why: str) -> Answer | None:
+    """The I/O loop has ended by itself. Returned is what a call is told that still waits for an answer."""
+    machine = call.machine
+    if machine.state is State.QUEUED:
+        return too_late(call, why)
+    if machine.state is State.OFFERED:
+        machine.cancel()
+        return Answer(None, error=NoWorkersAvailable(f"{call.task} was not placed: {why}"))
+    if machine.state is State.STARTED or machine.state is State.CANCELLING:
+        for instruction in machine.lost(call.connection):
+            if isinstance(instruction, End):
+                return Answer(
+                    None, error=lost(call) if instruction.outcome is Outcome.LOST else asyncio.CancelledError()
+                )
+    return None
 
 
 def told(call: PlacedCall, result: Result, payload: Payload) -> Answer:
@@ -114,6 +142,8 @@ def _standing(call: PlacedCall, link: Link) -> str:
     """Say why a worker that has refused nothing does not have the task."""
     if call.link is not link:
         return "the task was not offered to it: the load balancer did not name it"
+    if call.parked:
+        return "no place there became free (max_concurrency)"
     if call.machine.state is State.OFFERED:
         return "it has not answered the offer"
     return "there was no room in its window" if link.connection is not None else "its session was not open yet"

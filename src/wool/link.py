@@ -71,8 +71,10 @@ class Link:
         "connection",
         "draining",
         "dropped",
+        "full",
         "half_open",
         "lot",
+        "parked",
         "place",
         "reason",
         "refuses",
@@ -122,6 +124,10 @@ class Link:
         self.half_open: bool = False
         """It is suspect, its session has survived for a while, and one call may try whether it answers."""
         self.backoff: float = 0.0
+        self.full: bool = False
+        """It had no free place, and nothing has ended there since: an offer would wait."""
+        self.parked: dict[PlacedCall, None] = {}
+        """Calls whose offers wait there for a place, in order."""
         self._owner = owner
         self._connect = connect
         self._loop = loop
@@ -133,6 +139,16 @@ class Link:
     def usable(self) -> bool:
         """Whether new calls may be bound to it."""
         return not (self.dropped or self.draining or self.refuses)
+
+    def park(self, call: PlacedCall) -> None:
+        """The call's offer is going to wait here for a place."""
+        call.parked = True
+        self.parked[call] = None
+
+    def unpark(self, call: PlacedCall) -> None:
+        """It waits no more."""
+        call.parked = False
+        del self.parked[call]
 
     def ensure_connecting(self) -> None:
         """Open the connection, if there is none and none is being opened."""
@@ -217,7 +233,7 @@ class Link:
         self.reason = reason
         self.state = LinkState.CLOSED
         self.connection = None
-        self.draining = self.half_open = False
+        self.draining = self.half_open = self.full = False
         self._stop_probing()
 
     def _half_open_now(self) -> None:

@@ -123,11 +123,14 @@ class Links:
         return [link.status for link in self.links.values() if link.usable and link.spare]
 
     def choose(self, ordered: Iterable[WorkerStatus], tried: Container[str] | None) -> Link | None:
-        """Return the first of ``ordered`` that was not tried, suspects after all others; None if there is none.
+        """Return the first of ``ordered`` that was not tried; None if there is none.
+
+        Those without a free place come after the others, and suspects last.
 
         Raises `RuntimeError` if it does not end, and what iterating it raises: it is the user's.
         """
         last: Link | None = None
+        full: Link | None = None
         for place, status in enumerate(ordered):
             if place >= _MOST_NAMED + len(self.links):
                 raise RuntimeError(f"it has named workers {place} times and goes on; there are {len(self.links)}")
@@ -135,12 +138,27 @@ class Links:
             if link is None or not link.usable or (tried is not None and link.uid in tried):
                 continue
             if not link.status.suspect:
-                return link
+                if not link.full:
+                    return link
+                full = full or link
+                continue
             if link.half_open:
                 link.half_open_later()  # this call tries it, no other
                 return link
             last = last or link
-        return last
+        return full or last
+
+    def freed(self, link: Link) -> PlacedCall | None:
+        """A task has ended at a worker that had no place. Return a call that waits elsewhere and may have it.
+
+        There is none if one waits here, whom the worker itself lets in; else it is one that waits where most do, the
+        one that has waited longest.
+        """
+        if link.parked or not link.usable:
+            return None
+        link.full = False
+        most = max(self.links.values(), key=lambda one: len(one.parked), default=link)
+        return next(iter(most.parked), None)
 
     def wanted_events_changed(self) -> None:
         """Tell the workers which task events are wanted."""

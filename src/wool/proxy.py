@@ -238,6 +238,8 @@ class Proxy:
         link = call.link
         if isinstance(link, Link):
             link.status.in_flight -= 1
+            if call.parked:
+                link.unpark(call)
             call.link = None
 
     def _rebind_waiting(self, link: Link) -> None:
@@ -269,6 +271,8 @@ class Proxy:
                 call.note_tried(link.uid, RpcError(f"takes at most {limit} bytes, {call.task} has {size}"))
                 self._bind(call)
             return
+        if link.full:
+            link.park(call)
         number = connection.next_number()
         call.connection = connection
         call.number = number
@@ -301,7 +305,8 @@ class Proxy:
                 self._withdraw(call)
             elif kind is caller.Suspect:
                 assert isinstance(instruction, caller.Suspect) and isinstance(instruction.session, Connection)
-                self._suspect(instruction.session)
+                if not call.parked:  # that waits at a worker which lives, as far as anybody knows
+                    self._suspect(instruction.session)
             elif kind is caller.Requeue:
                 self._unbind(call)
                 call.connection = None
@@ -321,12 +326,19 @@ class Proxy:
         self._patience.remove(call)
         self._stop_dispatch_clock(call)
         call.arguments = _SENT
+        if call.parked and isinstance(call.link, Link):
+            call.link.unpark(call)
         connection.start(call.number)
 
     def _withdraw(self, call: PlacedCall) -> None:
         self._patience.remove(call)
         if call.connection is not None:
             call.connection.withdraw(call.number)
+
+    def _take_back(self, call: PlacedCall) -> None:
+        """Withdraw the offer that is out, and look again for whom to give it to."""
+        self._withdraw(call)
+        self._perform(call, call.machine.reject(call.connection, call.number))
 
     def _stop_dispatch_clock(self, call: PlacedCall) -> None:
         clock = call.clock
@@ -352,6 +364,8 @@ class Proxy:
             self._unbind(call)
             if link.dropped or link.spare:
                 self._close_if_unused(link)
+            if link.full and call.machine.started is not None and (other := self._view.freed(link)) is not None:
+                self._take_back(other)
         self._active -= 1
         call.arguments = _SENT
         call.respond_last(answer)
@@ -449,7 +463,9 @@ class Proxy:
         """The worker does not take the task."""
         self._patience.remove(call)
         link = self._by_connection.get(connection)
-        if link is not None and code is not RejectCode.UNKNOWN_DEFINITION:
+        if link is not None and code is RejectCode.BUSY and not call.parked:
+            link.full = True  # nothing is wrong with it: if all others are full too, the offer waits there
+        elif link is not None and code is not RejectCode.UNKNOWN_DEFINITION:
             call.note_tried(link.uid, TransientRpcError(f"rejected ({code.name.lower()}): {reason}"))
             if code is RejectCode.DRAINING:
                 self.draining(connection)
@@ -521,10 +537,8 @@ class Proxy:
             self._unbind(call)
             self._exhausted(call)
         for connection in list(self._by_connection):
-            for call in connection.calls():
-                if call.machine.state is State.OFFERED:
-                    self._withdraw(call)
-                    self._perform(call, call.machine.reject(connection, call.number))
+            for call in filter(lambda call: call.machine.state is State.OFFERED, connection.calls()):
+                self._take_back(call)
 
     @property
     def is_idle(self) -> bool:
@@ -547,13 +561,7 @@ class Proxy:
 
     def answer_closed(self, call: PlacedCall) -> Answer:
         """Answer a call that comes too late, or a step of a generator that has outlived the proxy."""
-        if call.machine.state is State.QUEUED:
-            call.machine.exhausted()
-            return Answer(None, error=NoWorkersAvailable(f"{call.task} was not placed: {self._closing}"))
-        for instruction in call.machine.step():
-            if isinstance(instruction, caller.End):
-                return self._local_answer(call, instruction.outcome)
-        return self._local_answer(call, Outcome.LOST)
+        return endings.too_late(call, self._closing)
 
     # ---- should the loop end by itself ----
 
@@ -572,16 +580,8 @@ class Proxy:
             if link.connection is not None:
                 calls.update(dict.fromkeys(link.connection.calls()))
         for call in calls:
-            machine = call.machine
-            if machine.state is State.QUEUED:
-                call.respond_last(self.answer_closed(call))
-            elif machine.state is State.OFFERED:
-                machine.cancel()
-                call.respond_last(Answer(None, error=NoWorkersAvailable(f"{call.task} was not placed: {why}")))
-            elif machine.state is State.STARTED or machine.state is State.CANCELLING:
-                for instruction in machine.lost(call.connection):
-                    if isinstance(instruction, caller.End):
-                        call.respond_last(self._local_answer(call, instruction.outcome))
+            if (answer := endings.cut_off(call, why)) is not None:
+                call.respond_last(answer)
 
     def undeliverable(self, method: Callable[..., object], args: tuple[Any, ...]) -> None:
         """See `wool.bridge.Mailbox`: answer a call, or a step, that was on its way to a loop that is no more."""

@@ -43,14 +43,14 @@ class MemoryPool:
 
 
 @asynccontextmanager
-async def memory_pool(*uids: str, limits: Limits = QUICK) -> AsyncIterator[Cluster]:
+async def memory_pool(*uids: str, limits: Limits = QUICK, places: int | None = None) -> AsyncIterator[Cluster]:
     """A cluster whose workers run the routines that are called inside."""
     async with cluster(limits=limits) as made:
         source = MemoryPool(made, limits)
         enter_source(source)
         try:
             for uid in uids or ("one", "two"):
-                worker = await made.add(uid)
+                worker = await made.add(uid, places=places)
                 # Handlers are those of this process, which is the caller: in a worker's own there are none.
                 worker.runner._events = ProcessEvents()
                 worker.runner._events.be_worker()

@@ -30,8 +30,10 @@ from wool.serialization import Payload, dumps, loads
 from wool.session import Session
 from wool.task import Task
 from wool.transport.memory import MemoryNetwork, MemoryTransport
+from wool.worker.door import Door
 from wool.worker.ledger import Vitals
 from wool.worker.runner import PostedRunner, Runner
+from wool.worker.seats import Desk
 from wool.worker.service import CallerSession, WorkerService
 
 SECRET = b"known to caller and worker"
@@ -118,7 +120,13 @@ class Worker:
     """One worker: a service and a runner, joined by two mailboxes of the same loop."""
 
     def __init__(
-        self, network: MemoryNetwork, uid: str, limits: Limits, secret: bytes = SECRET, address: str = ""
+        self,
+        network: MemoryNetwork,
+        uid: str,
+        limits: Limits,
+        secret: bytes = SECRET,
+        address: str = "",
+        places: int | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.uid = uid
@@ -127,7 +135,27 @@ class Worker:
         self.to_io = LoopMailbox(loop)
         self.to_routines = LoopMailbox(loop)
         self.pools = NoNestedPools()
-        self.runner = Runner(loop=loop, io=self.to_io, pools=self.pools, worker=uid, limits=limits, host="here", pid=1)
+        self.door = None if places is None else Door(places)
+        self.desk: Desk | None = None
+        if self.door is not None and places is not None:
+            changed = self.door.changed
+            self.desk = Desk(
+                places,
+                loop=loop,
+                routines=self.to_routines,
+                mailbox=LoopMailbox,
+                tell=lambda fresh, used: self.to_io.post(changed, fresh, used),
+            )
+        self.runner = Runner(
+            loop=loop,
+            io=self.to_io,
+            pools=self.pools,
+            worker=uid,
+            limits=limits,
+            host="here",
+            pid=1,
+            desk=self.desk,
+        )
         self.service = WorkerService(
             transport=MemoryTransport(network, limits),
             runner=PostedRunner(self.runner, self.to_routines),
@@ -135,6 +163,7 @@ class Worker:
             limits=limits,
             random_bytes=random.Random(uid).randbytes,
             vitals=Vitals(lambda: MEMORY_BYTES, self.runner.lag.worst_seconds),
+            door=self.door,
         )
         self.metadata: WorkerMetadata
 
@@ -190,9 +219,11 @@ class Cluster:
         self.proxies.append(proxy)
         return proxy
 
-    async def add(self, uid: str, *, limits: Limits | None = None, announce: bool = True) -> Worker:
+    async def add(
+        self, uid: str, *, limits: Limits | None = None, announce: bool = True, places: int | None = None
+    ) -> Worker:
         """Start a worker, and tell the caller of it."""
-        worker = self.workers[uid] = Worker(self.network, uid, limits or self.limits)
+        worker = self.workers[uid] = Worker(self.network, uid, limits or self.limits, places=places)
         await worker.listen()
         if announce:
             self.announce(uid)

@@ -75,6 +75,8 @@ def _put_offer(wire: wire_pb2.Frame, frame: Offer) -> None:
         offer.trace.parent = frame.trace.parent.encode("ascii")
         if frame.trace.state:
             offer.trace.state = frame.trace.state.encode("ascii")
+    if frame.waits:
+        offer.waits = True
 
 
 def _put_start(wire: wire_pb2.Frame, frame: Start) -> None:
@@ -183,7 +185,12 @@ def _is_plain(frame: Frame) -> bool:
     if isinstance(frame, Offer):
         body = frame.body
         return not (
-            frame.defines or body.sizes or body.chunked or frame.trace is not None or frame.dispatch_timeout is not None
+            frame.defines
+            or frame.waits
+            or body.sizes
+            or body.chunked
+            or frame.trace is not None
+            or frame.dispatch_timeout is not None
         )
     if isinstance(frame, Result):
         body = frame.body
@@ -340,10 +347,8 @@ def _get_offer(wire: wire_pb2.Frame) -> Frame:
     if offer.defines and len(body.sizes) < 2 + offer.context:
         raise ProtocolError("an offer that defines has no definition in its payload")
     context = _get_context(offer.context, body)
-    if not offer.HasField("trace"):
-        return Offer(offer.number, task, definition, offer.defines, body, parent, timeout, context)
-    trace = checked(offer.trace.parent, offer.trace.state)
-    return Offer(offer.number, task, definition, offer.defines, body, parent, timeout, context, trace)
+    trace = checked(offer.trace.parent, offer.trace.state) if offer.HasField("trace") else None
+    return Offer(offer.number, task, definition, offer.defines, body, parent, timeout, context, trace, offer.waits)
 
 
 def _get_cancel(wire: wire_pb2.Frame) -> Frame:

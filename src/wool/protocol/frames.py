@@ -38,6 +38,7 @@ class RejectCode(IntEnum):
     ADMISSION = 2
     TOO_LARGE = 3
     UNKNOWN_DEFINITION = 4
+    BUSY = 5
 
 
 class ResultKind(IntEnum):
@@ -98,6 +99,8 @@ class Offer(NamedTuple):
     dispatch_timeout: float | None = None
     context: bool = False
     trace: Trace | None = None
+    waits: bool = False
+    """Where no place is free it waits for one, instead of being rejected."""
 
 
 class Start(NamedTuple):

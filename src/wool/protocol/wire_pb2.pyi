@@ -200,7 +200,7 @@ class Returns(_message.Message):
     def __init__(self, numbers: _Optional[_Iterable[int]] = ..., inline: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout", "context", "trace")
+    __slots__ = ("number", "task", "definition", "defines", "sizes", "inline", "chunked", "parent", "dispatch_timeout", "context", "trace", "waits")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +212,7 @@ class Offer(_message.Message):
     DISPATCH_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
     number: int
     task: bytes
     definition: bytes
@@ -223,7 +224,8 @@ class Offer(_message.Message):
     dispatch_timeout: float
     context: bool
     trace: Trace
-    def __init__(self, number: _Optional[int] = ..., task: _Optional[bytes] = ..., definition: _Optional[bytes] = ..., defines: bool = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., parent: _Optional[bytes] = ..., dispatch_timeout: _Optional[float] = ..., context: bool = ..., trace: _Optional[_Union[Trace, _Mapping[str, object]]] = ...) -> None: ...
+    waits: bool
+    def __init__(self, number: _Optional[int] = ..., task: _Optional[bytes] = ..., definition: _Optional[bytes] = ..., defines: bool = ..., sizes: _Optional[_Iterable[int]] = ..., inline: _Optional[bytes] = ..., chunked: bool = ..., parent: _Optional[bytes] = ..., dispatch_timeout: _Optional[float] = ..., context: bool = ..., trace: _Optional[_Union[Trace, _Mapping[str, object]]] = ..., waits: bool = ...) -> None: ...
 
 class Trace(_message.Message):
     __slots__ = ("parent", "state")
@@ -278,11 +280,13 @@ class Reject(_message.Message):
         ADMISSION: _ClassVar[Reject.Code]
         TOO_LARGE: _ClassVar[Reject.Code]
         UNKNOWN_DEFINITION: _ClassVar[Reject.Code]
+        BUSY: _ClassVar[Reject.Code]
     UNSPECIFIED: Reject.Code
     DRAINING: Reject.Code
     ADMISSION: Reject.Code
     TOO_LARGE: Reject.Code
     UNKNOWN_DEFINITION: Reject.Code
+    BUSY: Reject.Code
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]

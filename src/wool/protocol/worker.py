@@ -8,6 +8,10 @@ state           event                            next state, and what is said or
 ==============  ===============================  =================================================
 RECEIVING       complete                         ACCEPTED: accept
 ..              refuse                           ENDED (rejected): reject; the rest is dropped
+..              park                             WAITING: complete, and not let in yet
+..              withdraw, session lost           ENDED (dropped)
+WAITING         admit                            ACCEPTED: accept
+..              refuse                           ENDED (rejected): reject
 ..              withdraw, session lost           ENDED (dropped)
 ACCEPTED        start                            RUNNING: begin
 ..              withdraw, session lost           ENDED (dropped)
@@ -45,12 +49,13 @@ class State(IntEnum):
     """Where a task stands, as its worker knows it."""
 
     RECEIVING = 0
-    ACCEPTED = 1
-    RUNNING = 2
-    SUSPENDED = 3
-    RESUMING = 4
-    INTERRUPTING = 5
-    ENDED = 6
+    WAITING = 1
+    ACCEPTED = 2
+    RUNNING = 3
+    SUSPENDED = 4
+    RESUMING = 5
+    INTERRUPTING = 6
+    ENDED = 7
 
 
 class Event(IntEnum):
@@ -67,6 +72,8 @@ class Event(IntEnum):
     FINISHED = 8
     DRAIN_OVER = 9
     STEP_ANNOUNCED = 10  # a step whose payload comes in chunks
+    PARK = 11  # complete, and there is no room yet, or somebody has still to say whether it is taken
+    ADMIT = 12
 
 
 class Do(IntEnum):
@@ -90,6 +97,13 @@ class Do(IntEnum):
 TABLE: dict[State, dict[Event, tuple[State, Do]]] = {
     State.RECEIVING: {
         Event.COMPLETE: (State.ACCEPTED, Do.SAY_ACCEPT),
+        Event.REFUSE: (State.ENDED, Do.SAY_REJECT),
+        Event.WITHDRAW: (State.ENDED, Do.FORGET),
+        Event.LOST: (State.ENDED, Do.FORGET),
+        Event.PARK: (State.WAITING, Do.NOTHING),
+    },
+    State.WAITING: {
+        Event.ADMIT: (State.ACCEPTED, Do.SAY_ACCEPT),
         Event.REFUSE: (State.ENDED, Do.SAY_REJECT),
         Event.WITHDRAW: (State.ENDED, Do.FORGET),
         Event.LOST: (State.ENDED, Do.FORGET),

@@ -44,7 +44,8 @@ class Configure:
     dispatch; `None` if certificates alone decide, those in ``credentials``. ``uid`` is `None` if the worker is to mint
     one. ``retirement`` says when it has had enough. ``log_style`` says how log lines look (`wool.worker.logs`), from
     ``log_level`` on; without one they are prose, from warnings on. ``tracing`` is what `wool.otel.set_up_worker` is
-    told; `None` if nothing is traced. ``loop`` is what bodies run on (`wool.worker.loops`).
+    told; `None` if nothing is traced. ``loop`` is what bodies run on (`wool.worker.loops`). ``max_concurrency`` is how
+    many bodies are at work at a time; `None` for as many as are started.
     """
 
     sys_path: tuple[str, ...]
@@ -61,6 +62,7 @@ class Configure:
     tracing: str | None = None
     loop: Literal["asyncio", "uvloop"] = "asyncio"
     retirement: Retirement = ENDLESS
+    max_concurrency: int | None = None
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -75,6 +77,8 @@ class Configure:
             raise ValueError(f"Configure.log_level must be that of a log line, not {self.log_level!r:.100}")
         if self.loop not in ("asyncio", "uvloop"):
             raise ValueError(f"Configure.loop must be 'asyncio' or 'uvloop', not {self.loop!r:.100}")
+        if self.max_concurrency is not None and self.max_concurrency < 1:
+            raise ValueError(f"Configure.max_concurrency must be at least 1, not {self.max_concurrency!r}")
         object.__setattr__(self, "tags", check_tags(self.tags))
         object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
 
@@ -264,6 +268,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "tracing": _optional(_TEXT),
         "loop": _TEXT,
         "retirement": (dataclasses.asdict, _read_retirement),
+        "max_concurrency": _optional((_count, _count)),
     },
     Ask: {},
     Stop: {"drain_seconds": (_seconds, _seconds)},

@@ -79,6 +79,7 @@ class WorkerSpec:
     """`None`: as `wool.otel.instrument` has said in this process."""
     loop: LoopKind = "asyncio"
     retirement: Retirement = ENDLESS
+    max_concurrency: int | None = None
 
 
 class WorkerHandle(Protocol):
@@ -219,6 +220,7 @@ def _configure(spec: WorkerSpec) -> Configure:
             tracing=TRACING.workers if spec.tracing is None else spec.tracing,
             loop=spec.loop,
             retirement=spec.retirement,
+            max_concurrency=spec.max_concurrency,
         )
     except ValueError as error:
         raise ChannelError(f"no worker can be configured so: {error}") from error

@@ -34,6 +34,7 @@ from wool.events import (
     TaskOutcome,
 )
 from wool.failure import Origin, TaskException, capture, rebuild
+from wool.lending import set_lender
 from wool.limits import Limits
 from wool.protocol.frames import ResultKind, StepKind
 from wool.serialization import Payload, dumps, loads
@@ -42,8 +43,9 @@ from wool.tracing import PROCESS as TRACING
 from wool.tracing import ExecutionSpan, Tracing
 from wool.variables import ContextFault, Held, held, pack, receive
 from wool.worker.forks import leave_if_forked
+from wool.worker.job import Job
 from wool.worker.lag import LoopLag
-from wool.worker.service import Job
+from wool.worker.seats import Desk, Seat
 from wool.worker.stretches import in_stretches
 
 _log = logging.getLogger("wool.worker")
@@ -81,6 +83,7 @@ class _Running:
         "ended",
         "held",
         "owed",
+        "seat",
         "span",
         "step",
         "stepping",
@@ -112,6 +115,8 @@ class _Running:
         """What the caller has of the context variables."""
         self.owed = True
         """The caller waits for an answer."""
+        self.seat: Seat | None = None
+        """Its place, where bodies are bounded."""
 
 
 class Runner:
@@ -129,7 +134,9 @@ class Runner:
         pid: int,
         events: Events = PROCESS,
         tracing: Tracing = TRACING,
+        desk: Desk | None = None,
     ) -> None:
+        self._desk = desk
         self._tracing = tracing
         self._events = events
         self._loop = loop
@@ -160,6 +167,8 @@ class Runner:
         """Start the body of ``job``."""
         state = job.runner_state = _Running()
         self._running[state] = job
+        if self._desk is not None:
+            state.seat = Seat(self._desk)
         self._unbegun += 1
         self.lag.watch()
         state.task = self._loop.create_task(self._run(job, state), context=self._context.copy())
@@ -174,6 +183,8 @@ class Runner:
             # unless the next step has been asked for already.
             if not state.begun or state.step is not None:
                 state.cancels.append(message)
+            if state.seat is not None and not state.begun:
+                state.seat.rest()
             return
         assert state.task is not None
         state.task.cancel(message)
@@ -212,6 +223,8 @@ class Runner:
             if state.task is not None and state.task.done():
                 self._unbegun -= 1
                 self._answer(job, state, ResultKind.CANCELLED, _NONE)
+                if state.seat is not None:
+                    state.seat.rest()
                 state.ended = True
                 del self._running[state]
 
@@ -229,6 +242,11 @@ class Runner:
         self._unbegun -= 1
         task: Task | None = None
         try:
+            if state.seat is not None:
+                set_lender(state.seat)
+                if not await state.seat.first():
+                    self._answer(job, state, ResultKind.CANCELLED, _NONE)
+                    return
             if state.cancels:
                 self._answer(job, state, ResultKind.CANCELLED, _NONE)
                 return
@@ -269,6 +287,8 @@ class Runner:
             del self._running[state]
             if state.span is not None:
                 state.span.ended(*state.end)
+            if state.seat is not None:
+                state.seat.rest()
             if state.owed and not state.abandoned:
                 # It could not even be said how the body ended, out of memory perhaps: then nobody shall wait for it.
                 self._io.post(job.session.broken, f"task {job.task.hex()[:12]} has ended and cannot be answered")
@@ -406,6 +426,9 @@ class Runner:
                     task.uncancel()
             finally:
                 state.wake = None
+        if state.seat is not None and await state.seat.again():
+            while (task := self._loop_task(state)).cancelling():
+                task.uncancel()
         step, state.step = state.step, None
         return step
 
@@ -431,6 +454,8 @@ class Runner:
                         wrong = fault.for_worker(f"task {job.task.hex()[:12]}")
                         wrong.__context__ = error
                         payload = self._capture(job, wrong)
+            if state.seat is not None:
+                state.seat.rest()  # first: who hears the answer may come at once with the next task
             self._io.post(job.session.answer, job, kind, payload, echo, state.delivered)
         state.owed = False
         state.delivered = 0
@@ -576,6 +601,3 @@ class PostedRunner:
     def session_closed(self, pool: bytes) -> None:
         """See `Runner.session_closed`."""
         self._post(self._runner.session_closed, pool)
-
-
-__all__ = ["NestedPools", "PostedRunner", "Runner"]

@@ -40,12 +40,14 @@ from wool.worker.channel import (
     Stopped,
     Worn,
 )
+from wool.worker.door import Door
 from wool.worker.ledger import Vitals
 from wool.worker.logs import MARK, write_events
 from wool.worker.loops import routine_loop
 from wool.worker.nested import Nested
 from wool.worker.retirement import Wear
 from wool.worker.runner import PostedRunner, Runner
+from wool.worker.seats import Desk
 from wool.worker.service import WorkerService
 from wool.worker.signals import ignore_interrupt
 
@@ -72,9 +74,21 @@ class WorkerNode:
         self._io: MailboxLike = runtime.mailbox(io_loop)
         self._routines: MailboxLike = runtime.mailbox(loop)
         self._nested = Nested(runtime, self._secret, self._credentials, self._io, self._routines)
+        self._door: Door | None = None
+        answers, desk = self._io.batched(loop, crowd=self._crowd), None
+        if configure.max_concurrency is not None:
+            self._door = Door(configure.max_concurrency)
+            changed = self._door.changed
+            desk = Desk(
+                configure.max_concurrency,
+                loop=loop,
+                routines=self._routines,
+                mailbox=runtime.mailbox,
+                tell=lambda fresh, used: answers.post(changed, fresh, used),
+            )
         self._runner = Runner(
             loop=loop,
-            io=self._io.batched(loop, crowd=self._crowd),
+            io=answers,
             pools=self._nested,
             worker=self.uid,
             limits=configure.limits,
@@ -82,6 +96,7 @@ class WorkerNode:
             pid=runtime.pid,
             events=runtime.events,
             tracing=runtime.tracing,
+            desk=desk,
         )
         self._service: WorkerService | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -106,6 +121,7 @@ class WorkerNode:
                 random_bytes=runtime.random_bytes,
                 vitals=Vitals(runtime.memory, self._runner.lag.worst_seconds),
                 observer=runtime.observer,
+                door=self._door,
             )
             if configure.retirement and (refusal := configure.retirement.refusal(runtime.memory())):
                 raise ValueError(refusal)

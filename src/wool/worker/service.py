@@ -12,7 +12,6 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
 
 from wool.discovery.base import WorkerMetadata
 from wool.events import OF_WORKERS
@@ -23,106 +22,19 @@ from wool.protocol.caller import IllegalEvent
 from wool.protocol.flow import body_of
 from wool.protocol.frames import Frame, ProtocolError, RejectCode, ResultKind, StepKind
 from wool.protocol.handshake import NONCE_BYTES, CallerWords, HandshakeFailed, WorkerHandshake, WorkerWords
-from wool.protocol.worker import Do, Event, State, WorkerTask
+from wool.protocol.worker import Do, Event, State
 from wool.refusals import Refusals
 from wool.serialization import Payload
 from wool.session import Session
 from wool.statistics import Statistics
 from wool.transport.base import Listener, Stream, StreamLost, Transport
+from wool.worker.door import Door
+from wool.worker.job import Job, RunnerLike, Served
 from wool.worker.ledger import Ledger, Vitals
 
 _log = logging.getLogger("wool.worker")
 
 SESSION_BYTES = 16
-
-
-class Job:
-    """One started task, as it is handed to the routine loop. Both loops hold it; see the comments."""
-
-    __slots__ = (
-        "arguments",
-        "began",
-        "caller",
-        "definition",
-        "digest",
-        "dispatch_timeout",
-        "limit",
-        "number",
-        "parent",
-        "pool",
-        "runner_state",
-        "session",
-        "task",
-        "trace",
-        "watched",
-    )
-
-    def __init__(
-        self,
-        *,
-        session: CallerSession,
-        number: int,
-        task: bytes,
-        parent: bytes,
-        digest: bytes,
-        definition: bytes,
-        arguments: Payload,
-        dispatch_timeout: float | None,
-        trace: frames.Trace | None = None,
-    ) -> None:
-        # Written here, before the job crosses; read on the routine loop.
-        self.session: CallerSession = session
-        self.number: int = number
-        self.task: bytes = task
-        self.parent: bytes = parent
-        self.digest: bytes = digest
-        self.definition: bytes = definition
-        self.arguments: Payload = arguments
-        self.dispatch_timeout: float | None = dispatch_timeout
-        self.trace: frames.Trace | None = trace
-        self.caller: str = session.caller.uid
-        self.pool: bytes = session.caller.pool
-        self.limit: int = session.answer_limit
-        self.watched: int = session.watched
-        """The task events that the caller wants, as bits."""
-        # The ledger's, here.
-        self.began: float = 0.0
-        # The routine loop's own.
-        self.runner_state: object | None = None
-
-
-class RunnerLike(Protocol):
-    """The routine loop, as the service knows it: each call crosses the bridge, in order."""
-
-    def begin(self, job: Job) -> None: ...
-
-    def cancel(self, job: Job, message: str | None) -> None: ...
-
-    def step(self, job: Job, kind: StepKind, payload: Payload) -> None: ...
-
-    def close(self, job: Job) -> None: ...
-
-    def abandon(self, job: Job) -> None: ...
-
-    def session_opened(self, pool: bytes) -> None: ...
-
-    def session_closed(self, pool: bytes) -> None: ...
-
-
-class _Served:
-    """A task on its way or at work, on the I/O side."""
-
-    __slots__ = ("cancels", "definition", "job", "machine", "offer", "payload", "size")
-
-    def __init__(self, offer: frames.Offer) -> None:
-        self.machine = WorkerTask()
-        self.offer = offer
-        self.size = offer.body.total
-        self.payload: Payload | None = None
-        self.definition = b""
-        self.job: Job | None = None
-        self.cancels: list[frames.Cancel] = []
-        """Cancels that have overtaken the chunks of a step, and are for it."""
 
 
 class CallerSession:
@@ -145,7 +57,7 @@ class CallerSession:
         self._service = service
         self._runner = runner
         self._limits = limits
-        self._served: dict[int, _Served] = {}
+        self._served: dict[int, Served] = {}
         self._highest = 0
         self._unstarted = 0
         self._unstarted_bytes = 0
@@ -235,18 +147,18 @@ class CallerSession:
         else:
             raise ProtocolError(f"a caller does not say {type(frame).__name__}")
 
-    def _find(self, number: int) -> _Served | None:
+    def _find(self, number: int) -> Served | None:
         served = self._served.get(number)
         if served is None and not 0 < number <= self._highest:
             raise ProtocolError(f"number {number} was never offered")
         return served
 
-    def _offered(self, offer: frames.Offer) -> _Served | None:
+    def _offered(self, offer: frames.Offer) -> Served | None:
         if offer.number <= self._highest:
             raise ProtocolError(f"offer {offer.number} comes after offer {self._highest}")
         self._highest = offer.number
         self._check_that_answers_are_read()
-        served = _Served(offer)
+        served = Served(offer)
         code, reason = self._service.refuse(offer, self._limits)
         if code is None and not offer.defines and offer.definition not in self._definitions:
             code, reason = RejectCode.UNKNOWN_DEFINITION, "the definition is not known here (any more)"
@@ -272,7 +184,7 @@ class CallerSession:
                 raise ProtocolError(f"offers go on, and more than {most} answers are not read (unread_answers)")
             self._count_at = waiting + most
 
-    def _complete(self, served: _Served, payload: Payload) -> None:
+    def _complete(self, served: Served, payload: Payload) -> None:
         offer = served.offer
         if offer.defines:
             blob = payload.parts[0]
@@ -284,18 +196,28 @@ class CallerSession:
             known = self._definitions.get(offer.definition)
             if known is None:
                 # Forgotten while the payload was under way.
-                self._forget(offer.number)
-                self._release(served)
-                served.machine.handle(Event.REFUSE)
-                self._service.ledger.rejected += 1
-                self.session.say(
-                    frames.Reject(offer.number, RejectCode.UNKNOWN_DEFINITION, "the definition is not known any more")
-                )
+                self.refuse(served, RejectCode.UNKNOWN_DEFINITION, "the definition is not known any more")
                 return
             self._definitions.move_to_end(offer.definition)
             served.definition = known
         served.payload = payload
-        self._do(served, served.machine.handle(Event.COMPLETE))
+        door = self._service.door
+        if door is None:
+            self._do(served, served.machine.handle(Event.COMPLETE))
+        else:
+            door.arrive(self, served)
+
+    def admit(self, served: Served) -> None:
+        """Accept an offer that the door lets in."""
+        self._do(served, served.machine.handle(Event.ADMIT))
+
+    def refuse(self, served: Served, code: RejectCode, reason: str) -> None:
+        """Reject an offer that was taken in."""
+        self._forget(served.offer.number)
+        self._release(served)
+        served.machine.handle(Event.REFUSE)
+        self._service.ledger.rejected += 1
+        self.session.say(frames.Reject(served.offer.number, code, reason))
 
     def _define(self, digest: bytes, blob: bytes) -> bytes:
         if hashlib.blake2b(blob, digest_size=frames.DIGEST_BYTES).digest() != digest:
@@ -323,7 +245,7 @@ class CallerSession:
     # ---- doing what a machine says ----
 
     def _do(
-        self, served: _Served, do: Do, frame: frames.Cancel | frames.Step | None = None, payload: Payload | None = None
+        self, served: Served, do: Do, frame: frames.Cancel | frames.Step | None = None, payload: Payload | None = None
     ) -> None:
         offer = served.offer
         if do is Do.SAY_ACCEPT:
@@ -333,6 +255,8 @@ class CallerSession:
             self._release(served)
             self._begin(served)
         elif do is Do.FORGET:
+            if (door := self._service.door) is not None:
+                door.leave(self, served)
             self._release(served)
             self._forget(offer.number)
             self.session.forget(offer.number)
@@ -364,11 +288,11 @@ class CallerSession:
         if not self._served:
             self._idle.set()
 
-    def _release(self, served: _Served) -> None:
+    def _release(self, served: Served) -> None:
         self._unstarted -= 1
         self._unstarted_bytes -= served.size
 
-    def _begin(self, served: _Served) -> None:
+    def _begin(self, served: Served) -> None:
         offer, payload = served.offer, served.payload
         assert payload is not None
         timeout = offer.dispatch_timeout
@@ -388,6 +312,7 @@ class CallerSession:
             trace=offer.trace,
         )
         served.payload = None
+        served.counted = False  # from here on the routine loop says what becomes of its place
         self._idle.clear()
         self._service.ledger.begin(served.job)
         self._runner.begin(served.job)
@@ -461,8 +386,11 @@ class WorkerService:
         random_bytes: Callable[[int], bytes],
         vitals: Vitals,
         observer: Observer | None = None,
+        door: Door | None = None,
     ) -> None:
         self._vitals = vitals
+        self.door: Door | None = door
+        """Where offers wait for a place; None if there is room for all."""
         self._observer = observer
         self._transport = transport
         self._runner = runner
@@ -500,6 +428,8 @@ class WorkerService:
             return RejectCode.DRAINING, "the worker is draining"
         if offer.body.total > limits.payload_bytes + limits.definition_bytes:
             return RejectCode.TOO_LARGE, f"{offer.body.total} bytes, the limit is {limits.payload_bytes}"
+        if self.door is not None and not offer.waits and self.door.is_full:
+            return RejectCode.BUSY, self.door.busy
         return None, ""
 
     async def _serve(self, stream: Stream) -> None:
@@ -578,6 +508,8 @@ class WorkerService:
         self.draining = True
         for session in self._sessions:
             session.say_draining()
+        if self.door is not None:
+            self.door.close(RejectCode.DRAINING, "the worker is draining")
         if seconds > 0:
             await self._wait_idle(seconds)
         for session in list(self._sessions):

@@ -14,6 +14,7 @@ from wool.protocol.worker import TABLE, Do, Event, State, WorkerTask
 # What leads to each state from the beginning.
 PATHS: dict[State, tuple[Event, ...]] = {
     State.RECEIVING: (),
+    State.WAITING: (Event.PARK,),
     State.ACCEPTED: (Event.COMPLETE,),
     State.RUNNING: (Event.COMPLETE, Event.START),
     State.SUSPENDED: (Event.COMPLETE, Event.START, Event.YIELDED),
@@ -27,6 +28,7 @@ CELLS = """
 event           state         next and done
 
 COMPLETE        RECEIVING     ACCEPTED:ACCEPT
+COMPLETE        WAITING       !
 COMPLETE        ACCEPTED      !
 COMPLETE        RUNNING       !
 COMPLETE        SUSPENDED     !
@@ -35,6 +37,7 @@ COMPLETE        INTERRUPTING  !
 COMPLETE        ENDED         !
 
 REFUSE          RECEIVING     ENDED:REJECT
+REFUSE          WAITING       ENDED:REJECT
 REFUSE          ACCEPTED      !
 REFUSE          RUNNING       !
 REFUSE          SUSPENDED     !
@@ -43,6 +46,7 @@ REFUSE          INTERRUPTING  !
 REFUSE          ENDED         !
 
 WITHDRAW        RECEIVING     ENDED:FORGET
+WITHDRAW        WAITING       ENDED:FORGET
 WITHDRAW        ACCEPTED      ENDED:FORGET
 WITHDRAW        RUNNING       !
 WITHDRAW        SUSPENDED     !
@@ -51,6 +55,7 @@ WITHDRAW        INTERRUPTING  !
 WITHDRAW        ENDED         .
 
 LOST            RECEIVING     ENDED:FORGET
+LOST            WAITING       ENDED:FORGET
 LOST            ACCEPTED      ENDED:FORGET
 LOST            RUNNING       ENDED:ABANDON
 LOST            SUSPENDED     ENDED:ABANDON
@@ -59,6 +64,7 @@ LOST            INTERRUPTING  ENDED:ABANDON
 LOST            ENDED         .
 
 START           RECEIVING     !
+START           WAITING       !
 START           ACCEPTED      RUNNING:BEGIN
 START           RUNNING       !
 START           SUSPENDED     !
@@ -67,6 +73,7 @@ START           INTERRUPTING  !
 START           ENDED         !
 
 CANCEL          RECEIVING     !
+CANCEL          WAITING       !
 CANCEL          ACCEPTED      !
 CANCEL          RUNNING       RUNNING:DELIVER_CANCEL
 CANCEL          SUSPENDED     .
@@ -75,6 +82,7 @@ CANCEL          INTERRUPTING  INTERRUPTING:DELIVER_CANCEL
 CANCEL          ENDED         .
 
 STEP_ANNOUNCED  RECEIVING     !
+STEP_ANNOUNCED  WAITING       !
 STEP_ANNOUNCED  ACCEPTED      !
 STEP_ANNOUNCED  RUNNING       !
 STEP_ANNOUNCED  SUSPENDED     RESUMING:NOTHING
@@ -83,6 +91,7 @@ STEP_ANNOUNCED  INTERRUPTING  .
 STEP_ANNOUNCED  ENDED         .
 
 STEP            RECEIVING     !
+STEP            WAITING       !
 STEP            ACCEPTED      !
 STEP            RUNNING       !
 STEP            SUSPENDED     RUNNING:DELIVER_STEP
@@ -91,6 +100,7 @@ STEP            INTERRUPTING  .
 STEP            ENDED         .
 
 YIELDED         RECEIVING     !
+YIELDED         WAITING       !
 YIELDED         ACCEPTED      !
 YIELDED         RUNNING       SUSPENDED:YIELD
 YIELDED         SUSPENDED     !
@@ -99,6 +109,7 @@ YIELDED         INTERRUPTING  INTERRUPTING:CLOSE_GENERATOR
 YIELDED         ENDED         .
 
 FINISHED        RECEIVING     !
+FINISHED        WAITING       !
 FINISHED        ACCEPTED      !
 FINISHED        RUNNING       ENDED:RESULT
 FINISHED        SUSPENDED     !
@@ -107,12 +118,31 @@ FINISHED        INTERRUPTING  ENDED:INTERRUPTED
 FINISHED        ENDED         .
 
 DRAIN_OVER      RECEIVING     !
+DRAIN_OVER      WAITING       !
 DRAIN_OVER      ACCEPTED      !
 DRAIN_OVER      RUNNING       INTERRUPTING:DELIVER_CANCEL
 DRAIN_OVER      SUSPENDED     INTERRUPTING:CLOSE_GENERATOR
 DRAIN_OVER      RESUMING      INTERRUPTING:CLOSE_GENERATOR
 DRAIN_OVER      INTERRUPTING  .
 DRAIN_OVER      ENDED         .
+
+PARK            RECEIVING     WAITING:NOTHING
+PARK            WAITING       !
+PARK            ACCEPTED      !
+PARK            RUNNING       !
+PARK            SUSPENDED     !
+PARK            RESUMING      !
+PARK            INTERRUPTING  !
+PARK            ENDED         !
+
+ADMIT           RECEIVING     !
+ADMIT           WAITING       ACCEPTED:ACCEPT
+ADMIT           ACCEPTED      !
+ADMIT           RUNNING       !
+ADMIT           SUSPENDED     !
+ADMIT           RESUMING      !
+ADMIT           INTERRUPTING  !
+ADMIT           ENDED         !
 """
 
 SAID = {"ACCEPT", "REJECT", "YIELD", "RESULT", "INTERRUPTED"}
@@ -242,7 +272,7 @@ def test_whatever_comes_the_body_begins_at_most_once_and_only_on_start(events: l
         if before is State.ENDED:
             assert (task.state, do) == (State.ENDED, Do.NOTHING)
         done.append(do)
-        assert task.started == (task.state not in (State.RECEIVING, State.ACCEPTED, State.ENDED))
+        assert task.started == (task.state not in (State.RECEIVING, State.WAITING, State.ACCEPTED, State.ENDED))
     said = [do for do in done if do in (Do.SAY_RESULT, Do.SAY_INTERRUPTED, Do.ABANDON, Do.FORGET, Do.SAY_REJECT)]
     assert len(said) <= 1, "a task ends once"
     assert done.count(Do.BEGIN) <= 1
