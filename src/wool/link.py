@@ -72,6 +72,7 @@ class Link:
         "draining",
         "dropped",
         "full",
+        "full_until",
         "half_open",
         "lot",
         "parked",
@@ -125,7 +126,9 @@ class Link:
         """It is suspect, its session has survived for a while, and one call may try whether it answers."""
         self.backoff: float = 0.0
         self.full: bool = False
-        """It had no free place, and nothing has ended there since: an offer would wait."""
+        """It had no free place: an offer would wait."""
+        self.full_until: float = 0.0
+        """When that is not believed any more, unless some wait there."""
         self.parked: dict[PlacedCall, None] = {}
         """Calls whose offers wait there for a place, in order."""
         self._owner = owner
@@ -139,6 +142,11 @@ class Link:
     def usable(self) -> bool:
         """Whether new calls may be bound to it."""
         return not (self.dropped or self.draining or self.refuses)
+
+    def filled(self) -> None:
+        """It has no free place. Others may have them, so nothing need be heard of their end."""
+        self.full = True
+        self.full_until = self._loop.time() + self._limits.patience_seconds
 
     def park(self, call: PlacedCall) -> None:
         """The call's offer is going to wait here for a place."""

@@ -138,6 +138,8 @@ class Links:
             if link is None or not link.usable or (tried is not None and link.uid in tried):
                 continue
             if not link.status.suspect:
+                if link.full and not link.parked and self._loop.time() >= link.full_until:
+                    link.full = False
                 if not link.full:
                     return link
                 full = full or link
@@ -154,6 +156,7 @@ class Links:
         There is none if one waits here, whom the worker itself lets in; else it is one that waits where most do, the
         one that has waited longest.
         """
+        link.full_until = 0.0
         if link.parked or not link.usable:
             return None
         link.full = False

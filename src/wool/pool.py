@@ -33,6 +33,7 @@ from wool.tally import PoolStatistics, Tally
 from wool.worker.launch import WorkerSpec
 from wool.worker.local import address_to_bind, check_mutual
 from wool.worker.loops import LoopKind, check_loop
+from wool.worker.places import check_max_concurrency
 from wool.worker.retirement import Retirement
 
 SECRET_BYTES = 32
@@ -192,7 +193,8 @@ class WorkerPool(_Entered):
     are used then; without, those that do not. Left out where a discovery is given, they are those of the
     `RuntimeContext`. With ``allow_insecure`` the workers that it starts may listen beyond loopback without, or with
     one-way ones; see `LocalWorker`. With ``loop="uvloop"`` bodies on the workers that it starts run on uvloop (extra
-    ``wool[uvloop]``).
+    ``wool[uvloop]``). ``max_concurrency`` is how many bodies are at work at a time on each of them, of those that do
+    not await a nested call; by default as many as are called.
 
     A worker that the pool starts is replaced when ``max_tasks_per_worker`` tasks were started on it, or when it holds
     ``memory_limit`` bytes of resident memory. Its successor is started and announced first, and the old one ends with
@@ -228,6 +230,7 @@ class WorkerPool(_Entered):
         loop: LoopKind = "asyncio",
         max_tasks_per_worker: int | None = None,
         memory_limit: int | None = None,
+        max_concurrency: int | None = None,
     ) -> None:
         super().__init__()
         self.tags: frozenset[str] = check_tags(tags)
@@ -257,6 +260,12 @@ class WorkerPool(_Entered):
             )
         self._allow_insecure = allow_insecure
         self._loop_kind: LoopKind = check_loop(loop)
+        self._most_at_work: int | None = check_max_concurrency(max_concurrency)
+        if max_concurrency is not None and not self.size:
+            raise ValueError(
+                f"max_concurrency={max_concurrency} is for the workers that a pool starts: give size= too, or say it "
+                "where the workers are started"
+            )
         self._given = discovery
         self._balancer = loadbalancer
         self._runtime: Runtime = current_runtime()
@@ -345,6 +354,7 @@ class WorkerPool(_Entered):
                     credentials=credentials,
                     loop=self._loop_kind,
                     retirement=self._retirement,
+                    max_concurrency=self._most_at_work,
                 )
             )
         return specs

@@ -464,7 +464,7 @@ class Proxy:
         self._patience.remove(call)
         link = self._by_connection.get(connection)
         if link is not None and code is RejectCode.BUSY and not call.parked:
-            link.full = True  # nothing is wrong with it: if all others are full too, the offer waits there
+            link.filled()  # nothing is wrong with it: if all others are full too, the offer waits there
         elif link is not None and code is not RejectCode.UNKNOWN_DEFINITION:
             call.note_tried(link.uid, TransientRpcError(f"rejected ({code.name.lower()}): {reason}"))
             if code is RejectCode.DRAINING:

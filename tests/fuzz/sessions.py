@@ -206,6 +206,7 @@ class _Call:
         self.dispatch_timeout: float | None = SMALL.dispatch_timeout_seconds
         self.machine = CallerTask()
         self.events = None
+        self.parked = False
         self.number = 0
         self.starts = 0
         self.ends = 0

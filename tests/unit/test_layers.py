@@ -192,6 +192,7 @@ LAYERS = (
             "sim.invariants.exits",
             "sim.invariants.finding",
             "sim.invariants.generators",
+            "sim.invariants.room",
             "sim.invariants.safety",
             "sim.invariants.story",
             "sim.invariants.table",

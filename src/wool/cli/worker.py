@@ -118,6 +118,8 @@ OPTIONS: Sequence[Option] = (
            "--health too: which services there are, the health service and itself"),
     Option(name="metrics", convert=metrics_address, metavar="[HOST:]PORT", help="where Prometheus may ask what the "
            "workers do, in plain text and without credentials; a port alone is one of loopback (default: nowhere)"),
+    Option(name="max-concurrency", convert=whole(1, 1_000_000, "a number of bodies, 1 or more"), metavar="N",
+           help="how many bodies are at work at a time in each worker (default: as many as are called)"),
     Option(name="loop", convert=check_loop, default="asyncio", metavar="KIND", help="event loop that bodies run on: "
            "asyncio or uvloop (default: asyncio)"),
     Option(name="otel", convert=tracing_setup, metavar="MODULE[:FUNCTION]", help="trace what the workers run with "
@@ -150,6 +152,7 @@ class Plan:
     tracing: str | None = None
     loop: LoopKind = "asyncio"
     retirement: Retirement = ENDLESS
+    max_concurrency: int | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Plan:
@@ -194,6 +197,7 @@ class Plan:
             tracing=settings["otel"],
             loop=settings["loop"],
             retirement=Retirement(max_tasks=settings["max-tasks-per-worker"], memory_limit=settings["memory-limit"]),
+            max_concurrency=settings["max-concurrency"],
         )
 
     def address(self, place: int) -> str | None:
@@ -446,6 +450,7 @@ class _Command:
                 tracing=plan.tracing,
                 loop=plan.loop,
                 retirement=plan.retirement,
+                max_concurrency=plan.max_concurrency,
             )
         )
 

@@ -187,6 +187,7 @@ class Cluster:
                 tags=self.tags if wanted else frozenset(),
                 limits=self.limits,
                 credentials=credentials,
+                max_concurrency=self.plan.knobs.places or None,
             )
         )
 

@@ -516,6 +516,7 @@ class SimLauncher:
                 extra=spec.extra,
                 limits=spec.limits,
                 retirement=spec.retirement,
+                max_concurrency=spec.max_concurrency,
             )
         )
         try:

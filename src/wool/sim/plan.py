@@ -562,14 +562,18 @@ class Knobs:
     definitions: int = 16
     inline_bytes: int = 1 * KIB
     payload_bytes: int = 256 * KIB
+    places: int = 0
+    """Bodies that are at work at a time on each worker; 0: as many as there are."""
     quiet: float = 3.0
     """After everything is healed, for so long the core is watched."""
 
     def __post_init__(self) -> None:
         for name in Knobs.__slots__:
             value = getattr(self, name)
-            if not 0 < value <= MOST_SECONDS and not name.endswith("bytes"):
+            if not 0 < value <= MOST_SECONDS and not name.endswith("bytes") and name != "places":
                 raise ValueError(f"{name} must be positive, got {value!r}")
+        if self.places < 0:
+            raise ValueError(f"places must not be negative, got {self.places}")
         if self.inline_bytes < 1 or self.payload_bytes < self.inline_bytes:
             raise ValueError("payload_bytes must not be below inline_bytes")
 

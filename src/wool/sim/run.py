@@ -116,7 +116,7 @@ class _Conductor:
         """Make the pool of a caller; run in its process."""
         topology = self.plan.topology
         if topology.mode == "pool":
-            return WorkerPool(size=topology.workers)
+            return WorkerPool(size=topology.workers, max_concurrency=self.plan.knobs.places or None)
         discovery = self.cluster.discovery(disturbed=self.cluster.disturbed)
         trust = self.cluster.trust
         credentials = None if trust is None else trust.provider(f"c{number}")
@@ -126,6 +126,7 @@ class _Conductor:
         return WorkerPool(
             *self.cluster.tags,
             size=size,
+            max_concurrency=(self.plan.knobs.places or None) if size else None,
             discovery=discovery,
             lease=topology.lease or None,
             credentials=credentials,

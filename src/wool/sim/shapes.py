@@ -276,6 +276,8 @@ KNOBS: tuple[dict[str, Any], ...] = (
     {"payload_bytes": 16 * KIB},
     {"handshake": 0.1, "patience": 0.3},
     {"ping_timeout": 0.3},
+    {"places": 1},
+    {"places": 2},
 )
 AMPLITUDES = (0.0, 0.0, 0.0005, 0.002, 0.01)
 _AS_THEY_ARE: dict[str, Any] = {}

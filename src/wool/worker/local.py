@@ -23,6 +23,7 @@ from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
 from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec, is_beyond_loopback
 from wool.worker.loops import LoopKind, check_loop
+from wool.worker.places import check_max_concurrency
 
 _log = logging.getLogger("wool.worker")
 
@@ -124,7 +125,8 @@ class LocalWorker:
     host that is not loopback without mutual credentials: others are not served. With ``allow_insecure`` they are:
     without credentials who has this user's key, in plain text, which anybody on the way can read and change; with
     one-way ones (``mutual=False``) who has their secret. Each start then logs a warning. With ``loop="uvloop"`` bodies
-    run on uvloop (extra ``wool[uvloop]``).
+    run on uvloop (extra ``wool[uvloop]``). ``max_concurrency`` is how many bodies are at work at a time, of those that
+    do not await a nested call; by default as many as are called.
     """
 
     def __init__(
@@ -136,7 +138,9 @@ class LocalWorker:
         credentials: CredentialsArgument | None = None,
         allow_insecure: bool = False,
         loop: LoopKind = "asyncio",
+        max_concurrency: int | None = None,
     ) -> None:
+        self._most_at_work: int | None = check_max_concurrency(max_concurrency)
         self._loop_kind: LoopKind = check_loop(loop)
         self.tags: frozenset[str] = check_tags(tags)
         self._runtime: Runtime = current_runtime()
@@ -193,6 +197,7 @@ class LocalWorker:
                 extra=self._extra,
                 limits=runtime.limits,
                 loop=self._loop_kind,
+                max_concurrency=self._most_at_work,
             )
 
             async def start() -> list[WorkerMetadata]:

@@ -17,6 +17,17 @@ from typing import Generic, TypeVar
 _Who = TypeVar("_Who", bound=Hashable)
 
 
+def check_max_concurrency(most: object) -> int | None:
+    """Return ``most`` if it is a number of bodies, or None. Raises `TypeError` or `ValueError`."""
+    if most is None:
+        return None
+    if not isinstance(most, int) or isinstance(most, bool):
+        raise TypeError(f"max_concurrency must be a number of bodies, got {most!r:.100}")
+    if most < 1:
+        raise ValueError(f"max_concurrency must be at least 1, got {most}: leave it out for as many as are called")
+    return most
+
+
 class Places(Generic[_Who]):
     """``most`` places, and the line of those who wait for one."""
 
