@@ -323,11 +323,11 @@ class Proxy:
     def _start(self, call: PlacedCall) -> None:
         connection = call.connection
         assert connection is not None
+        if call.parked and isinstance(call.link, Link):
+            call.link.unpark(call)
         self._patience.remove(call)
         self._stop_dispatch_clock(call)
         call.arguments = _SENT
-        if call.parked and isinstance(call.link, Link):
-            call.link.unpark(call)
         connection.start(call.number)
 
     def _withdraw(self, call: PlacedCall) -> None:

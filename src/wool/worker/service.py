@@ -201,11 +201,10 @@ class CallerSession:
             self._definitions.move_to_end(offer.definition)
             served.definition = known
         served.payload = payload
-        door = self._service.door
-        if door is None:
-            self._do(served, served.machine.handle(Event.COMPLETE))
-        else:
+        if (door := self._service.door) is not None:
             door.arrive(self, served)
+            return
+        self._do(served, served.machine.handle(Event.COMPLETE))
 
     def admit(self, served: Served) -> None:
         """Accept an offer that the door lets in."""
@@ -255,9 +254,9 @@ class CallerSession:
             self._release(served)
             self._begin(served)
         elif do is Do.FORGET:
+            self._release(served)
             if (door := self._service.door) is not None:
                 door.leave(self, served)
-            self._release(served)
             self._forget(offer.number)
             self.session.forget(offer.number)
         elif do is Do.DELIVER_CANCEL:
