@@ -323,9 +323,9 @@ class Proxy:
     def _start(self, call: PlacedCall) -> None:
         connection = call.connection
         assert connection is not None
+        self._patience.remove(call)
         if call.parked and isinstance(call.link, Link):
             call.link.unpark(call)
-        self._patience.remove(call)
         self._stop_dispatch_clock(call)
         call.arguments = _SENT
         connection.start(call.number)
