@@ -41,6 +41,7 @@ from wool.tally import PoolStatistics
 from wool.task import Task, current_task
 from wool.tasklog import TaskLogFilter
 from wool.variables import ContextVar
+from wool.worker.admission import TaskOffer
 from wool.worker.child import WorkerStartError
 from wool.worker.local import LocalWorker
 
@@ -77,6 +78,7 @@ __all__ = [
     "TaskException",
     "TaskInterrupted",
     "TaskLogFilter",
+    "TaskOffer",
     "TransientRpcError",
     "UnexpectedResponse",
     "WoolError",

@@ -50,7 +50,7 @@ from wool.references import (
 from wool.serialization import Definition, dumps_by_value, dumps_inline, loads_inline, raw_function
 from wool.variables import ContextVar, Token
 
-__all__ = ["Definition", "define", "load_definition", "unpicklable_part"]
+__all__ = ["Definition", "define", "load_definition", "routine_name", "unpicklable_part"]
 
 DIGEST_BYTES = 16
 """Of a definition's name on the wire: no two definitions of a session will ever meet."""
@@ -108,6 +108,17 @@ def load_definition(blob: bytes) -> Callable[..., Any]:
 def _load_reference(blob: bytes) -> FunctionType:
     module, qualname, steps = blob[1:].decode().split("\0")
     return follow_reference(module, qualname, int(steps))
+
+
+def routine_name(blob: bytes) -> str | None:
+    """Return ``module:qualname`` of a definition that travels as its name, without loading it; else None."""
+    if blob[:1] != _BY_REFERENCE:
+        return None
+    try:
+        module, qualname, _ = blob[1:].decode().split("\0")
+    except ValueError:
+        return None
+    return f"{module}:{qualname}"
 
 
 def _definition(function: FunctionType, blob: bytes, *, by_value: bool) -> Definition:

@@ -30,6 +30,7 @@ from wool.supplied import (
     SubscriberArgument,
 )
 from wool.tally import PoolStatistics, Tally
+from wool.worker.examiner import AdmissionHook, check_admission, dump_admission
 from wool.worker.launch import WorkerSpec
 from wool.worker.local import address_to_bind, check_mutual
 from wool.worker.loops import LoopKind, check_loop
@@ -194,7 +195,8 @@ class WorkerPool(_Entered):
     `RuntimeContext`. With ``allow_insecure`` the workers that it starts may listen beyond loopback without, or with
     one-way ones; see `LocalWorker`. With ``loop="uvloop"`` bodies on the workers that it starts run on uvloop (extra
     ``wool[uvloop]``). ``max_concurrency`` is how many bodies are at work at a time on each of them, of those that do
-    not await a nested call; by default as many as are called.
+    not await a nested call; by default as many as are called. ``admission`` is asked, on the worker, whether it takes a
+    task that it is offered: see `TaskOffer`.
 
     A worker that the pool starts is replaced when ``max_tasks_per_worker`` tasks were started on it, or when it holds
     ``memory_limit`` bytes of resident memory. Its successor is started and announced first, and the old one ends with
@@ -231,6 +233,7 @@ class WorkerPool(_Entered):
         max_tasks_per_worker: int | None = None,
         memory_limit: int | None = None,
         max_concurrency: int | None = None,
+        admission: AdmissionHook | None = None,
     ) -> None:
         super().__init__()
         self.tags: frozenset[str] = check_tags(tags)
@@ -265,6 +268,12 @@ class WorkerPool(_Entered):
             raise ValueError(
                 f"max_concurrency={max_concurrency} is for the workers that a pool starts: give size= too, or say it "
                 "where the workers are started"
+            )
+        self._admission: AdmissionHook | None = check_admission(admission)
+        if admission is not None and not self.size:
+            raise ValueError(
+                "admission= is for the workers that a pool starts: give size= too, or say it where the workers are "
+                "started"
             )
         self._given = discovery
         self._balancer = loadbalancer
@@ -337,6 +346,7 @@ class WorkerPool(_Entered):
 
     def _specs(self, secret: bytes) -> list[WorkerSpec]:
         specs: list[WorkerSpec] = []
+        admission = dump_admission(self._admission)
         credentials = for_worker(self._credentials) if self.size else None
         if self._bind is not None:
             check_mutual(self._bind, credentials, who="WorkerPool", allow_insecure=self._allow_insecure)
@@ -355,6 +365,7 @@ class WorkerPool(_Entered):
                     loop=self._loop_kind,
                     retirement=self._retirement,
                     max_concurrency=self._most_at_work,
+                    admission=admission,
                 )
             )
         return specs

@@ -30,7 +30,9 @@ from wool.serialization import Payload, dumps, loads
 from wool.session import Session
 from wool.task import Task
 from wool.transport.memory import MemoryNetwork, MemoryTransport
+from wool.worker.admission import Admission, let_in
 from wool.worker.door import Door
+from wool.worker.examiner import AdmissionHook, Examiner
 from wool.worker.ledger import Vitals
 from wool.worker.runner import PostedRunner, Runner
 from wool.worker.seats import Desk
@@ -127,6 +129,7 @@ class Worker:
         secret: bytes = SECRET,
         address: str = "",
         places: int | None = None,
+        admission: AdmissionHook | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.uid = uid
@@ -164,8 +167,20 @@ class Worker:
             random_bytes=random.Random(uid).randbytes,
             vitals=Vitals(lambda: MEMORY_BYTES, self.runner.lag.worst_seconds),
             door=self.door,
+            admission=self._admission(admission),
         )
         self.metadata: WorkerMetadata
+
+    def _admission(self, hook: AdmissionHook | None) -> Admission | None:
+        if hook is None:
+            return None
+        examiner = Examiner(hook, loop=asyncio.get_running_loop(), io=self.to_io)
+        onward = let_in if self.door is None else self.door.arrive
+
+        def complain(message: str, *words: object) -> None:
+            self.service.refusals.say(message, *words)
+
+        return examiner.admission(self.to_routines, onward=onward, complain=complain)
 
     async def listen(self) -> WorkerMetadata:
         self.metadata = await self.service.listen(self.address, lambda address: metadata_of(self.uid, address))
@@ -220,10 +235,17 @@ class Cluster:
         return proxy
 
     async def add(
-        self, uid: str, *, limits: Limits | None = None, announce: bool = True, places: int | None = None
+        self,
+        uid: str,
+        *,
+        limits: Limits | None = None,
+        announce: bool = True,
+        places: int | None = None,
+        admission: AdmissionHook | None = None,
     ) -> Worker:
         """Start a worker, and tell the caller of it."""
-        worker = self.workers[uid] = Worker(self.network, uid, limits or self.limits, places=places)
+        worker = Worker(self.network, uid, limits or self.limits, places=places, admission=admission)
+        self.workers[uid] = worker
         await worker.listen()
         if announce:
             self.announce(uid)

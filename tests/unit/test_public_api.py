@@ -47,6 +47,7 @@ PUBLIC = {
         "SerializationError",
         "TaskInterrupted",
         "TaskLogFilter",
+        "TaskOffer",
         "TransientRpcError",
         "UnexpectedResponse",
         "WoolError",

@@ -34,6 +34,7 @@ from wool.limits import DEFAULT_LIMITS, Limits
 from wool.runtime import Home, Runtime, current_runtime
 from wool.runtime_directory import SOCKET_PATH_BYTES
 from wool.worker.child import WorkerStartError
+from wool.worker.examiner import NamedHook, dump_admission, named_admission
 from wool.worker.launch import ProcessLauncher, WorkerProcess, WorkerSpec
 from wool.worker.local import address_to_bind
 from wool.worker.logs import LEVELS, MARK, STYLES, EventHandler, LineWriter, fields, format_event, time_of, write_events
@@ -120,6 +121,8 @@ OPTIONS: Sequence[Option] = (
            "workers do, in plain text and without credentials; a port alone is one of loopback (default: nowhere)"),
     Option(name="max-concurrency", convert=whole(1, 1_000_000, "a number of bodies, 1 or more"), metavar="N",
            help="how many bodies are at work at a time in each worker (default: as many as are called)"),
+    Option(name="admission", convert=named_admission, metavar="MODULE:FUNCTION", help="function that each worker asks "
+           "whether it takes a task: True, False or a reason; it is told a wool.TaskOffer"),
     Option(name="loop", convert=check_loop, default="asyncio", metavar="KIND", help="event loop that bodies run on: "
            "asyncio or uvloop (default: asyncio)"),
     Option(name="otel", convert=tracing_setup, metavar="MODULE[:FUNCTION]", help="trace what the workers run with "
@@ -153,6 +156,7 @@ class Plan:
     loop: LoopKind = "asyncio"
     retirement: Retirement = ENDLESS
     max_concurrency: int | None = None
+    admission: NamedHook | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Plan:
@@ -198,6 +202,7 @@ class Plan:
             loop=settings["loop"],
             retirement=Retirement(max_tasks=settings["max-tasks-per-worker"], memory_limit=settings["memory-limit"]),
             max_concurrency=settings["max-concurrency"],
+            admission=settings["admission"],
         )
 
     def address(self, place: int) -> str | None:
@@ -451,6 +456,7 @@ class _Command:
                 loop=plan.loop,
                 retirement=plan.retirement,
                 max_concurrency=plan.max_concurrency,
+                admission=dump_admission(plan.admission),
             )
         )
 

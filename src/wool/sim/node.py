@@ -517,6 +517,7 @@ class SimLauncher:
                 limits=spec.limits,
                 retirement=spec.retirement,
                 max_concurrency=spec.max_concurrency,
+                admission=spec.admission,
             )
         )
         try:

@@ -45,7 +45,8 @@ class Configure:
     one. ``retirement`` says when it has had enough. ``log_style`` says how log lines look (`wool.worker.logs`), from
     ``log_level`` on; without one they are prose, from warnings on. ``tracing`` is what `wool.otel.set_up_worker` is
     told; `None` if nothing is traced. ``loop`` is what bodies run on (`wool.worker.loops`). ``max_concurrency`` is how
-    many bodies are at work at a time; `None` for as many as are started.
+    many bodies are at work at a time; `None` for as many as are started. ``admission`` is the pickled hook, as
+    `wool.worker.examiner` has made it; `None` if all are let in.
     """
 
     sys_path: tuple[str, ...]
@@ -63,6 +64,7 @@ class Configure:
     loop: Literal["asyncio", "uvloop"] = "asyncio"
     retirement: Retirement = ENDLESS
     max_concurrency: int | None = None
+    admission: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -252,12 +254,13 @@ def _optional(codec: _Codec) -> _Codec:
 _Codec: TypeAlias = tuple[Callable[[Any], object], Callable[[object], object]]
 
 _TEXT: _Codec = (_text, _text)
+_BYTES: _Codec = (bytes.hex, lambda value: bytes.fromhex(_text(value)))
 _FIELDS: dict[type, dict[str, _Codec]] = {
     Configure: {
         "sys_path": (list, _texts),
         "python_path": _optional(_TEXT),
         "address": _TEXT,
-        "secret": _optional((bytes.hex, lambda value: bytes.fromhex(_text(value)))),
+        "secret": _optional(_BYTES),
         "uid": _optional(_TEXT),
         "tags": (sorted, lambda value: frozenset(_texts(value))),
         "extra": (dict, lambda value: {name: _text(text) for name, text in _mapping(value).items()}),
@@ -269,6 +272,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "loop": _TEXT,
         "retirement": (dataclasses.asdict, _read_retirement),
         "max_concurrency": _optional((_count, _count)),
+        "admission": _optional(_BYTES),
     },
     Ask: {},
     Stop: {"drain_seconds": (_seconds, _seconds)},

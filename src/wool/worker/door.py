@@ -14,23 +14,8 @@ has still to get the first. So bodies that come back from nested calls, again an
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from wool.protocol.frames import RejectCode
-from wool.protocol.worker import Event
-from wool.worker.job import Served
-
-
-class Lobby(Protocol):
-    """A session, as the door knows it."""
-
-    def admit(self, served: Served) -> None:
-        """Accept what was offered."""
-        ...
-
-    def refuse(self, served: Served, code: RejectCode, reason: str) -> None:
-        """Reject what was offered, and had to wait."""
-        ...
+from wool.worker.job import Lobby, Served
 
 
 class Door:
@@ -57,7 +42,6 @@ class Door:
 
     def arrive(self, lobby: Lobby, served: Served) -> None:
         """An offer is complete."""
-        served.machine.handle(Event.PARK)
         if not self.is_full:
             self._let_in(lobby, served)
         elif served.offer.waits:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from wool.protocol import frames
-from wool.protocol.frames import ResultKind, StepKind
+from wool.protocol.frames import RejectCode, ResultKind, StepKind
 from wool.protocol.worker import WorkerTask
 from wool.serialization import Payload
 
@@ -104,6 +104,20 @@ class RunnerLike(Protocol):
     def session_opened(self, pool: bytes) -> None: ...
 
     def session_closed(self, pool: bytes) -> None: ...
+
+
+class Lobby(Protocol):
+    """A session, as those know it who have an offer wait. Each method is run on the I/O loop."""
+
+    caller: CallerWords
+
+    def admit(self, served: Served) -> None:
+        """Accept what was offered."""
+        ...
+
+    def refuse(self, served: Served, code: RejectCode, reason: str) -> None:
+        """Reject what was offered, and had to wait."""
+        ...
 
 
 class Served:

@@ -80,6 +80,8 @@ class WorkerSpec:
     loop: LoopKind = "asyncio"
     retirement: Retirement = ENDLESS
     max_concurrency: int | None = None
+    admission: bytes | None = None
+    """See `wool.worker.examiner.dump_admission`."""
 
 
 class WorkerHandle(Protocol):
@@ -221,6 +223,7 @@ def _configure(spec: WorkerSpec) -> Configure:
             loop=spec.loop,
             retirement=spec.retirement,
             max_concurrency=spec.max_concurrency,
+            admission=spec.admission,
         )
     except ValueError as error:
         raise ChannelError(f"no worker can be configured so: {error}") from error

@@ -21,6 +21,7 @@ from wool.credentials import (
 )
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
+from wool.worker.examiner import AdmissionHook, check_admission, dump_admission
 from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec, is_beyond_loopback
 from wool.worker.loops import LoopKind, check_loop
 from wool.worker.places import check_max_concurrency
@@ -126,7 +127,8 @@ class LocalWorker:
     without credentials who has this user's key, in plain text, which anybody on the way can read and change; with
     one-way ones (``mutual=False``) who has their secret. Each start then logs a warning. With ``loop="uvloop"`` bodies
     run on uvloop (extra ``wool[uvloop]``). ``max_concurrency`` is how many bodies are at work at a time, of those that
-    do not await a nested call; by default as many as are called.
+    do not await a nested call; by default as many as are called. ``admission`` is asked, on the worker, whether it
+    takes a task that it is offered: see `TaskOffer`.
     """
 
     def __init__(
@@ -139,7 +141,9 @@ class LocalWorker:
         allow_insecure: bool = False,
         loop: LoopKind = "asyncio",
         max_concurrency: int | None = None,
+        admission: AdmissionHook | None = None,
     ) -> None:
+        self._admission: AdmissionHook | None = check_admission(admission)
         self._most_at_work: int | None = check_max_concurrency(max_concurrency)
         self._loop_kind: LoopKind = check_loop(loop)
         self.tags: frozenset[str] = check_tags(tags)
@@ -198,6 +202,7 @@ class LocalWorker:
                 limits=runtime.limits,
                 loop=self._loop_kind,
                 max_concurrency=self._most_at_work,
+                admission=dump_admission(self._admission),
             )
 
             async def start() -> list[WorkerMetadata]:

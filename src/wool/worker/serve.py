@@ -28,6 +28,7 @@ from wool.statistics import Statistics
 from wool.tracing import PROCESS as TRACING
 from wool.whereabouts import note_workers_path
 from wool.worker import forks
+from wool.worker.admission import Admission, let_in
 from wool.worker.channel import (
     Ask,
     ChannelError,
@@ -41,6 +42,7 @@ from wool.worker.channel import (
     Worn,
 )
 from wool.worker.door import Door
+from wool.worker.examiner import Examiner, load_admission
 from wool.worker.ledger import Vitals
 from wool.worker.logs import MARK, write_events
 from wool.worker.loops import routine_loop
@@ -75,6 +77,9 @@ class WorkerNode:
         self._routines: MailboxLike = runtime.mailbox(loop)
         self._nested = Nested(runtime, self._secret, self._credentials, self._io, self._routines)
         self._door: Door | None = None
+        self._examiner: Examiner | None = None
+        if configure.admission is not None:
+            self._examiner = Examiner(load_admission(configure.admission), loop=loop, io=self._io)
         answers, desk = self._io.batched(loop, crowd=self._crowd), None
         if configure.max_concurrency is not None:
             self._door = Door(configure.max_concurrency)
@@ -122,12 +127,23 @@ class WorkerNode:
                 vitals=Vitals(runtime.memory, self._runner.lag.worst_seconds),
                 observer=runtime.observer,
                 door=self._door,
+                admission=self._admission(),
             )
             if configure.retirement and (refusal := configure.retirement.refusal(runtime.memory())):
                 raise ValueError(refusal)
             return await self._service.listen(configure.address, self._describe)
 
         return await run_on(self._io, self._routines, listen, "wool worker listening")
+
+    def _admission(self) -> Admission | None:
+        if self._examiner is None:
+            return None
+        onward = let_in if self._door is None else self._door.arrive
+        return self._examiner.admission(self._routines, onward=onward, complain=self._complain)
+
+    def _complain(self, message: str, *args: object) -> None:
+        assert self._service is not None
+        self._service.refusals.say(message, *args)
 
     def _describe(self, address: str) -> WorkerMetadata:
         configure = self._configure

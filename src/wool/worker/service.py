@@ -28,6 +28,7 @@ from wool.serialization import Payload
 from wool.session import Session
 from wool.statistics import Statistics
 from wool.transport.base import Listener, Stream, StreamLost, Transport
+from wool.worker.admission import Admission
 from wool.worker.door import Door
 from wool.worker.job import Job, RunnerLike, Served
 from wool.worker.ledger import Ledger, Vitals
@@ -201,10 +202,15 @@ class CallerSession:
             self._definitions.move_to_end(offer.definition)
             served.definition = known
         served.payload = payload
-        if (door := self._service.door) is not None:
-            door.arrive(self, served)
+        service = self._service
+        if service.admission is None and service.door is None:
+            self._do(served, served.machine.handle(Event.COMPLETE))
             return
-        self._do(served, served.machine.handle(Event.COMPLETE))
+        served.machine.handle(Event.PARK)
+        if service.admission is not None:
+            service.admission.arrive(self, served, started=service.ledger.in_flight)
+        elif service.door is not None:
+            service.door.arrive(self, served)
 
     def admit(self, served: Served) -> None:
         """Accept an offer that the door lets in."""
@@ -290,6 +296,8 @@ class CallerSession:
     def _release(self, served: Served) -> None:
         self._unstarted -= 1
         self._unstarted_bytes -= served.size
+        if (admission := self._service.admission) is not None:
+            admission.leave(served)
 
     def _begin(self, served: Served) -> None:
         offer, payload = served.offer, served.payload
@@ -386,10 +394,13 @@ class WorkerService:
         vitals: Vitals,
         observer: Observer | None = None,
         door: Door | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._vitals = vitals
         self.door: Door | None = door
         """Where offers wait for a place; None if there is room for all."""
+        self.admission: Admission | None = admission
+        """Where they wait for the application's word; None if it is not asked."""
         self._observer = observer
         self._transport = transport
         self._runner = runner
@@ -507,8 +518,9 @@ class WorkerService:
         self.draining = True
         for session in self._sessions:
             session.say_draining()
-        if self.door is not None:
-            self.door.close(RejectCode.DRAINING, "the worker is draining")
+        for waits in (self.admission, self.door):
+            if waits is not None:
+                waits.close(RejectCode.DRAINING, "the worker is draining")
         if seconds > 0:
             await self._wait_idle(seconds)
         for session in list(self._sessions):
