@@ -187,6 +187,7 @@ LAYERS = (
             "sim.faults",
             "sim.fence",
             "sim.history",
+            "sim.hooks",
             "sim.invariants",
             "sim.invariants.balancing",
             "sim.invariants.cancellation",

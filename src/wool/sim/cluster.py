@@ -18,6 +18,7 @@ from wool.limits import Limits
 from wool.sim.bodies import Ask, Body
 from wool.sim.discovery import Disturbed, Membership, Opened, SharedTable, SimDiscovery, SimPlace
 from wool.sim.history import History
+from wool.sim.hooks import hook_of
 from wool.sim.loop import LoopOwner, World
 from wool.sim.multicast import Segment, SimLan
 from wool.sim.network import SimNetwork, Wire, address_of, label_at, net_address_of, number_of
@@ -25,6 +26,7 @@ from wool.sim.node import Incarnation, SimWorker
 from wool.sim.plan import FAULTS, Fault, Plan
 from wool.sim.zone import UNREADY_SECONDS, SimNames, SimStatic, Zone, dns_name_of, host_name_of
 from wool.worker.channel import Configure
+from wool.worker.examiner import dump_admission
 
 if TYPE_CHECKING:
     from wool.sim.trust import Trust
@@ -188,6 +190,7 @@ class Cluster:
                 limits=self.limits,
                 credentials=credentials,
                 max_concurrency=self.plan.knobs.places or None,
+                admission=dump_admission(hook_of(self.plan.knobs.admits)),
             )
         )
 

@@ -371,7 +371,9 @@ class SimLanPublisher:
     async def publish(self, type: DiscoveryEventType, metadata: WorkerMetadata, /) -> None:
         """See `wool.discovery.lan.LanPublisher.publish`."""
         await self._announcements.publish(type, metadata)
-        here().cluster.published(type, metadata)
+        process = here()
+        if not process.dead:
+            process.cluster.published(type, metadata)
 
 
 # ---- who speaks without being a worker --------------------------------------------------------------

@@ -537,6 +537,9 @@ class Topology:
         return range(self.workers - self.untagged)
 
 
+_COUNTS = ("places", "admits")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knobs:
     """Waits and limits, small on purpose. All times in seconds."""
@@ -564,16 +567,19 @@ class Knobs:
     payload_bytes: int = 256 * KIB
     places: int = 0
     """Bodies that are at work at a time on each worker; 0: as many as there are."""
+    admits: int = 0
+    """Tasks that are under way at a time, as far as each worker's admission hook has it; 0: it has none."""
     quiet: float = 3.0
     """After everything is healed, for so long the core is watched."""
 
     def __post_init__(self) -> None:
         for name in Knobs.__slots__:
             value = getattr(self, name)
-            if not 0 < value <= MOST_SECONDS and not name.endswith("bytes") and name != "places":
+            if not 0 < value <= MOST_SECONDS and not name.endswith("bytes") and name not in _COUNTS:
                 raise ValueError(f"{name} must be positive, got {value!r}")
-        if self.places < 0:
-            raise ValueError(f"places must not be negative, got {self.places}")
+        for name in _COUNTS:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.inline_bytes < 1 or self.payload_bytes < self.inline_bytes:
             raise ValueError("payload_bytes must not be below inline_bytes")
 

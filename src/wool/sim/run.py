@@ -21,6 +21,7 @@ from wool.sim.cluster import Cluster
 from wool.sim.driver import Caller
 from wool.sim.faults import Injector
 from wool.sim.history import History
+from wool.sim.hooks import hook_of
 from wool.sim.loop import Deadlock, Livelock
 from wool.sim.node import Incarnation
 from wool.sim.plan import Plan
@@ -116,7 +117,11 @@ class _Conductor:
         """Make the pool of a caller; run in its process."""
         topology = self.plan.topology
         if topology.mode == "pool":
-            return WorkerPool(size=topology.workers, max_concurrency=self.plan.knobs.places or None)
+            return WorkerPool(
+                size=topology.workers,
+                max_concurrency=self.plan.knobs.places or None,
+                admission=hook_of(self.plan.knobs.admits),
+            )
         discovery = self.cluster.discovery(disturbed=self.cluster.disturbed)
         trust = self.cluster.trust
         credentials = None if trust is None else trust.provider(f"c{number}")
@@ -127,6 +132,7 @@ class _Conductor:
             *self.cluster.tags,
             size=size,
             max_concurrency=(self.plan.knobs.places or None) if size else None,
+            admission=hook_of(self.plan.knobs.admits) if size else None,
             discovery=discovery,
             lease=topology.lease or None,
             credentials=credentials,

@@ -278,6 +278,8 @@ KNOBS: tuple[dict[str, Any], ...] = (
     {"ping_timeout": 0.3},
     {"places": 1},
     {"places": 2},
+    {"admits": 2},
+    {"admits": 3},
 )
 AMPLITUDES = (0.0, 0.0, 0.0005, 0.002, 0.01)
 _AS_THEY_ARE: dict[str, Any] = {}

@@ -13,7 +13,7 @@ import asyncio
 import importlib
 import inspect
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeAlias, cast
 
@@ -128,7 +128,9 @@ class Examiner:
             return
         if inspect.isawaitable(verdict):
             waits = self._wait(served, verdict)
-            self._tasks[served] = self._loop.create_task(waits, name="wool admission hook", context=context)
+            task = self._loop.create_task(waits, name="wool admission hook", context=context)
+            self._tasks[served] = task
+            task.add_done_callback(lambda _: self._ended(served, verdict))
         else:
             self._say(served, verdict)
 
@@ -146,8 +148,11 @@ class Examiner:
             self._failed(served, error)
         else:
             self._say(served, verdict)
-        finally:
-            del self._tasks[served]
+
+    def _ended(self, served: Served, awaitable: object) -> None:
+        del self._tasks[served]
+        if isinstance(awaitable, Coroutine):
+            awaitable.close()  # cancelled before it began, it would be said never to have been awaited
 
     def _say(self, served: Served, verdict: object) -> None:
         assert self._tell is not None

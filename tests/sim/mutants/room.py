@@ -1,8 +1,11 @@
-"""Bugs of places: R."""
+"""Bugs of places and of admission: R."""
 
 from __future__ import annotations
 
 from sim.mutants.mutant import Edit, Mutant
+
+SEATS = "wool.worker.seats"
+ADMISSION = "wool.worker.admission"
 
 MUTANTS = (
     Mutant(
@@ -19,6 +22,53 @@ MUTANTS = (
                 module="wool.worker.serve",
                 old="            self._door = Door(configure.max_concurrency)\n",
                 new="            self._door = Door(configure.max_concurrency + 1)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="place-is-not-lent",
+        broken="A body that awaits a nested call keeps its place: trees of routines wait for themselves.",
+        caught_by="no_place_is_idle_while_an_offer_waits",
+        edits=(
+            Edit(
+                module=SEATS,
+                old="    def _lend(self) -> None:\n        self._nested += 1\n        self._settle()\n",
+                new="    def _lend(self) -> None:\n        pass\n",
+            ),
+            Edit(
+                module=SEATS,
+                old="        self._nested -= 1\n        self._settle()\n",
+                new="        pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="withdrawn-is-let-in-for-ever",
+        broken="An offer that was accepted and then withdrawn keeps its place at the door.",
+        caught_by="no_place_is_idle_while_an_offer_waits",
+        edits=(
+            Edit(
+                module="wool.worker.door",
+                old="            served.counted = False\n            self.changed(-1, -1)\n",
+                new="            served.counted = False\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="hook-is-not-heard",
+        broken="What the admission hook rejects is taken all the same.",
+        caught_by="no_more_under_way_than_are_admitted",
+        edits=(Edit(module=ADMISSION, old="        if reason is None:\n", new="        if not fault:\n"),),
+    ),
+    Mutant(
+        name="hook-is-not-told-of-who-comes-before",
+        broken="Of tasks that are offered at once, the admission hook hears as if each were the only one.",
+        caught_by="no_more_under_way_than_are_admitted",
+        edits=(
+            Edit(
+                module=ADMISSION,
+                old="            in_flight=started + len(self._unstarted),\n",
+                new="            in_flight=started,\n",
             ),
         ),
     ),

@@ -12,9 +12,16 @@ import pytest
 
 import wool
 from support import bodies
-from support.one_loop import Cluster, cluster, until
+from support.one_loop import Cluster, LoopMailbox, cluster, until
 from wool.worker.admission import TaskOffer
-from wool.worker.examiner import AdmissionHook, check_admission, dump_admission, load_admission, named_admission
+from wool.worker.examiner import (
+    AdmissionHook,
+    Examiner,
+    check_admission,
+    dump_admission,
+    load_admission,
+    named_admission,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +145,21 @@ async def test_a_hook_whose_task_has_gone_is_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await waits
     assert not bodies.story
+
+
+async def test_a_hook_whose_task_has_gone_at_once_never_begins_and_nothing_is_left() -> None:
+    story: list[str] = []
+
+    async def hook(offer: TaskOffer) -> bool:
+        story.append("begun")
+        return True
+
+    examiner = Examiner(hook, loop=asyncio.get_running_loop(), io=LoopMailbox(asyncio.get_running_loop()))
+    served: Any = object()
+    examiner.examine(served, TaskOffer(task="", caller="", routine=None, payload_bytes=0, in_flight=0))
+    examiner.forget(served)
+    await until(lambda: not examiner._tasks)
+    assert not story
 
 
 def raises(error: BaseException) -> Callable[[TaskOffer], Any]:

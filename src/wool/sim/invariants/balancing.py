@@ -40,15 +40,20 @@ def candidates_are_in_view(story: Story) -> Iterator[Violation]:
 
 
 def attempts_are_bounded(story: Story) -> Iterator[Violation]:
-    """B: |offers of τ| ≤ twice the workers it could know of, and one per patience that passed, and a few to spare."""
-    patience = story.plan.knobs.patience
+    """B: |offers of τ| ≤ twice the workers it could know of, and one per patience that passed, and a few to spare.
+
+    Where workers have places, each may say in each patience that it has none free, that it does not know the
+    definition, and nothing until a place is free.
+    """
+    patience, places = story.plan.knobs.patience, story.plan.knobs.places
     workers = {name for name in story.nodes if name.startswith("w")}
     for label, task in story.tasks.items():
         offers = task.frames("offer")
         if len(offers) <= SPARE_ATTEMPTS:
             continue
         lasted = offers[-1].at - offers[0].at
-        most = 2 * max(len(workers), 1) + lasted / patience + SPARE_ATTEMPTS
+        rounds = 1.5 * (1 + lasted / patience) if places else 1
+        most = 2 * max(len(workers), 1) * rounds + lasted / patience + SPARE_ATTEMPTS
         if len(offers) > most:
             yield Violation(
                 invariant="B",

@@ -107,6 +107,8 @@ def probes_succeed(story: Story) -> Iterator[Violation]:
             continue
         if story.died(task.caller) or not _served(story, task.made[0].index):
             continue
+        if any(value_of(reject, "code") == "admission" for reject in task.frames("reject", heard=True)):
+            continue
         if task.outcome and task.outcome != "value":
             yield Violation(
                 invariant="L",
