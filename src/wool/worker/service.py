@@ -202,10 +202,13 @@ class CallerSession:
             self._definitions.move_to_end(offer.definition)
             served.definition = known
         served.payload = payload
-        service = self._service
-        if service.admission is None and service.door is None:
-            self._do(served, served.machine.handle(Event.COMPLETE))
+        if self._service.admission is not None or self._service.door is not None:
+            self._park(served)
             return
+        self._do(served, served.machine.handle(Event.COMPLETE))
+
+    def _park(self, served: Served) -> None:
+        service = self._service
         served.machine.handle(Event.PARK)
         if service.admission is not None:
             service.admission.arrive(self, served, started=service.ledger.in_flight)
