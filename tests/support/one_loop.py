@@ -33,8 +33,9 @@ from wool.transport.memory import MemoryNetwork, MemoryTransport
 from wool.worker.admission import Admission, let_in
 from wool.worker.door import Door
 from wool.worker.examiner import AdmissionHook, Examiner
+from wool.worker.job import PostedRunner
 from wool.worker.ledger import Vitals
-from wool.worker.runner import PostedRunner, Runner
+from wool.worker.runner import Runner
 from wool.worker.seats import Desk
 from wool.worker.service import CallerSession, WorkerService
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from wool.bridge import MailboxLike
 from wool.protocol import frames
 from wool.protocol.frames import RejectCode, ResultKind, StepKind
 from wool.protocol.worker import WorkerTask
@@ -104,6 +105,42 @@ class RunnerLike(Protocol):
     def session_opened(self, pool: bytes) -> None: ...
 
     def session_closed(self, pool: bytes) -> None: ...
+
+
+class PostedRunner:
+    """A runner as the I/O loop sees it: the same calls, posted through one FIFO."""
+
+    def __init__(self, runner: RunnerLike, mailbox: MailboxLike) -> None:
+        self._runner = runner
+        self._post = mailbox.post
+
+    def begin(self, job: Job) -> None:
+        """See `RunnerLike`."""
+        self._post(self._runner.begin, job)
+
+    def cancel(self, job: Job, message: str | None) -> None:
+        """See `RunnerLike`."""
+        self._post(self._runner.cancel, job, message)
+
+    def step(self, job: Job, kind: StepKind, payload: Payload) -> None:
+        """See `RunnerLike`."""
+        self._post(self._runner.step, job, kind, payload)
+
+    def close(self, job: Job) -> None:
+        """See `RunnerLike`."""
+        self._post(self._runner.close, job)
+
+    def abandon(self, job: Job) -> None:
+        """See `RunnerLike`."""
+        self._post(self._runner.abandon, job)
+
+    def session_opened(self, pool: bytes) -> None:
+        """See `RunnerLike`."""
+        self._post(self._runner.session_opened, pool)
+
+    def session_closed(self, pool: bytes) -> None:
+        """See `RunnerLike`."""
+        self._post(self._runner.session_closed, pool)
 
 
 class Lobby(Protocol):

@@ -565,39 +565,3 @@ def _state(job: Job) -> _Running:
 def _awake(state: _Running) -> None:
     if state.wake is not None and not state.wake.done():
         state.wake.set_result(None)
-
-
-class PostedRunner:
-    """A `Runner` as the I/O loop sees it: the same calls, posted through one FIFO."""
-
-    def __init__(self, runner: Runner, mailbox: MailboxLike) -> None:
-        self._runner = runner
-        self._post = mailbox.post
-
-    def begin(self, job: Job) -> None:
-        """See `Runner.begin`."""
-        self._post(self._runner.begin, job)
-
-    def cancel(self, job: Job, message: str | None) -> None:
-        """See `Runner.cancel`."""
-        self._post(self._runner.cancel, job, message)
-
-    def step(self, job: Job, kind: StepKind, payload: Payload) -> None:
-        """See `Runner.step`."""
-        self._post(self._runner.step, job, kind, payload)
-
-    def close(self, job: Job) -> None:
-        """See `Runner.close`."""
-        self._post(self._runner.close, job)
-
-    def abandon(self, job: Job) -> None:
-        """See `Runner.abandon`."""
-        self._post(self._runner.abandon, job)
-
-    def session_opened(self, pool: bytes) -> None:
-        """See `Runner.session_opened`."""
-        self._post(self._runner.session_opened, pool)
-
-    def session_closed(self, pool: bytes) -> None:
-        """See `Runner.session_closed`."""
-        self._post(self._runner.session_closed, pool)

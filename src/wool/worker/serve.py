@@ -43,12 +43,13 @@ from wool.worker.channel import (
 )
 from wool.worker.door import Door
 from wool.worker.examiner import Examiner, load_admission
+from wool.worker.job import PostedRunner
 from wool.worker.ledger import Vitals
 from wool.worker.logs import MARK, write_events
 from wool.worker.loops import routine_loop
 from wool.worker.nested import Nested
 from wool.worker.retirement import Wear
-from wool.worker.runner import PostedRunner, Runner
+from wool.worker.runner import Runner
 from wool.worker.seats import Desk
 from wool.worker.service import WorkerService
 from wool.worker.signals import ignore_interrupt
