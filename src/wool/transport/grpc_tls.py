@@ -7,7 +7,7 @@ authorities and names in `WorkerCredentials`; nothing here decides by itself tha
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import Any, cast
 
 from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.transport.grpc_environment import environment_for_import
@@ -41,13 +41,22 @@ def expecting(identity: str | None) -> Options:
 def server_credentials(provider: CredentialsProvider) -> grpc.ServerCredentials:
     """Return what the accepting end shows; asked anew for each handshake, so that rotation needs no restart.
 
-    They are made anew for each handshake too: else who has shown a certificate once may take that session of TLS up
-    again for days, with a certificate that has expired meanwhile, since gRPC hands out tickets and cannot be told not
-    to. With them goes the key that such tickets are sealed with. Costs 0.1 ms a handshake, 3 ms where ``ca`` is all
-    the authorities of a system. ``provider`` must not raise: see `wool.credentials.Steady`.
+    What has not changed stays: gRPC takes new ones without a lock, and where each of several handshakes at once brought
+    some, the process was aborted, or worse. ``provider`` must not raise: see `wool.credentials.Steady`.
     """
     shown = provider()
-    return grpc.dynamic_ssl_server_credentials(_certificates(shown), lambda: _certificates(provider()), shown.mutual)
+    first = _certificates(shown)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        now = provider()
+        if now == shown:
+            return None
+        shown = now
+        return _certificates(now)
+
+    # None is for "as before", which the stubs do not know.
+    return grpc.dynamic_ssl_server_credentials(first, cast(Any, fetch), shown.mutual)
 
 
 def check_worker(credentials: WorkerCredentials) -> None:

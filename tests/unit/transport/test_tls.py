@@ -355,19 +355,24 @@ async def test_a_certificate_that_runs_out_ends_no_session(fixtures: Fixtures) -
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_no_session_of_tls_is_taken_up_again_so_that_an_expired_certificate_opens_none(
+async def test_no_session_of_tls_is_taken_up_again_once_the_credentials_have_changed(
     fixtures: Fixtures, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
-    """A ticket would be worth two days; with it, nobody looks at the certificate again."""
+    """With a ticket, which is worth two days, nobody looks at the certificate again: SECURITY.md says so."""
     write(fixtures, tmp_path)
     context = ssl.create_default_context(cadata=fixtures.ca.decode())
     context.minimum_version = context.maximum_version = version
     context.load_cert_chain(tmp_path / "caller.pem", tmp_path / "caller.key")
     context.set_alpn_protocols(["h2"])
-    async with serving(lambda: fixtures.credentials("worker")) as address:
+    given = [fixtures.credentials("worker")]
+    async with serving(lambda: given[0]) as address:
         ticket, reused = await asyncio.to_thread(shake_hands, address, context, None)
         assert not reused
-        assert ticket is not None, "the worker gives no tickets any more: then this is done otherwise"
+        assert ticket is not None, "the worker gives no tickets any more: SECURITY.md need not speak of them"
+        _, reused = await asyncio.to_thread(shake_hands, address, context, ticket)
+        assert reused
+        again = fixtures.authority.issue([HOST])
+        given[0] = WorkerCredentials(ca=fixtures.authority.chain, key=again.key, cert=again.cert)
         _, reused = await asyncio.to_thread(shake_hands, address, context, ticket)
         assert not reused
 
