@@ -229,7 +229,7 @@ class Steady:
 
 def provided(provider: CredentialsProvider) -> WorkerCredentials:
     """Ask ``provider``, which may be anybody's. Raises what it raises, and `TypeError` for what are no credentials."""
-    now: object = provider()
+    now = cast("object", provider())
     if not isinstance(now, WorkerCredentials):
         raise TypeError(f"a provider of credentials must return WorkerCredentials, got {type(now).__name__}")
     return now
