@@ -72,6 +72,9 @@ class Limits:
     reconnect_first_seconds: float = 0.1
     reconnect_most_seconds: float = 5.0
     """Backoff of the probe that re-admits an unreachable worker: it doubles from first to most."""
+    connects: int = 32
+    """When a worker is slow to connect, so many others are asked besides the next one: of some forty that nobody hears
+    from, a call has seen the last after two seconds instead of forty."""
     address_retry_seconds: float = 30.0
     """A worker that was found by its address alone, and refused for good, is asked again so often: nobody will
     announce its successor."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import heapq
+import itertools
 from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import Protocol
 
@@ -78,6 +79,7 @@ class Links:
         self._enough: int = limits.sessions
         """So many workers are used, besides the own ones."""
         self._needed_at = 0.0
+        self._wary_until = float("-inf")
         self._closed = False
         self.links: dict[str, Link] = {}
         """By `WorkerMetadata.key`, in the order in which discovery named them."""
@@ -131,6 +133,8 @@ class Links:
         """
         last: Link | None = None
         full: Link | None = None
+        unproven: Link | None = None
+        wary = self._loop.time() < self._wary_until
         for place, status in enumerate(ordered):
             if place >= _MOST_NAMED + len(self.links):
                 raise RuntimeError(f"it has named workers {place} times and goes on; there are {len(self.links)}")
@@ -140,15 +144,18 @@ class Links:
             if not link.status.suspect:
                 if link.full and not link.parked and self._loop.time() >= link.full_until:
                     link.full = False
-                if not link.full:
+                if link.full:
+                    full = full or link
+                elif wary and link.connection is None:
+                    unproven = unproven or link
+                else:
                     return link
-                full = full or link
                 continue
             if link.half_open:
                 link.half_open_later()  # this call tries it, no other
                 return link
             last = last or link
-        return full or last
+        return unproven or full or last
 
     def freed(self, link: Link) -> PlacedCall | None:
         """A task has ended at a worker that had no place. Return a call that waits elsewhere and may have it.
@@ -162,6 +169,22 @@ class Links:
         link.full = False
         most = max(self.links.values(), key=lambda one: len(one.parked), default=link)
         return next(iter(most.parked), None)
+
+    def slow_to_connect(self, link: Link) -> None:
+        """Suspect a worker that takes long, and ask others meanwhile.
+
+        Were they asked in turn, each silent one would cost a call as long again, and anybody on the network may have
+        announced some. For a while calls go to those that have answered, if there are any.
+        """
+        link.status.suspect = True
+        self.recount()
+        if not link.waiting:
+            return
+        self._wary_until = self._loop.time() + self._limits.patience_seconds
+        others = [self.links[status.metadata.key] for status in self.candidates() if not status.suspect]
+        unasked = (other for other in others if other.state is LinkState.CLOSED)
+        for other in itertools.islice(unasked, self._limits.connects):
+            other.ensure_connecting()
 
     def wanted_events_changed(self) -> None:
         """Tell the workers which task events are wanted."""

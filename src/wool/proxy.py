@@ -429,8 +429,7 @@ class Proxy:
 
     def slow_to_connect(self, link: Link) -> None:
         """The session is not up after the patience of an offer."""
-        link.status.suspect = True
-        self._view.recount()
+        self._view.slow_to_connect(link)
         if any(self._view.has_other(call) for call in link.waiting):
             self._rebind_waiting(link)
 

@@ -44,6 +44,7 @@ EXCEEDED = {
     "::test_close_is_bounded_although_the_other_end_neither_reads_nor_closes",
     "reconnect_first_seconds": "unit/test_proxy.py::test_the_backoff_grows_and_is_bounded",
     "reconnect_most_seconds": "unit/test_proxy.py::test_the_backoff_grows_and_is_bounded",
+    "connects": "unit/test_proxy.py::test_while_a_worker_is_slow_to_connect_so_many_others_are_asked_as_the_limit_says",
     "address_retry_seconds": "unit/test_by_address.py::test_a_refused_address_that_is_withdrawn_is_not_asked_again",
     "sessions": "unit/test_proxy.py::test_connections_are_bounded_and_calls_spread_evenly_over_them",
     "sessions_most": "unit/test_proxy.py"

@@ -637,6 +637,59 @@ async def test_a_worker_that_is_slow_to_connect_keeps_nobody_from_another() -> N
         assert loop.time() - begun < QUICK.patience_seconds
 
 
+async def test_of_many_workers_that_say_nothing_a_call_waits_for_the_first_and_then_for_all_at_once() -> None:
+    """Anybody on a network may have announced them: each in its turn would cost a patience."""
+    silent = [f"silent-{number}" for number in range(40)]
+    within = limits(patience_seconds=0.2, handshake_seconds=10)
+    async with (
+        cluster("z", balancer=Fixed(*silent, "z"), limits=within) as made,
+        raw(made, *silent, announce=False) as workers,
+    ):
+        for worker in workers:
+            worker.accepting.clear()
+            made.announce(worker.uid)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        assert await made.call(bodies.echo, 1) == 1
+        assert loop.time() - begun < 5 * within.patience_seconds
+
+
+async def test_while_a_worker_is_slow_to_connect_so_many_others_are_asked_as_the_limit_says() -> None:
+    silent = [f"silent-{number}" for number in range(20)]
+    within = limits(patience_seconds=0.3, handshake_seconds=10, connects=5)
+    async with (
+        cluster(balancer=Fixed(*silent), limits=within) as made,
+        raw(made, *silent, announce=False) as workers,
+    ):
+        for worker in workers:
+            worker.accepting.clear()
+            made.announce(worker.uid)
+        call = made.spawn(bodies.echo, 1)
+        await until(lambda: sum(worker.connected for worker in workers) > 1)
+        await asyncio.sleep(0)
+        assert sum(worker.connected for worker in workers) == 1 + 5  # the first, and at once five more
+        call.cancel()
+        await asyncio.wait([call])
+
+
+async def test_while_workers_are_silent_calls_go_to_who_has_answered() -> None:
+    silent = [f"silent-{number}" for number in range(6)]
+    within = limits(patience_seconds=0.3, handshake_seconds=10, connects=1)
+    async with (
+        cluster("z", balancer=Fixed(*silent, "z"), limits=within) as made,
+        raw(made, *silent, announce=False) as workers,
+    ):
+        for worker in workers:
+            worker.accepting.clear()
+        assert await made.call(bodies.echo, 0) == 0  # "z" has a session
+        for worker in workers:
+            made.announce(worker.uid)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        assert await made.call(bodies.echo, 1) == 1
+        assert loop.time() - begun < 2 * within.patience_seconds
+
+
 async def test_a_better_candidate_that_comes_later_takes_what_waits_for_a_slow_connection() -> None:
     async with cluster(limits=limits(handshake_seconds=3)) as made, raw(made, "slow", announce=False) as (worker,):
         worker.accepting.clear()
