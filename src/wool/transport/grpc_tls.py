@@ -7,6 +7,7 @@ authorities and names in `WorkerCredentials`; nothing here decides by itself tha
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any, cast
 
 from wool.credentials import CredentialsProvider, WorkerCredentials
@@ -46,13 +47,15 @@ def server_credentials(provider: CredentialsProvider) -> grpc.ServerCredentials:
     """
     shown = provider()
     first = _certificates(shown)
+    one_at_a_time = threading.Lock()  # each handshake asks on a thread of its own, and new ones are given once
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
         nonlocal shown
-        now = provider()
-        if now == shown:
-            return None
-        shown = now
+        with one_at_a_time:
+            now = provider()
+            if now == shown:
+                return None
+            shown = now
         return _certificates(now)
 
     # None is for "as before", which the stubs do not know.
