@@ -10,6 +10,7 @@ What it must never do: I/O, clocks, or say something that the grammar does not a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
@@ -23,11 +24,12 @@ class Roster:
     alone the filter can say nothing yet: it goes with the event.
     """
 
-    __slots__ = ("_filter", "_known")
+    __slots__ = ("_filter", "_known", "_present")
 
     def __init__(self, filter: WorkerFilter | None = None) -> None:
         self._filter = filter
         self._known: dict[str, tuple[WorkerMetadata, bool]] = {}
+        self._present: list[WorkerMetadata] = []
 
     @property
     def workers(self) -> tuple[WorkerMetadata, ...]:
@@ -40,6 +42,9 @@ class Roster:
         The filter is asked once per change of a worker's metadata. If it raises, that goes to the caller, and
         the roster is as before.
         """
+        present = list(present)
+        if len(present) == len(self._present) and all(map(operator.is_, present, self._present)):
+            return []  # mostly: what is looked at again is the same, in the same objects
         known: dict[str, tuple[WorkerMetadata, bool]] = {}
         for metadata in present:
             if metadata.key not in known:
@@ -48,7 +53,7 @@ class Roster:
                     old if old is not None and old[0] == metadata else (metadata, self._shows(metadata))
                 )
         events = self._dropped(known) + self._others(known)
-        self._known = known
+        self._known, self._present = known, present
         return events
 
     def _shows(self, metadata: WorkerMetadata) -> bool:

@@ -23,6 +23,7 @@ that were there first are kept. What it must never do: I/O, read a clock, draw a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -54,26 +55,28 @@ class Record:
     text: bytes = b""
 
 
-@dataclass(slots=True)
 class _Held:
-    """When a record was heard, and for how long that holds."""
+    """When a record was heard, and for how long that holds: asked for far more often than heard anew."""
 
-    heard: float = 0.0
-    seconds: float = 0.0
+    __slots__ = ("heard", "refresh_at", "seconds", "until")
 
-    def until(self) -> float:
-        return self.heard + self.seconds
+    def __init__(self, heard: float, seconds: float) -> None:
+        self.heard = heard
+        self.seconds = seconds
+        self.until: float = heard + seconds
+        self.refresh_at: float = heard + seconds * (1 - _REFRESH)
 
-    def refresh_at(self) -> float:
-        return self.heard + self.seconds * (1 - _REFRESH)
+
+_NEVER = _Held(0.0, 0.0)
+_UNTIL = operator.attrgetter("until")
 
 
 @dataclass(slots=True)
 class _Instance:
     name: str
     pointer: _Held
-    service: _Held = field(default_factory=_Held)
-    text_held: _Held = field(default_factory=_Held)
+    service: _Held = _NEVER
+    text_held: _Held = _NEVER
     host: str = ""
     port: int = 0
     text: bytes = b""
@@ -83,15 +86,19 @@ class _Instance:
     parsed: tuple[tuple[object, ...], WorkerMetadata | RecordError] | None = None
     last: WorkerMetadata | None = None
     """The worker that was there last."""
+    address: _Held = _NEVER
+    """Of the addresses the one that holds longest."""
+    until: float = 0.0
+    """The worker is there until then."""
 
-    def address_held(self) -> _Held:
-        """Return the address that holds longest."""
-        return max(self.addresses.values(), key=_Held.until, default=_Held())
+    def settle(self) -> None:
+        """Work out what follows from the records; to be called when one of them is another."""
+        self.address = max(self.addresses.values(), key=_UNTIL, default=_NEVER)
+        self.until = min(self.pointer.until, self.service.until, self.text_held.until, self.address.until)
 
-    def until(self) -> float:
-        """Return until when the worker is there."""
-        holds = (self.pointer, self.service, self.text_held, self.address_held())
-        return min(held.until() for held in holds)
+    def refresh_at(self) -> float:
+        """Return when a part of it is to be asked for again."""
+        return min(self.service.refresh_at, self.text_held.refresh_at, self.address.refresh_at)
 
 
 class Sightings:
@@ -114,16 +121,29 @@ class Sightings:
 
     def heard(self, records: Sequence[Record], now: float) -> None:
         """Take records that came in one message; their order says nothing."""
+        of: dict[Kind, list[Record]] = {"PTR": [], "SRV": [], "TXT": [], "A": [], "AAAA": []}
         for record in records:
-            if record.kind == "PTR" and record.name.lower() == SERVICE:
+            of[record.kind].append(record)
+        news: dict[str, _Instance] = {}
+        for record in of["PTR"]:
+            if record.name.lower() == SERVICE:
                 self._pointer(record, now)
-        for record in records:
-            if record.kind == "SRV" and (instance := self._instances.get(record.name.lower())) is not None:
+        for record in of["SRV"]:
+            if (instance := self._instances.get(key := record.name.lower())) is not None:
                 self._service(instance, record, now)
-        for record in records:
-            if record.kind == "TXT" and (instance := self._instances.get(record.name.lower())) is not None:
-                self._text(instance, record, now)
-        self._addresses([record for record in records if record.kind in ("A", "AAAA")], now)
+                news[key] = instance
+        for record in of["TXT"]:
+            if record.seconds > 0 and (instance := self._instances.get(key := record.name.lower())) is not None:
+                instance.text, instance.text_held = record.text, self._held(record, now)
+                news[key] = instance
+        if of["A"] or of["AAAA"]:
+            self._addresses([*of["A"], *of["AAAA"]], now, news)
+        for instance in news.values():
+            instance.settle()
+            instance.asked = 0
+            # What belongs together comes together, as a rule: the next question waits for it.
+            missing = instance.until <= now
+            instance.ask_at = now + self._limits.lan_retry_first_seconds if missing else instance.refresh_at()
 
     def _pointer(self, record: Record, now: float) -> None:
         key = record.target.lower()
@@ -132,6 +152,7 @@ class Sightings:
             self._instances.pop(key, None)
         elif instance is not None:
             instance.pointer = _Held(now, record.seconds)
+            instance.settle()
         elif key.endswith(f".{SERVICE}"):
             if len(self._instances) >= self._limits.lan_workers:
                 self.complaint = f"more than {self._limits.lan_workers} workers are announced (lan_workers)"
@@ -145,58 +166,39 @@ class Sightings:
         if instance.host.lower() != record.target.lower():
             instance.addresses.clear()
         if instance.port not in (0, record.port):
-            instance.text_held = _Held()  # it is another worker's, or will be said anew
+            instance.text_held = _NEVER  # it is another worker's, or will be said anew
         instance.host, instance.port = record.target, record.port
         instance.service = self._held(record, now)
-        self._news(instance, now)
 
-    def _text(self, instance: _Instance, record: Record, now: float) -> None:
-        if record.seconds > 0:
-            instance.text, instance.text_held = record.text, self._held(record, now)
-            self._news(instance, now)
-
-    def _addresses(self, records: Sequence[Record], now: float) -> None:
-        if not records:
-            return
+    def _addresses(self, records: Sequence[Record], now: float, news: dict[str, _Instance]) -> None:
         at: dict[str, list[Record]] = {}
         for record in records:
             at.setdefault(record.name.lower(), []).append(record)
-        for instance in self._instances.values():
+        for key, instance in self._instances.items():
             for record in at.get(instance.host.lower(), ()):
                 if record.seconds <= 0:
                     instance.addresses.pop(record.target, None)
                 elif record.target in instance.addresses or len(instance.addresses) < MOST_ADDRESSES:
                     instance.addresses[record.target] = self._held(record, now)
-                self._news(instance, now)
+                news[key] = instance
 
     def _held(self, record: Record, now: float) -> _Held:
         """Believe what was heard of a worker until everybody is asked anew: else a lie could hide it for good."""
         return _Held(now, min(record.seconds, self._limits.lan_browse_seconds))
 
-    def _news(self, instance: _Instance, now: float) -> None:
-        instance.asked = 0
-        # What belongs together comes together, as a rule: the next question waits for it.
-        missing = instance.until() <= now
-        instance.ask_at = now + self._limits.lan_retry_first_seconds if missing else self._refresh_at(instance)
-
-    @staticmethod
-    def _refresh_at(instance: _Instance) -> float:
-        holds = (instance.service, instance.text_held, instance.address_held())
-        return min(held.refresh_at() for held in holds)
-
     # ---- who is there ----
 
     def workers(self, now: float) -> list[WorkerMetadata]:
         """Return the workers that are there now."""
-        for key in [key for key, instance in self._instances.items() if instance.pointer.until() <= now]:
+        for key in [key for key, instance in self._instances.items() if instance.pointer.until <= now]:
             del self._instances[key]
         return list(self._readable(now))
 
     def _readable(self, now: float) -> Iterator[WorkerMetadata]:
         for instance in self._instances.values():
-            if instance.until() <= now:
+            if instance.until <= now:
                 continue
-            addresses = tuple(address for address, held in instance.addresses.items() if held.until() > now)
+            addresses = tuple(address for address, held in instance.addresses.items() if held.until > now)
             said = (instance.text, instance.port, addresses)
             if instance.parsed is None or instance.parsed[0] != said:
                 instance.parsed = (said, self._parse(instance, addresses))
@@ -246,13 +248,13 @@ class Sightings:
         return list(asked)
 
     def _missing(self, instance: _Instance, now: float) -> Iterator[Question]:
-        text = instance.text_held.refresh_at() <= now
-        if text or instance.service.refresh_at() <= now:
+        text = instance.text_held.refresh_at <= now
+        if text or instance.service.refresh_at <= now:
             yield instance.name, "SRV"
         if text:
             # Both, so that of two workers with one uid each gives answers that belong together.
             yield instance.name, "TXT"
-        if instance.host and instance.address_held().refresh_at() <= now:
+        if instance.host and instance.address.refresh_at <= now:
             yield instance.host, "A"
             yield instance.host, "AAAA"
 
@@ -269,6 +271,6 @@ class Sightings:
         times = [self._browse_at]
         for instance in self._instances.values():
             times.append(instance.ask_at)
-            if (until := instance.until()) > now:
-                times.append(until)
+            if instance.until > now:
+                times.append(instance.until)
         return min(times)
