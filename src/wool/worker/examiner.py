@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, cast
 
 from wool.bridge import MailboxLike
 from wool.harmless import harmless
+from wool.remote_traceback import message_of
 from wool.serialization import dumps_inline, loads_inline
 from wool.worker.admission import Admission, TaskOffer
 from wool.worker.forks import leave_if_forked
@@ -166,5 +167,5 @@ class Examiner:
 
     def _failed(self, served: Served, error: BaseException) -> None:
         assert self._tell is not None
-        fault = harmless(f"{type(error).__name__}: {error}", REASON_CHARACTERS)
+        fault = harmless(f"{type(error).__name__}: {message_of(error, REASON_CHARACTERS)}", REASON_CHARACTERS)
         self._io.post(self._tell, served, f"the admission hook failed: {type(error).__name__}", fault)

@@ -92,8 +92,8 @@ class Seat:
             await run_on(desk.routines, desk.mailbox(loop), self._back, "wool waiting for a place")
 
     def forget(self) -> None:
-        """A nested call was closed, and nobody goes on there."""
-        if asyncio.get_running_loop() is self._desk.loop:
+        """A nested call was closed, and nobody goes on there. Where a call is thrown away no loop may be running."""
+        if asyncio._get_running_loop() is self._desk.loop:
             self._end_of_call()
         else:
             self._desk.routines.post(self._end_of_call)

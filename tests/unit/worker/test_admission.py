@@ -177,7 +177,19 @@ def raises_later(error: BaseException) -> Callable[[TaskOffer], Any]:
     return hook
 
 
-FAULTS = (ValueError("the key is 123"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit())
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no words")
+
+
+FAULTS = (
+    ValueError("the key is 123"),
+    Wordless(),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    asyncio.CancelledError(),
+    GeneratorExit(),
+)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)

@@ -142,18 +142,19 @@ async def test_between_two_steps_a_generator_has_no_place_and_what_it_calls_mean
     seat.rest()
 
 
+class ThreadsafeMailbox:
+    def __init__(self, there: asyncio.AbstractEventLoop) -> None:
+        self.post = there.call_soon_threadsafe
+
+    def batched(self, there: asyncio.AbstractEventLoop, crowd: object = None) -> ThreadsafeMailbox:
+        return self
+
+
 async def test_a_nested_call_that_a_body_makes_in_a_thread_lends_its_place_too() -> None:
     loop = asyncio.get_running_loop()
     told = Told()
 
-    class Threadsafe:
-        def __init__(self, there: asyncio.AbstractEventLoop) -> None:
-            self.post = there.call_soon_threadsafe
-
-        def batched(self, there: asyncio.AbstractEventLoop, crowd: object = None) -> Threadsafe:
-            return self
-
-    at = Desk(1, loop=loop, routines=Threadsafe(loop), mailbox=Threadsafe, tell=told)
+    at = Desk(1, loop=loop, routines=ThreadsafeMailbox(loop), mailbox=ThreadsafeMailbox, tell=told)
     seat = accepted(at, told)
     assert await seat.first()
     lent, go_on = threading.Event(), threading.Event()
@@ -170,5 +171,19 @@ async def test_a_nested_call_that_a_body_makes_in_a_thread_lends_its_place_too()
     assert at.places.held == 0
     go_on.set()
     await thread
+    assert at.places.held == 1
+    seat.rest()
+
+
+async def test_a_nested_call_that_is_thrown_away_where_no_loop_runs_any_more_has_ended_too() -> None:
+    loop = asyncio.get_running_loop()
+    told = Told()
+    at = Desk(1, loop=loop, routines=ThreadsafeMailbox(loop), mailbox=ThreadsafeMailbox, tell=told)
+    seat = accepted(at, told)
+    assert await seat.first()
+    seat.lend()
+    assert at.places.held == 0
+    await asyncio.to_thread(seat.forget)
+    assert not await ready(loop.create_future())
     assert at.places.held == 1
     seat.rest()
