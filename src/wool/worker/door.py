@@ -26,7 +26,6 @@ class Door:
         self._used = 0
         self._fresh = 0
         self._lines: dict[Lobby, dict[Served, None]] = {}
-        self._closed = False
         self.busy: str = f"no place is free (max_concurrency is {most})"
         """Why an offer is rejected that does not wait."""
 
