@@ -144,7 +144,7 @@ def _standing(call: PlacedCall, link: Link) -> str:
         return "the task was not offered to it: the load balancer did not name it"
     if call.parked:
         return "no place there became free (max_concurrency)"
-    if call.machine.state is State.OFFERED:
+    if call.connection is not None:  # The machine has withdrawn the offer: the call is over.
         return "it has not answered the offer"
     return "there was no room in its window" if link.connection is not None else "its session was not open yet"
 

@@ -125,6 +125,18 @@ async def test_an_async_hook_may_wait_and_others_are_served_meanwhile() -> None:
         opened.set()
 
 
+async def test_where_no_hook_ever_answers_a_call_ends_as_a_dispatch_timeout_that_says_so() -> None:
+    async def hangs(offer: TaskOffer) -> bool:
+        await asyncio.get_running_loop().create_future()
+        return True
+
+    async with cluster() as made:
+        await made.add("a", admission=hangs)
+        with pytest.raises(wool.DispatchTimeout, match="a: TransientRpcError: it has not answered the offer"):
+            await made.call(bodies.echo, 1, dispatch_timeout=0.1)
+        await until(lambda: awaiting(made, "a") == 0)
+
+
 async def test_a_hook_whose_task_has_gone_is_cancelled() -> None:
     ends: list[str] = []
 
