@@ -141,6 +141,13 @@ class Examiner:
         if task is not None:
             task.cancel()
 
+    async def close(self, seconds: float) -> None:
+        """Cancel what still thinks; return when it has ended, or after ``seconds``."""
+        for task in (tasks := list(self._tasks.values())):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
     async def _wait(self, served: Served, awaitable: Awaitable[bool | str]) -> None:
         try:
             verdict = await awaitable

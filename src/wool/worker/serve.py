@@ -209,7 +209,9 @@ class WorkerNode:
         stopped()
 
     async def close(self) -> None:
-        """Close the pools of nested calls; after the sessions have ended."""
+        """Close the pools of nested calls, and end hooks that still think; after the sessions have ended."""
+        if self._examiner is not None:
+            await self._examiner.close(self._configure.limits.close_seconds)
         self._runner.lag.close()
         await self._nested.close()
 

@@ -13,7 +13,7 @@ import pytest
 import wool
 from support import bodies
 from support.one_loop import Cluster, LoopMailbox, cluster, until
-from wool.worker.admission import TaskOffer
+from wool.worker.admission import TaskOffer, let_in
 from wool.worker.examiner import (
     AdmissionHook,
     Examiner,
@@ -172,6 +172,25 @@ async def test_a_hook_whose_task_has_gone_at_once_never_begins_and_nothing_is_le
     examiner.forget(served)
     await until(lambda: not examiner._tasks)
     assert not story
+
+
+async def test_hooks_that_still_think_when_the_worker_ends_have_ended_before_it() -> None:
+    ends: list[str] = []
+
+    async def hook(offer: TaskOffer) -> bool:
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            ends.append("ended")
+
+    examiner = Examiner(hook, loop=asyncio.get_running_loop(), io=LoopMailbox(asyncio.get_running_loop()))
+    examiner.admission(LoopMailbox(asyncio.get_running_loop()), onward=let_in, complain=print)
+    served: Any = object()
+    examiner.examine(served, TaskOffer(task="", caller="", routine=None, payload_bytes=0, in_flight=0))
+    await asyncio.sleep(0)
+    await examiner.close(5.0)
+    assert ends == ["ended"]
+    await until(lambda: not examiner._tasks)
 
 
 def raises(error: BaseException) -> Callable[[TaskOffer], Any]:
