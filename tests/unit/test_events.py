@@ -381,6 +381,26 @@ async def test_a_handler_that_hangs_delays_nobody_and_what_it_misses_is_counted_
     assert 13 <= wool.TaskEvent.dropped() - before <= 15
 
 
+def test_a_handler_that_floods_hears_no_more_than_its_queue_holds_and_the_rest_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events, "DEFAULT_LIMITS", Limits(task_events=50))
+    heard: list[int] = []
+
+    @wool.TaskEvent.handler("task-created")
+    def flooding(event: wool.TaskEvent, timestamp: int, context: object = None) -> None:
+        heard.append(timestamp)
+        if len(heard) <= 1000:
+            emit(3)  # each makes three more
+
+    before = wool.TaskEvent.dropped()
+    emit(1)
+    assert wool.TaskEvent.flush(30)
+    wool.TaskEvent.remove_handler(flooding)
+    assert 1000 <= len(heard) <= 1050
+    assert len(heard) + wool.TaskEvent.dropped() - before == 1 + 3 * 1000
+
+
 def listening_beside() -> Any:
     """A listener whose queue is as short, and that keeps up."""
     from contextlib import contextmanager
