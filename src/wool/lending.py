@@ -78,6 +78,6 @@ class LentCall(Call):
             await lender.back()
         except asyncio.CancelledError:
             # The answer was here, and the body does not see it: as if the cancellation had come just before.
-            self.unseen = answer
+            self.unseen: Answer | None = answer
             raise
         return answer
