@@ -256,6 +256,8 @@ def a_view_is_whole_before_it_is_believed(story: Story) -> Iterator[Violation]:
             # A worker has a view for each pool that it serves.
             continue
         (ended, *_) = task.ended
+        if task.frames("result", heard=True):
+            continue  # a worker had it, and was told to stop before the body began
         over = [*story.of("pool.closing"), *(item for item in story.of("node.terminated") if item.node == node)]
         if any(item.index < ended.index for item in over) or any(
             step.op == "raise" for program, _ in story.programs_of_family(call.label) for step in walk(program.steps)
