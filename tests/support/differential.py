@@ -169,8 +169,9 @@ class Consumer:
             if generator == self._mine:
                 outcomes.append(outcome)
                 if "ignored GeneratorExit" in outcome:
-                    # It is given up where it stands. What it held is let go of here, and by a worker later.
-                    notes = self._journal.notes
+                    # It is given up where it stands. What it delegates to is let go of here, now or soon, and by a
+                    # worker when that collects its garbage: nobody can tell when.
+                    notes = [note for note in self._journal.notes if note != streams.DELEGATE_ENDED]
         self._finalizers.clear()
         if self._expected is not None and not outcomes:
             # One that had ignored its end and is collected now: nobody waits for what it does then.

@@ -315,10 +315,13 @@ async def endless(pen: Pen) -> Items:
         yield number
 
 
+DELEGATE_ENDED = "counted"
+
+
 async def counted(pen: Pen, stop: int) -> AsyncIterator[int]:
     """For generated programs: what they delegate to."""
     try:
         for number in range(stop):
             yield number
     finally:
-        pen.note("counted")
+        pen.note(DELEGATE_ENDED)
