@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -255,14 +255,13 @@ async def test_who_passes_the_handshake_on_to_a_real_worker_gets_no_task(knows: 
             assert await add(1, 2) == 3
 
 
-async def test_who_passes_the_handshake_on_hears_no_proof_and_so_gets_no_session_of_its_own() -> None:
-    """It keeps the worker's side when the caller hangs up: with the caller's proof it would be the caller."""
-    heard: list[bytes] = []
-    ended = asyncio.Event()
-    transport = GrpcTransport(Limits())
+def handing_on(
+    transport: GrpcTransport, address: str, heard: list[bytes], ended: asyncio.Event
+) -> Callable[[Stream], Awaitable[None]]:
+    """Return who passes the first words on to ``address`` and back, and notes what the caller says next."""
 
     async def relay(caller: Stream) -> None:
-        upwards = await transport.connect(worker.metadata.address)
+        upwards = await transport.connect(address)
         try:
             await upwards.write(await caller.read())
             await caller.write(await upwards.read())
@@ -274,8 +273,17 @@ async def test_who_passes_the_handshake_on_hears_no_proof_and_so_gets_no_session
             await upwards.close()
             ended.set()
 
+    return relay
+
+
+async def test_who_passes_the_handshake_on_hears_no_proof_and_so_gets_no_session_of_its_own() -> None:
+    """It keeps the worker's side when the caller hangs up: with the caller's proof it would be the caller."""
+    heard: list[bytes] = []
+    ended = asyncio.Event()
+    transport = GrpcTransport(Limits())
+
     async with wool.LocalWorker(host=HOST) as worker:
-        listener = await transport.listen(f"{HOST}:0", relay)
+        listener = await transport.listen(f"{HOST}:0", handing_on(transport, worker.metadata.address, heard, ended))
         try:
             async with wool.WorkerProxy(discovery=wool.StaticDiscovery(listener.address).subscriber):
                 with wool.RuntimeContext(dispatch_timeout=3), pytest.raises(wool.NoWorkersAvailable, match="passes on"):
@@ -299,22 +307,9 @@ async def test_who_passes_a_handshake_of_one_way_tls_on_gets_no_session_with_a_c
     stranger = one_way(b"it knows none of it", fixtures.authority.issue([HOST]))
     transport = GrpcTransport(Limits(), lambda: stranger)
 
-    async def relay(caller: Stream) -> None:
-        upwards = await transport.connect(worker.metadata.address)
-        try:
-            await upwards.write(await caller.read())
-            await caller.write(await upwards.read())
-            heard.append(await caller.read())
-        except StreamLost:
-            pass
-        finally:
-            upwards.abort("done")
-            await upwards.close()
-            ended.set()
-
     shown = one_way(secret, fixtures.issued["worker"])
     async with wool.LocalWorker(host=HOST, credentials=shown) as worker:
-        listener = await transport.listen(f"{HOST}:0", relay)
+        listener = await transport.listen(f"{HOST}:0", handing_on(transport, worker.metadata.address, heard, ended))
         forged = dataclasses.replace(worker.metadata, address=listener.address)
         try:
             async with wool.WorkerProxy(workers=[forged], credentials=one_way(secret)):
