@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 
 LOOK_SECONDS = 0.25
-"""A hold-up shorter than that may be missed; four wake-ups a second cost some 0.01 % of a CPU."""
+"""A hold-up shorter than that may be missed; four wake-ups a second cost less than 0.1 % of a CPU."""
 WINDOW_SECONDS = 30.0
 """The worst of this window and of the one before is told: what is asked for every half minute is never missed."""
 
