@@ -24,6 +24,7 @@ from wool.events import TaskOutcome
 from wool.failure import TaskException, as_outcome, capture, rebuild
 from wool.limits import DEFAULT_LIMITS
 from wool.protocol.frames import ResultKind, StepKind
+from wool.remote_traceback import CONTEXT
 from wool.serialization import ROUTINE_ATTRIBUTE, Payload, culprit, dumps, loads, set_routine_rebuilder
 from wool.tally import End, end_of
 from wool.task import TIMEOUT_ATTRIBUTE, RoutineKind
@@ -382,8 +383,9 @@ def _value(call: Call, answer: Answer, thrown: BaseException | None = None) -> A
         try:
             raise error
         finally:
-            # Raising has put what the caller is handling in the place of what the body was handling.
-            error.__context__ = context
+            # Raising has put what the caller is handling in the place of what the body was handling. Set past any
+            # ``__setattr__`` of the user's: a frozen dataclass may be an exception.
+            CONTEXT.__set__(error, context)
             del context
     finally:
         # The traceback holds this frame, and this frame must not hold the exceptions.
@@ -393,13 +395,13 @@ def _value(call: Call, answer: Answer, thrown: BaseException | None = None) -> A
 def _joined(error: BaseException, handled: BaseException | None) -> BaseException | None:
     """Put what the caller is handling at the end of the chain of contexts, as locally; return the first context."""
     if handled is None or error is handled:
-        return error.__context__
+        return cast("BaseException | None", CONTEXT.__get__(error))
     chain = _contexts(error)
     if chain.keys().isdisjoint(_contexts(handled)):
         _, last = chain.popitem()
-        if last.__context__ is None:
-            last.__context__ = handled
-    return error.__context__
+        if CONTEXT.__get__(last) is None:
+            CONTEXT.__set__(last, handled)
+    return cast("BaseException | None", CONTEXT.__get__(error))
 
 
 def _contexts(error: BaseException) -> dict[int, BaseException]:
@@ -408,7 +410,7 @@ def _contexts(error: BaseException) -> dict[int, BaseException]:
     link: BaseException | None = error
     while link is not None and id(link) not in chain:
         chain[id(link)] = link
-        link = link.__context__
+        link = CONTEXT.__get__(link)
     return chain
 
 

@@ -20,7 +20,7 @@ import pytest
 
 import wool
 from support import failures, routines
-from support.failures import Custom, HoldsALock, Reduced, Signature, Slotted
+from support.failures import Custom, Frozen, HoldsALock, Reduced, Signature, Slotted
 from support.journal import Journal
 from support.pools import connect, module_loop, no_leaked_tasks, pid, pool  # noqa: F401
 
@@ -106,6 +106,24 @@ async def test_awkward_signatures_slots_and_reducers_arrive_whole() -> None:
     found = await caught(failures.fail_with("reduced"))
     assert isinstance(found, Reduced)
     assert found.sum == 3
+
+
+async def test_an_exception_that_lets_nobody_write_to_it_arrives_as_itself() -> None:
+    found = await caught(failures.fail_with("frozen"))
+    assert isinstance(found, Frozen)
+    assert (found.args, found.code, found.hint) == ((7, "h"), 7, "h")
+    assert found.__context__ is None
+
+    async def while_handling(handled: BaseException) -> None:
+        try:
+            raise handled
+        except BaseException:
+            await failures.fail_with("frozen")
+
+    handled = LookupError("handled by the caller")
+    found = await caught(while_handling(handled))
+    assert isinstance(found, Frozen)
+    assert found.__context__ is handled
 
 
 async def test_an_attribute_that_cannot_be_pickled_is_replaced_alone() -> None:

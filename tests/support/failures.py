@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 import threading
@@ -53,6 +54,14 @@ class Reduced(Exception):
         return Reduced, (self.sum, 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Lets nobody write to it, by ``setattr``."""
+
+    code: int
+    hint: str
+
+
 class NotReducible(Exception):
     def __reduce__(self) -> Any:
         raise RuntimeError("will not be pickled")
@@ -80,6 +89,8 @@ def make(name: str) -> BaseException:
             return HoldsALock("l")
         case "reduced":
             return Reduced(1, 2)
+        case "frozen":
+            return Frozen(7, "h")
         case "not reducible":
             return NotReducible("n", 1)
         case "rpc":
