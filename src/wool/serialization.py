@@ -426,14 +426,27 @@ def _by_reference_or_value(value: object, *, aside: bool) -> Payload:
 # --- The door ------------------------------------------------------------------------------------------
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str})
+_BYTES = frozenset({bytes})
 _BUFFERS = frozenset({bytes, bytearray})
+_PLAIN = _ATOMS | _BUFFERS
 _only_atoms = _ATOMS.issuperset
 _stdlib_dumps = pickle.dumps
 _stdlib_loads = pickle.loads
 
 
-def _aside(value: Any) -> Any:
-    return PickleBuffer(value) if type(value) in _BUFFERS and len(value) >= LARGE_BYTES else value
+def _aside(value: Any, kinds: frozenset[type] = _BUFFERS) -> Any:
+    return PickleBuffer(value) if type(value) in kinds and len(value) >= LARGE_BYTES else value
+
+
+def _kinds_aside(values: Sequence[object]) -> frozenset[type]:
+    """Return the types of which ``values`` may go aside: bytearrays may not if one may stand in two places.
+
+    A buffer that goes aside is nobody else's where it arrives, and one that is shared would come apart.
+    """
+    arrays = [id(value) for value in values if type(value) is bytearray]
+    if not arrays or (len(set(arrays)) == len(arrays) and _PLAIN.issuperset(map(type, values))):
+        return _BUFFERS
+    return _BYTES
 
 
 def dumps(value: object) -> Payload:
@@ -454,7 +467,11 @@ def dumps(value: object) -> Payload:
                 not kwargs or (_only_atoms(map(type, kwargs)) and _only_atoms(map(type, kwargs.values())))
             ):
                 return Payload((_stdlib_dumps(value, PROTOCOL),))
-            value = tuple(map(_aside, args)), {name: _aside(item) for name, item in kwargs.items()}
+            kinds = _kinds_aside((*args, *kwargs.values()))
+            value = (
+                tuple(_aside(item, kinds) for item in args),
+                {name: _aside(item, kinds) for name, item in kwargs.items()},
+            )
     return _by_reference_or_value(_aside(value), aside=True)
 
 
