@@ -189,6 +189,7 @@ def _wrap_coroutine(info: RoutineInfo) -> Callable[..., Any]:
         function(*args, **kwargs).close()
         dispatcher = _open_dispatcher() or await _dispatcher(info)
         call = dispatcher.new_call(function, "coroutine", args, kwargs)
+        del args, kwargs  # they have been pickled, and may be large
         tally, events = dispatcher.tally, call.events
         try:
             value = _value(call, await call.first())
@@ -213,6 +214,7 @@ def _wrap_generator(info: RoutineInfo) -> Callable[..., Any]:
         function(*args, **kwargs)
         dispatcher = _open_dispatcher() or await _dispatcher(info)
         call = dispatcher.new_call(function, "generator", args, kwargs)
+        del args, kwargs
         stream = _Stream(info, call)
         thrown: BaseException | None = None
         events = call.events
@@ -311,7 +313,9 @@ class _Stream:
         """Return the item that has come."""
         answer, self._answer = self._answer, None
         assert answer is not None and answer.payload is not None
-        return _load(self._call, answer.payload)
+        # Taken out, since the call remembers its last answer, and the consumer may be long at work.
+        payload, answer.payload = answer.payload, None
+        return _load(self._call, payload)
 
     def pickled(self, sent: Any) -> Payload:
         """Pickle what the consumer sends in."""

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 
 import wool
 from support import generators, routines
-from support.journal import Journal, start
+from support.journal import CHANGE_SECONDS, Journal, start
 from support.pools import connect, module_loop, no_leaked_tasks, pool, tasks_on_worker  # noqa: F401
 from support.streams import Awkward
 
@@ -111,6 +112,23 @@ async def test_large_values_are_sent_and_yielded() -> None:
     big = os.urandom(5_000_000)
     for value in (big, bytearray(big), {"a": [big]}, b""):
         assert await stream.asend(value) == value
+    await stream.aclose()
+
+
+async def test_a_generator_keeps_nothing_of_an_item_that_its_consumer_has() -> None:
+    stream = generators.repeat()
+    await anext(stream)
+    size = 8_000_000
+    tracemalloc.start()
+    try:
+        held = await stream.asend(bytearray(size))
+        assert len(held) == size
+        # What was sent and what has come are let go of a moment after, by the I/O loop.
+        async with asyncio.timeout(CHANGE_SECONDS):
+            while tracemalloc.get_traced_memory()[0] > 1.5 * size:
+                await asyncio.sleep(0.01)
+    finally:
+        tracemalloc.stop()
     await stream.aclose()
 
 

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 
 import wool
 from support import routines
+from support.journal import Journal
 from support.pools import connect, module_loop, no_leaked_tasks, pool  # noqa: F401
 from support.routines import Account, Point, Savings
 from wool.discovery.base import WorkerMetadata
@@ -316,6 +318,38 @@ async def test_a_shared_or_recursive_argument_stays_so() -> None:
     result = await routines.echo(loop)
     assert result["self"] is result
     assert result["one"] is result["two"]
+
+
+async def test_a_shared_buffer_stays_so_whatever_its_size() -> None:
+    @wool.routine
+    async def write(one: bytearray, other: list[bytearray], third: bytearray) -> list[bytes]:
+        one[:3] = b"new"
+        return [bytes(buffer[:3]) for buffer in (one, other[0], third)]
+
+    for size in (3, 1_000_000):
+        buffer = bytearray(size)
+        assert await write(buffer, [buffer], third=buffer) == [b"new"] * 3
+        assert buffer == bytes(size)
+
+
+async def test_what_a_body_lets_go_of_is_kept_by_nobody() -> None:
+    local = await routines.let_go.__wrapped__(routines.Thing(), routines.Thing(), last=routines.Thing())  # type: ignore[attr-defined]
+    assert local == [True] * 3
+    assert await routines.let_go(routines.Thing(), routines.Thing(), last=routines.Thing()) == local
+    assert await taken(routines.let_go_and_yield(routines.Thing())) == [True]
+
+
+async def test_the_caller_of_a_body_at_work_keeps_no_arguments() -> None:
+    thing = routines.Thing()
+    seen = weakref.ref(thing)
+    with Journal() as journal:
+        call = asyncio.create_task(routines.park_with(journal.pen, thing))
+        del thing
+        while not journal.notes:
+            await journal.changed()
+        assert seen() is None
+        call.cancel()
+        await asyncio.wait([call])
 
 
 async def test_a_routine_may_be_passed_as_an_argument_and_called_there() -> None:

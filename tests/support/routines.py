@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import os
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,32 @@ async def everything(
     first: int, /, second: int = 2, *rest: int, third: int, fourth: int = 4, **more: int
 ) -> tuple[object, ...]:
     return first, second, rest, third, fourth, more
+
+
+class Thing:
+    """Something that can be seen to go."""
+
+
+@wool.routine
+async def let_go(thing: Thing, *more: Thing, last: Thing) -> list[bool]:
+    """Let go of what was given; return what has gone."""
+    seen = [weakref.ref(thing), weakref.ref(more[0]), weakref.ref(last)]
+    del thing, more, last
+    await asyncio.sleep(0)
+    return [reference() is None for reference in seen]
+
+
+@wool.routine
+async def let_go_and_yield(thing: Thing) -> AsyncIterator[bool]:
+    """Let go of what was given; yield whether it has gone."""
+    seen = weakref.ref(thing)
+    del thing
+    yield seen() is None
+
+
+@wool.routine
+async def park_with(pen: Pen, thing: Thing) -> None:
+    await pen.park()
 
 
 @wool.routine

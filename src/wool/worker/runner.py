@@ -272,13 +272,15 @@ class Runner:
             state.begun = True
             state.stepping = True
             limit: float | None = getattr(function, TIMEOUT_ATTRIBUTE, None)
+            body: Any = function(*args, **kwargs)
+            del args, kwargs  # they are the body's: what it lets go of is kept by nobody, as locally
             if generator:
-                await self._run_generator(job, state, task, function(*args, **kwargs), limit)
+                await self._run_generator(job, state, task, body, limit)
             elif (job.watched | self._events.mask) & (STARTED | STOPPED):
-                body = in_stretches(function(*args, **kwargs), partial(self._tell, job, task))
-                await self._run_coroutine(job, state, task, _limited(body, limit))
+                stretches = in_stretches(body, partial(self._tell, job, task))
+                await self._run_coroutine(job, state, task, _limited(stretches, limit))
             else:
-                await self._run_coroutine(job, state, task, _limited(function(*args, **kwargs), limit))
+                await self._run_coroutine(job, state, task, _limited(body, limit))
         except BaseException as error:
             await self._settle(state)
             self._raised(job, state, task, error)
@@ -350,6 +352,7 @@ class Runner:
                     except BaseException as error:
                         await self._close_unanswerable(job, state, body, _not_loaded(task, error))
                         return
+                    payload = _NONE
                     item = await _limited(watched(body.asend(sent)), limit)
                     del sent
                 else:
