@@ -329,6 +329,40 @@ async def test_a_thrown_exception_of_any_kind_passes_through(kind: type[BaseExce
     assert caught.value is error
 
 
+@pytest.mark.parametrize("sent", [None, 1])
+async def test_a_timeout_that_passes_at_a_yield_is_heard_there_by_the_next_step(sent: int | None) -> None:
+    with Journal() as journal:
+        stream = generators.timing_out(journal.pen)
+        assert await anext(stream) == 1
+        with pytest.raises(TimeoutError):
+            await stream.asend(sent)
+        assert journal.notes == ["CancelledError", "finally"]
+        assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
+
+
+async def test_a_task_beside_a_generator_that_fails_at_a_yield_fails_the_next_step() -> None:
+    with Journal() as journal:
+        stream = generators.failing_beside(journal.pen)
+        assert await anext(stream) == 1
+        with pytest.raises(ExceptionGroup) as caught:
+            await anext(stream)
+        assert repr(caught.value.exceptions) == "(LookupError('beside'),)"
+        assert journal.notes == []
+
+
+async def test_a_timeout_that_passes_at_a_yield_does_not_cancel_what_closes_the_generator() -> None:
+    with Journal() as journal:
+        stream = generators.timing_out(journal.pen)
+        assert await anext(stream) == 1
+        await stream.aclose()
+        assert journal.notes == ["GeneratorExit", "finally"]
+        stream = generators.timing_out(journal.pen)
+        assert await anext(stream) == 1
+        with pytest.raises(KeyError):
+            await stream.athrow(KeyError("thrown"))
+        assert journal.notes[2:] == ["KeyError", "finally"]
+
+
 async def test_a_generator_as_a_context_manager_behaves_as_locally() -> None:
     managed = contextlib.asynccontextmanager(generators.manager)
     with Journal() as journal:

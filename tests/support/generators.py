@@ -77,6 +77,36 @@ async def stubborn() -> AsyncGenerator[int, Any]:
     yield 3
 
 
+@wool.routine
+async def timing_out(pen: Pen) -> AsyncGenerator[int, Any]:
+    """Yield in a timeout that passes as soon as the consumer has the item."""
+    try:
+        async with asyncio.timeout(None) as scope:
+            scope.reschedule(asyncio.get_running_loop().time())
+            try:
+                yield 1
+            except BaseException as error:
+                pen.note(type(error).__name__)
+                raise
+            await pen.park()
+    finally:
+        await asyncio.sleep(0)
+        pen.note("finally")
+
+
+@wool.routine
+async def failing_beside(pen: Pen) -> AsyncGenerator[int, Any]:
+    """Yield in a task group of which a task fails as soon as the consumer has the item."""
+
+    async def fail() -> None:
+        raise LookupError("beside")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail())
+        yield 1
+        await pen.park()
+
+
 class BrokenOnWorkers:
     """Can be pickled, and not be loaded in another process."""
 

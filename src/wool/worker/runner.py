@@ -82,6 +82,7 @@ class _Running:
         "end",
         "ended",
         "held",
+        "overdue",
         "owed",
         "seat",
         "span",
@@ -103,6 +104,9 @@ class _Running:
         """Cancels that the body has seen in this step."""
         self.step: tuple[StepKind, Payload] | None = None
         self.wake: asyncio.Future[None] | None = None
+        self.overdue: asyncio.CancelledError | None = None
+        """A cancel that came between two steps, and from nobody's caller: of a timeout or a task group, say, that the
+        generator holds open at its yield. It hears of it there, when it is to go on."""
         self.abandoned = False
         self.closing = False
         """An operator has had the generator closed."""
@@ -343,8 +347,11 @@ class Runner:
             if state.span is not None:
                 state.span.step(_STEP_NAMES[kind], step)
             step += 1
+            overdue, state.overdue = state.overdue, None
             try:
-                if kind is StepKind.NEXT:
+                if overdue is not None and kind in (StepKind.NEXT, StepKind.SEND):
+                    item = await _limited(watched(body.athrow(overdue)), limit)
+                elif kind is StepKind.NEXT:
                     item = await _limited(watched(body.__anext__()), limit)
                 elif kind is StepKind.SEND:
                     try:
@@ -422,18 +429,21 @@ class Runner:
             state.wake = self._loop.create_future()
             try:
                 await state.wake
-            except asyncio.CancelledError:
-                # A cancel that the body did not live to see before it yielded. Ours, and spent.
-                task = self._loop_task(state)
-                while task.cancelling():
-                    task.uncancel()
+            except asyncio.CancelledError as cancelled:
+                self._keep_for_step(state, cancelled)
             finally:
                 state.wake = None
         if state.seat is not None and await state.seat.again():
-            while (task := self._loop_task(state)).cancelling():
-                task.uncancel()
+            self._keep_for_step(state, asyncio.CancelledError())
         step, state.step = state.step, None
         return step
+
+    def _keep_for_step(self, state: _Running, cancelled: asyncio.CancelledError) -> None:
+        """Keep a cancel that somebody's body has asked for between two steps; it goes where the generator stands."""
+        task = self._loop_task(state)
+        while task.cancelling():
+            task.uncancel()
+        state.overdue = asyncio.CancelledError(*cancelled.args)
 
     # ---- answering ----
 
