@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+
+import pytest
 
 import wool
-from support.faults import Journal
+from support.faults import Journal, is_alive, until
 from support.pools import pid
 from support.traced import run, run_until
 
@@ -33,3 +36,21 @@ async def test_a_body_that_cancels_every_task_of_its_loop_does_not_end_the_worke
             assert await pid() == worker.pid
             os.unlink(journal.path)
         assert pool.workers == (worker,)
+
+
+@wool.routine
+async def handle_signals(remove: bool) -> int:
+    """Have the loop handle a signal: with that it takes the process's wakeup descriptor, and leaves none behind."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, print)
+    if remove:
+        loop.remove_signal_handler(signal.SIGUSR1)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("remove", [False, True])
+async def test_a_worker_whose_body_handles_signals_drains_at_sigterm_all_the_same(remove: bool) -> None:
+    async with wool.WorkerPool(size=1):
+        worker = await handle_signals(remove)
+        os.kill(worker, signal.SIGTERM)
+        await until(lambda: not is_alive(worker), what="the worker's end")

@@ -8,6 +8,7 @@ seconds. If the I/O loop dies, the process exits: gRPC's own threads would go on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -350,16 +351,23 @@ class _Process:
         read.setblocking(False)
         write.setblocking(False)
         self._signals = (read, write)
+
+        def noted(number: int, frame: object) -> None:
+            # What counts is the byte in the wakeup descriptor, which comes while a body holds this thread. But a body
+            # may have given the process another one, as every `add_signal_handler` does: then this one is heard.
+            with contextlib.suppress(OSError):
+                write.send(bytes((number,)))
+
         forks.Forks(
             loop=self._fork_safe,
             address=address,
             descriptors=(self._channel.fileno(), read.fileno(), write.fileno()),
             handlers={
-                signal.SIGTERM: (_noted, signal.SIG_DFL),
+                signal.SIGTERM: (noted, signal.SIG_DFL),
                 signal.SIGINT: (ignore_interrupt, signal.default_int_handler),
             },
         ).install()
-        signal.signal(signal.SIGTERM, _noted)
+        signal.signal(signal.SIGTERM, noted)
         signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
         self._io_loop.call_soon_threadsafe(lambda: self._io_loop.add_reader(read, self._read_signal, read))
 
@@ -413,7 +421,3 @@ class _Process:
     def _finish(self) -> None:
         if not self._stopped.done():
             self._stopped.set_result(None)
-
-
-def _noted(number: int, frame: object) -> None:
-    """Do nothing: what counts is the byte in the wakeup descriptor."""
