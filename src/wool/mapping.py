@@ -24,6 +24,7 @@ from collections.abc import (
     Sized,
 )
 from contextvars import copy_context
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast, overload
 
@@ -33,6 +34,9 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 _C = TypeVar("_C")
 _T = TypeVar("_T")
+_READ_AT_ONCE = 64
+"""Arguments, before other tasks of the loop have their turn."""
+
 AnyIterable: TypeAlias = Iterable[_A] | AsyncIterable[_A]
 """What arguments are read from."""
 
@@ -219,11 +223,24 @@ def _name(routine: object) -> str:
     return getattr(routine, "__qualname__", None) or repr(routine)
 
 
-def _iterator(iterable: AnyIterable[Any], place: int) -> AsyncIterator[Any] | Iterator[Any]:
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """An iterator that is not async, told apart by what it was made of: what is async need not be a full iterator."""
+
+    iterator: Iterator[Any]
+
+    def close(self) -> None:
+        """Close it if it is a generator."""
+        iterator: Any = self.iterator
+        if isinstance(iterator, Generator):
+            iterator.close()
+
+
+def _iterator(iterable: AnyIterable[Any], place: int) -> AsyncIterator[Any] | _Plain:
     if isinstance(iterable, AsyncIterable):
         return aiter(iterable)
     try:
-        return iter(iterable)
+        return _Plain(iter(iterable))
     except TypeError:
         raise TypeError(
             f"argument {place} after the routine of wool.map is neither an iterable nor an async iterable: "
@@ -231,15 +248,21 @@ def _iterator(iterable: AnyIterable[Any], place: int) -> AsyncIterator[Any] | It
         ) from None
 
 
+_UNREADABLE = (OSError, ValueError)
+"""What writing to a standard error raises that is closed, that nobody reads, or that cannot write this."""
+
+
 class _Bar(Protocol):
     """What is used of tqdm."""
+
+    disable: bool
 
     def update(self, n: int) -> object: ...
 
     def close(self) -> object: ...
 
 
-def _progress_bar(routine: object, iterables: tuple[object, ...]) -> _Bar:
+def _progress_bar(routine: object, iterables: tuple[object, ...]) -> _Bar | None:
     try:
         tqdm: Any = import_module("tqdm.auto").tqdm
     except ModuleNotFoundError:
@@ -247,7 +270,10 @@ def _progress_bar(routine: object, iterables: tuple[object, ...]) -> _Bar:
     # Its monitor would be a thread that outlives the bar.
     quiet = type("Bar", (tqdm,), {"monitor_interval": 0})
     total = min((len(iterable) for iterable in iterables if isinstance(iterable, Sized)), default=None)
-    return cast("_Bar", quiet(total=total, desc=_name(routine), unit="call"))
+    try:
+        return cast("_Bar", quiet(total=total, desc=_name(routine), unit="call"))
+    except _UNREADABLE:
+        return None
 
 
 class _Mapping:
@@ -256,7 +282,7 @@ class _Mapping:
     def __init__(
         self,
         routine: Callable[..., Awaitable[Any]],
-        sources: list[AsyncIterator[Any] | Iterator[Any]],
+        sources: list[AsyncIterator[Any] | _Plain],
         concurrency: int,
         *,
         ordered: bool,
@@ -311,8 +337,7 @@ class _Mapping:
         """Cancel what is open and wait for all of it; raise what could not be closed."""
         self._left = True
         reader = self._reader
-        if self._bar is not None:
-            self._bar.close()
+        self._show(lambda bar: bar.close())
         if reader is None:
             return
         read = reader.done()
@@ -331,14 +356,17 @@ class _Mapping:
         for call in self._turns:
             _raised_by(call)
         self._turns.clear()
+        # Asked for in any case: what an iterable has raised is no news for the loop if somebody has left before.
+        error = None if reader.cancelled() else reader.exception()
         if again is not None:
             raise again
-        if not read and not reader.cancelled():
-            reader.result()
+        if not read and error is not None:
+            raise error
 
     # ---- the reader ----
 
     async def _read(self) -> None:
+        read = 0
         try:
             while not self._left and not (self._failed and self._stops):
                 if self._taken == self._concurrency:
@@ -350,14 +378,22 @@ class _Mapping:
                     continue
                 arguments: list[Any] = []
                 for source in self._sources:
-                    try:
-                        arguments.append(
-                            await anext(source) if isinstance(source, AsyncIterator) else next(source),
-                        )
-                    except (StopIteration, StopAsyncIteration):
-                        return
+                    if isinstance(source, _Plain):
+                        try:
+                            arguments.append(next(source.iterator))
+                        except StopIteration:
+                            return
+                    else:
+                        try:
+                            arguments.append(await anext(source))
+                        except StopAsyncIteration:
+                            return
                 if not self._left:
                     self._call(arguments)
+                    # A source that never waits must not keep the calls from beginning, nor the consumer from leaving.
+                    read += 1
+                    if read % _READ_AT_ONCE == 0:
+                        await asyncio.sleep(0)
         finally:
             await self._close_sources()
 
@@ -376,9 +412,19 @@ class _Mapping:
         self._failed = self._failed or call.cancelled() or call.exception() is not None
         if not self._ordered:
             self._turns.append(call)
-        if self._bar is not None and not self._left:
-            self._bar.update(1)
         _set(self._consumer)
+        if not self._left:
+            self._show(lambda bar: bar.update(1))
+
+    def _show(self, what: Callable[[_Bar], object]) -> None:
+        """Have the bar show something. A standard error that nobody reads is no reason to stop."""
+        bar = self._bar
+        if bar is not None:
+            try:
+                what(bar)
+            except _UNREADABLE:
+                bar.disable = True  # else it would try once more when it is deleted
+                self._bar = None
 
     async def _close_sources(self) -> None:
         """Close the generators: whoever has read ahead in them leaves nothing that somebody could go on with."""
@@ -387,7 +433,7 @@ class _Mapping:
             try:
                 if isinstance(source, AsyncGenerator):
                     await source.aclose()
-                elif isinstance(source, Generator):
+                elif isinstance(source, _Plain):
                     source.close()
             except BaseException as raised:
                 error = raised

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import inspect
 import itertools
 import sys
@@ -470,3 +471,114 @@ def test_progress_without_tqdm_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'wool\[progress\]'"):
         wool.map(double, [1], progress=True)
+
+
+class UnreadError:
+    """A standard error whose reader goes away after some words."""
+
+    def __init__(self, words: int) -> None:
+        self.left = words
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise BrokenPipeError
+        return len(text)
+
+    def flush(self) -> None:
+        if self.left < 0:
+            raise BrokenPipeError
+
+
+@pytest.mark.parametrize("words", [0, 4])
+async def test_a_progress_bar_that_nobody_reads_any_more_stops_nothing(
+    words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", UnreadError(words))
+
+    async def slow(number: int) -> int:
+        await asyncio.sleep(0.11)  # as long as tqdm waits before it draws again
+        return number
+
+    async with asyncio.timeout(10):
+        results = wool.map(slow, range(4), concurrency=1, progress=True)
+        assert await all_of(results) == [0, 1, 2, 3]
+    del results
+    gc.collect()
+
+
+# ---- sources that are not as one expects -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_what_an_iterable_raises_is_no_news_for_the_loop_if_its_consumer_has_left(leaves: bool) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    async def source() -> AsyncIterator[int]:
+        yield 3
+        raise ValueError("the source's own")
+
+    async def use() -> None:
+        async with contextlib.aclosing(wool.map(double if leaves else fail_at_three, source())) as results:
+            async for _ in results:
+                await settle()
+                break
+
+    with contextlib.nullcontext() if leaves else pytest.raises(LookupError):
+        await use()
+    gc.collect()
+    await settle()
+    assert told == []
+
+
+async def test_what_an_async_iterable_gives_need_only_have_anext() -> None:
+    class Bare:
+        def __init__(self) -> None:
+            self.last = 0
+
+        async def __anext__(self) -> int:
+            self.last += 1
+            if self.last > 3:
+                raise StopAsyncIteration
+            return self.last
+
+    class Source:
+        def __aiter__(self) -> Any:
+            return Bare()
+
+    assert await all_of(wool.map(double, Source())) == [2, 4, 6]
+
+
+async def test_a_plain_iterable_that_raises_the_async_end_has_failed_and_not_ended() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise StopAsyncIteration
+
+    results = wool.map(double, broken())
+    assert await anext(results) == 2
+    with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+        await anext(results)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_an_infinite_iterable_that_never_waits_keeps_nobody_from_leaving_however_many_calls_are_allowed(
+    plain: bool,
+) -> None:
+    read = 0
+
+    def count() -> Iterator[int]:
+        nonlocal read
+        for read in itertools.count():
+            assert read < 10_000, "nobody else has had a turn"
+            yield read
+
+    async def async_count() -> AsyncIterator[int]:
+        for number in count():
+            yield number
+
+    async with contextlib.aclosing(wool.map(double, count() if plain else async_count(), concurrency=10**9)) as results:
+        async for result in results:
+            if result == 20:
+                return
+    raise AssertionError("it has ended")
