@@ -83,8 +83,9 @@ class TaskEvent:
         It is called as ``function(event, timestamp, context)``: ``timestamp`` in nanoseconds since the epoch, by the
         clock of the host where it happened; ``context`` the `WorkerMetadata` of the worker that the event is of, None
         where that is this process itself or none yet. One handler's calls come one after the other, in a thread of its
-        own; an async function runs on a loop of that thread. What it raises is logged. Up to ``task_events`` events
-        wait for it; further ones are dropped, counted (`dropped`) and logged.
+        own; an async function runs on a loop of that thread. What it raises is logged: the first time, then once a
+        minute (``refusal_seconds``) with how often. Up to ``task_events`` events wait for it; further ones are
+        dropped, counted (`dropped`) and logged.
 
         It hears of the events of its own process. With ``remote=True`` it hears in the caller what happens on the
         workers to the calls made here too, and hears nothing on a worker, so that a module imported on both sides is
@@ -191,6 +192,7 @@ class _Registered:
         self.mask: int = mask
         self.remote: bool = remote
         self._most = limits.task_events
+        self._failures = _Failures(function, limits)
         self.forget()
         self.dropped: int = 0
         self._untold = 0
@@ -202,6 +204,7 @@ class _Registered:
         self._thread: threading.Thread | None = None
         self._busy = False
         self._removed = False
+        self._failures.forked()
 
     def put(self, event: TaskEvent, timestamp: int, context: WorkerMetadata | None) -> None:
         with self._changed:
@@ -229,6 +232,11 @@ class _Registered:
             self._removed = True
             self._queue.clear()
             self._changed.notify_all()
+        self._failures.sum_up()
+
+    def sum_up(self) -> None:
+        """Log what was not said yet of its failures."""
+        self._failures.sum_up()
 
     def flush(self, until: float | None) -> bool:
         with self._changed:
@@ -249,9 +257,9 @@ class _Registered:
                         if runner is None:
                             runner = asyncio.Runner()
                         runner.run(_awaited(answer))
-                except BaseException:
+                except BaseException as error:
                     # A SystemExit too: the thread is not the handler's to end.
-                    _log.exception("handler %s of task events failed at %s", _name(self.function), item[0].type)
+                    self._failures.note(error, item[0].type)
                 del item
         finally:
             if runner is not None:
@@ -277,6 +285,47 @@ class _Registered:
                     return None
             self._busy = True
             return self._queue.popleft()
+
+
+class _Failures:
+    """What is said of a handler that raises: the first time what, with traceback, then at intervals how often.
+
+    It is called for each task, so that a line for each would fill the disk.
+    """
+
+    def __init__(self, function: object, limits: Limits) -> None:
+        self._function = function
+        self._seconds = limits.refusal_seconds
+        self._lock = threading.Lock()
+        self._more = 0
+        self._last = ""
+        self._silent_until = float("-inf")
+
+    def note(self, error: BaseException, type: str) -> None:
+        """It has raised ``error``, told of an event of ``type``."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._silent_until:
+                self._more += 1
+                self._last = f"{error.__class__.__name__} at {type}"
+                return
+            self._silent_until = now + self._seconds
+        self.sum_up()
+        _log.error("handler %s of task events failed at %s", _name(self._function), type, exc_info=error)
+
+    def sum_up(self) -> None:
+        """Say how often it has failed since that was said last, if it has."""
+        with self._lock:
+            more, self._more = self._more, 0
+        if more:
+            _log.error(
+                "handler %s of task events failed %d more times, the last: %s", _name(self._function), more, self._last
+            )
+
+    def forked(self) -> None:
+        """A lock may be held for ever; and the failures are those of another process."""
+        self._lock = threading.Lock()
+        self._more = 0
 
 
 async def _awaited(answer: Awaitable[object]) -> None:
@@ -374,6 +423,12 @@ class ProcessEvents:
         until = None if timeout is None else time.monotonic() + timeout
         return all(handler.flush(until) for handler in self._handlers)
 
+    def end(self, seconds: float) -> None:
+        """The process ends: let handlers hear what waits for them, for so long, and log what was only counted."""
+        self.flush(seconds)
+        for handler in self._handlers:
+            handler.sum_up()
+
     def forked(self) -> None:
         """See `_Registered.forget`."""
         self._lock = threading.Lock()
@@ -385,7 +440,7 @@ PROCESS = ProcessEvents()
 """The one of a real process."""
 
 os.register_at_fork(after_in_child=PROCESS.forked)
-atexit.register(PROCESS.flush, DEFAULT_LIMITS.close_seconds)
+atexit.register(PROCESS.end, DEFAULT_LIMITS.close_seconds)
 
 
 # ---- what the engine notes ---------------------------------------------------------------------------

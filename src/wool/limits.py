@@ -62,7 +62,8 @@ class Limits:
     refusals: int = 10
     refusal_seconds: float = 60.0
     """So many warnings in so long are written of those that a worker, or a caller, has refused; then how many more
-    there were. Whoever is refused can come again at once."""
+    there were. Whoever is refused can come again at once. A handler of task events that raises is told of once in so
+    long, with how often."""
     unread_answers: int = 16384
     """Accepts and rejections that wait to be written to one caller: sixteen windows. One that offers, and offers
     again, and reads nothing ends here."""

@@ -353,6 +353,34 @@ def test_what_a_handler_raises_is_logged_and_it_goes_on(error: BaseException, ca
     assert "raising of task events failed at task-created" in caplog.text
 
 
+def test_a_handler_that_raises_at_each_event_is_told_of_once_and_then_counted_at_intervals(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(events.time, "monotonic", lambda: now)  # type: ignore[attr-defined]  # pyright: ignore[reportPrivateImportUsage]
+
+    @wool.TaskEvent.handler("task-created")
+    def raising(event: wool.TaskEvent, timestamp: int, context: object = None) -> None:
+        raise LookupError(timestamp)
+
+    def said() -> list[tuple[str, bool]]:
+        records, caplog.records[:] = list(caplog.records), []
+        return [(record.getMessage().partition("raising ")[2], record.exc_info is not None) for record in records]
+
+    name = "of task events failed"
+    emit(500)
+    assert wool.TaskEvent.flush(10)
+    assert said() == [(f"{name} at task-created", True)]
+    now += Limits().refusal_seconds
+    emit(500)
+    assert wool.TaskEvent.flush(10)
+    more = f"{name} 499 more times, the last: LookupError at task-created"
+    assert said() == [(more, False), (f"{name} at task-created", True)]
+    # What was only counted is said when nothing more can come.
+    wool.TaskEvent.remove_handler(raising)
+    assert said() == [(more, False)]
+
+
 async def test_a_handler_that_hangs_delays_nobody_and_what_it_misses_is_counted_and_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

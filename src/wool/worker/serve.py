@@ -132,7 +132,7 @@ class WorkerNode:
                 admission=self._admission(),
             )
             if configure.retirement and (refusal := configure.retirement.refusal(runtime.memory())):
-                raise ValueError(refusal)
+                raise Unfit(refusal)
             return await self._service.listen(configure.address, self._describe)
 
         return await run_on(self._io, self._routines, listen, "wool worker listening")
