@@ -69,11 +69,30 @@ async def test_the_command_takes_a_hook_by_its_name(tmp_path: Path) -> None:
     assert status == 2 and "--admission: must be 'module:function', as in 'app.admission:admit', got 'admit'" in errors
 
 
-async def test_a_hook_that_cannot_be_loaded_fails_the_start_and_says_why() -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no_such:f", "the admission hook cannot be loaded: ModuleNotFoundError: No module named 'no_such'"),
+        ("json:no_such", "the admission hook cannot be loaded: AttributeError: module 'json' has no attribute"),
+        ("json:__name__", "the admission hook is no function: 'json'"),
+    ],
+)
+async def test_a_hook_that_is_not_there_is_one_clear_line(name: str, words: str) -> None:
+    flags = ("--discovery", "local:x", "--size", "1", "--admission", name)
+    async with worker_command(*flags, ready=False) as command:
+        failed = await command.event("failed")
+        assert await command.ended() == 1
+        assert words in failed["why"]
+        assert "output" not in failed and command.all("output") == [] == command.others
+
+
+async def test_a_hook_that_cannot_be_loaded_fails_the_start_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import no_such\n")
     command = ("worker", "--discovery", "local:x", "--size", "1")
-    status, _, errors = await wool_command(*command, "--admission", "no_such:f")
+    status, _, errors = await wool_command(*command, "--admission", "broken:f", cwd=tmp_path)
     assert status == 1
     assert "the admission hook cannot be loaded: ModuleNotFoundError: No module named 'no_such'" in errors
+    assert "broken.py" in errors  # where in the user's own code
     with pytest.raises(wool.WorkerStartError, match="the admission hook cannot be loaded"):
         async with wool.WorkerPool(size=1, admission=Unloadable()):
             raise AssertionError("the pool has opened")

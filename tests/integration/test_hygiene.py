@@ -181,3 +181,5 @@ async def test_the_command_says_that_a_memory_limit_is_too_low() -> None:
         failed = await command.event("failed")
         assert "memory_limit=1048576 bytes" in failed["why"]
         assert await command.ended() == 1
+        # That, and nothing of where in wool it was found out.
+        assert "output" not in failed and command.all("output") == []

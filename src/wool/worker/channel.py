@@ -31,6 +31,12 @@ _READ_BYTES = 64 * 1024
 """Asked of the socket at once; more than any usual message."""
 
 
+class Unfit(RuntimeError):
+    """What a worker was told to be, it cannot be. The message says what and why; where in wool that was found out is no
+    use to anybody.
+    """
+
+
 class ChannelError(ValueError):
     """A control message is not what it should be. The other side is broken, or was replaced."""
 
@@ -113,7 +119,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """Worker to owner, instead of `Ready`: why it cannot start, with traceback. It exits next."""
+    """Worker to owner, instead of `Ready`: why it cannot start, with traceback unless it is `Unfit`. It exits next."""
 
     text: str
 

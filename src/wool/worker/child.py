@@ -19,7 +19,7 @@ from typing import ClassVar
 class WorkerStartError(RuntimeError):
     """A worker process did not become ready. It is gone, and nothing of it is left.
 
-    The message says how it ended, and ends with what it printed last.
+    The message says how it ended, and ends with why, or else with what it printed last.
     """
 
 

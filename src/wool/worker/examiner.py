@@ -22,6 +22,7 @@ from wool.harmless import harmless
 from wool.remote_traceback import message_of
 from wool.serialization import dumps_inline, loads_inline
 from wool.worker.admission import Admission, TaskOffer
+from wool.worker.channel import Unfit
 from wool.worker.forks import leave_if_forked
 from wool.worker.job import Lobby, Served
 
@@ -50,13 +51,17 @@ def dump_admission(hook: AdmissionHook | None) -> bytes | None:
 
 
 def load_admission(pickled: bytes) -> AdmissionHook:
-    """Return what `dump_admission` has pickled. Raises `RuntimeError` if it cannot be loaded here."""
+    """Return what `dump_admission` has pickled. Raises `RuntimeError` if it cannot be loaded here: `Unfit`, if there is
+    nothing of that name.
+    """
     try:
         hook = loads_inline(pickled)
+    except Unfit as error:
+        raise Unfit(f"the admission hook cannot be loaded: {error}") from None
     except Exception as error:  # The user's own code may raise anything.
         raise RuntimeError(f"the admission hook cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(hook):
-        raise RuntimeError(f"the admission hook is no function: {hook!r:.100}")
+        raise Unfit(f"the admission hook is no function: {hook!r:.100}")
     return cast("AdmissionHook", hook)
 
 
@@ -89,9 +94,17 @@ class NamedHook:
 
 def _look_up(name: str) -> AdmissionHook:
     module, _, function = name.partition(":")
-    found: Any = importlib.import_module(module)
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, and what it imports is not
+        raise Unfit(f"{type(error).__name__}: {error}") from None
     for part in function.split("."):
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise Unfit(f"{type(error).__name__}: {error}") from None
     return cast("AdmissionHook", found)
 
 

@@ -367,9 +367,12 @@ class WorkerProcess:
     def _start_problem(self) -> str:
         tail = self._output.tail.strip("\n")
         parts = [f"worker process {self._child.process.pid} did not start: {self._exit_reason}"]
+        if tail:
+            parts.append(f"the end of its output:\n{tail}")
         if self._failure is not None and self._failure.strip() not in tail:
             parts.append(self._failure.strip())
-        parts.append(f"the end of its output:\n{tail}" if tail else "it printed nothing")
+        elif not tail:
+            parts.append("it printed nothing")
         return "\n".join(parts)
 
     async def reap(self) -> None:

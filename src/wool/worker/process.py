@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from wool.worker import lifeline
-from wool.worker.channel import ChannelError, ChildChannel, Configure, Failed
+from wool.worker.channel import ChannelError, ChildChannel, Configure, Failed, Unfit
 from wool.worker.signals import ignore_interrupt
 
 Serve: TypeAlias = Callable[[Configure, ChildChannel], int]
@@ -96,8 +96,11 @@ def _restore_imports(configure: Configure) -> None:
 def _report(error: BaseException, channel: ChildChannel) -> None:
     import traceback
 
-    text = "".join(traceback.format_exception(error))
-    sys.stderr.write(text)
+    if isinstance(error, Unfit) and not channel.has_started:
+        text = f"{error}\n"  # for the owner, who says it once
+    else:
+        text = "".join(traceback.format_exception(error))
+        sys.stderr.write(text)
     if channel.has_started:
         return
     from wool.limits import DEFAULT_LIMITS

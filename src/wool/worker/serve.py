@@ -40,6 +40,7 @@ from wool.worker.channel import (
     Ready,
     Stop,
     Stopped,
+    Unfit,
     Worn,
 )
 from wool.worker.door import Door
@@ -116,7 +117,7 @@ class WorkerNode:
         return self._runner.crowd()
 
     async def start(self) -> WorkerMetadata:
-        """Listen; return what to announce. Raises `ValueError` if it can have had enough before its first task."""
+        """Listen; return what to announce. Raises `Unfit` if it can have had enough before its first task."""
         configure, runtime = self._configure, self._runtime
 
         async def listen() -> WorkerMetadata:
@@ -228,9 +229,9 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
 
             set_up_worker(configure.tracing)
         _serve(configure, channel)
+        PROCESS.end(configure.limits.close_seconds)
     finally:
         close_log()
-    PROCESS.flush(configure.limits.close_seconds)
     if (tracer := TRACING.tracer) is not None:
         tracer.flush(configure.limits.close_seconds)
     # Bodies that ignored their cancellation are left where they stand, in daemon threads too.
