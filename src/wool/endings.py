@@ -18,10 +18,12 @@ from wool.errors import (
     TransientRpcError,
     WorkerLost,
 )
+from wool.limits import MOST_CHARACTERS
 from wool.link import Link
 from wool.links import Links
 from wool.protocol.caller import End, Outcome, State
 from wool.protocol.frames import Result, ResultKind
+from wool.remote_traceback import message_of
 from wool.serialization import Payload
 
 
@@ -150,5 +152,6 @@ def _standing(call: PlacedCall, link: Link) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """Name the class too: the text alone is often none."""
-    return f"{type(error).__name__}: {error}"
+    """Name the class too: the text alone is often none. Never raises: the error is a user's, and so is its text."""
+    name, words = type(error).__name__, message_of(error, MOST_CHARACTERS)
+    return f"{name}: {words}" if words else f"{name} (without a message)"

@@ -246,6 +246,15 @@ class Fixed:
         return [known[uid] for uid in self.uids if uid in known]
 
 
+class Wordless(Exception):
+    pass
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise Wordless
+
+
 class Broken:
     """A load balancer that fails in one way or another."""
 
@@ -255,6 +264,10 @@ class Broken:
     def order(self, task: Task, workers: Sequence[WorkerStatus], /) -> Any:
         if self.how == "raises":
             raise LookupError("the balancer's own")
+        if self.how == "raises without a word":
+            raise Wordless
+        if self.how == "raises what cannot be shown":
+            raise Unspeakable
         if self.how == "raises later":
             return (1 / 0 for _ in workers)
         if self.how == "no candidates":
@@ -273,6 +286,23 @@ async def test_a_load_balancer_that_fails_fails_the_call_and_nothing_else(how: s
         assert nobody.value.executed == "no"
         assert started(made) == {"a": 0}
         assert in_flight(made) == {"a": 0}
+        made.proxy._balancer = Fixed("a")
+        assert await made.call(bodies.echo, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raises", "LookupError: the balancer's own"),
+        ("raises without a word", "Wordless (without a message)"),
+        ("raises what cannot be shown", "Unspeakable: <str() raised "),
+    ],
+)
+async def test_what_a_load_balancer_raises_is_named_whatever_it_says_of_itself(how: str, words: str) -> None:
+    async with cluster("a", balancer=Broken(how)) as made:
+        with pytest.raises(NoWorkersAvailable) as nobody:
+            await made.call(bodies.echo, 1)
+        assert words in str(nobody.value)
         made.proxy._balancer = Fixed("a")
         assert await made.call(bodies.echo, 1) == 1
 
