@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-COMMANDS = ("worker", "ps")
+COMMANDS = ("worker", "ps", "top", "health")
 """Tables that a file may have: one per command."""
 
 CONFIG = "WOOL_CONFIG"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,14 @@ def test_an_error_says_where_the_value_stands_and_what_is_wrong(given: dict[str,
     with pytest.raises(SettingError) as error:
         settings(**given)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["worker", "ps", "top", "health"])
+def test_one_file_has_a_table_for_each_command_that_takes_one(command: str) -> None:
+    options = import_module(f"wool.cli.{command}").OPTIONS
+    text = "".join(f'[{each}]\ndiscovery = "lan"\n' for each in ("worker", "ps", "top", "health"))
+    found = resolve(command, options, {"config": "/etc/wool.toml"}, {}, lambda _: text)
+    assert str(found["discovery"]) == "lan"
 
 
 def test_a_file_that_cannot_be_read_is_named_with_who_named_it(tmp_path: Path) -> None:
