@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from support import namespaces
 from support.command import environment, free_port, wool_command, worker_command
 from support.faults import PATIENCE_SECONDS, Journal, frozen
 from support.traced import run, run_until
+from wool.runtime_directory import runtime_directory
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -170,6 +172,30 @@ async def test_watching_shows_who_comes_and_ends_with_ctrl_c(namespace: str) -> 
             process.kill()
             await process.communicate()
     assert (process.returncode, errors) == (130, b"")
+
+
+async def test_a_table_that_is_destroyed_while_it_watches_is_said_and_ends_it(namespace: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "wool", "ps", "--discovery", f"local:{namespace}", "--watch", "--interval", "0.1"),
+        env=environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    place = runtime_directory() / f"local-{namespace}"
+    try:
+        assert (await process.stdout.readline()).startswith(b"UID")
+        (place / "table").write_bytes(b"no table")
+        _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+        shutil.rmtree(place)
+    assert process.returncode == 1
+    assert errors.decode().startswith(f"wool ps: error: discovery local:{namespace} has failed: a table begins with")
+    assert errors.count(b"\n") == 1
 
 
 async def test_a_reader_that_has_seen_enough_is_no_error(namespace: str) -> None:

@@ -6,6 +6,8 @@ It owns the words of the help. What a command does is in a module of its own, im
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -45,12 +47,49 @@ examples:
   wool completion zsh > ~/.zfunc/_wool
 """
 
+FAILED = 1
 MISUSED = 2
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Run a command; return its exit status. ``arguments`` are those after ``wool``, by default the process's."""
+    _prepare_output()
+    try:
+        try:
+            return _main(arguments, environment)
+        finally:
+            # Here, and not at exit, where nobody could say what is wrong.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read it has seen enough.
+        _drop_output()
+        return FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG):
+            raise
+        _drop_output()
+        sys.stderr.write(f"wool: error: cannot write to standard output: {error.strerror}\n")
+        return FAILED
+
+
+def _prepare_output() -> None:
+    """See that whatever is to be said can be written, and that somebody who has closed it need not hear it."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Let nothing that is still buffered fail a second time, at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _main(arguments: Sequence[str] | None, environment: Mapping[str, str]) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         parser().print_help(sys.stderr)
@@ -69,10 +108,6 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         return MISUSED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Who read it has seen enough. What is still buffered must not fail a second time, at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -122,6 +123,13 @@ HEADINGS = (
     *("UID", "ADDRESS", "TAGS", "VERSION", "STATUS"),
     *("IN-FLIGHT", "DONE", "FAILED", "LOST", "LAG", "MEMORY", "UP SINCE"),
 )
+DISPENSABLE = (
+    *("VERSION", "UP SINCE", "UP", "LOST", "DONE", "FAILED", "TAGS", "MEMORY", "ADDRESS"),
+    *("LAG", "FAILED/S", "DONE/S"),
+)
+"""What is left out of a table that is wider than the terminal, first the first; the others stay."""
+ADDRESS_CHARACTERS = 21
+"""What is left of an address before columns are left out: as much as one of IPv4 has, with its port."""
 SHOWN = tuple(field.name for field in fields(Statistics) if field.name not in ("up_milliseconds", "draining"))
 """What the record says that JSON says too; the others are in ``up_since`` and ``status``."""
 
@@ -138,16 +146,41 @@ def strain(said: Statistics | None) -> tuple[str, str]:
     )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a table, and below it why who did not answer did not."""
-    return "\n".join([*columns(HEADINGS, [row.cells() for row in rows]), *reasons(rows)]) + "\n"
+def table(rows: Sequence[Row], most: int | None = None) -> str:
+    """Return the rows as a table, and below it why who did not answer did not. See `columns` of ``most``."""
+    return "\n".join([*columns(HEADINGS, [row.cells() for row in rows], most), *reasons(rows)]) + "\n"
 
 
-def columns(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a table."""
+def columns(headings: Sequence[str], rows: Iterable[Sequence[str]], most: int | None = None) -> list[str]:
+    """Return the lines of a table. Where they may have ``most`` characters, addresses are cut and columns left out."""
     lines = [list(headings), *([harmless(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if most is not None:
+        lines = _fitted(lines, most)
+    widths = _widths(lines)
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
+def _fitted(lines: list[list[str]], most: int) -> list[list[str]]:
+    """Make a table narrower until it fits, or has only what a person cannot do without."""
+    headings = lines[0]
+    over = sum(_widths(lines)) + 2 * (len(headings) - 1) - most
+    if over > 0:
+        place = headings.index("ADDRESS")
+        width = max(ADDRESS_CHARACTERS, _widths(lines)[place] - over)
+        for line in lines:
+            if len(line[place]) > width:  # its end tells more: a port, the name of a socket
+                line[place] = "…" + line[place][1 - width :]
+    for name in DISPENSABLE:
+        if sum(_widths(lines)) + 2 * (len(lines[0]) - 1) <= most:
+            break
+        if name in lines[0]:
+            place = lines[0].index(name)
+            lines = [[*line[:place], *line[place + 1 :]] for line in lines]
+    return lines
 
 
 def reasons(rows: Iterable[Row]) -> list[str]:
@@ -168,8 +201,17 @@ def run(settings: Settings) -> int:
     return look("ps", settings, show, settings["interval"] if settings["watch"] else None)
 
 
-def look(command: str, settings: Settings, show: Show, interval_seconds: float | None) -> int:
-    """Show who is there, once or for ever; return the exit status. Raises `SettingError`."""
+def look(
+    command: str,
+    settings: Settings,
+    show: Show,
+    interval_seconds: float | None,
+    around: AbstractContextManager[None] | None = None,
+) -> int:
+    """Show who is there, once or for ever; return the exit status. Raises `SettingError`.
+
+    ``around`` is entered while there is something to show; what went wrong is said when it has been left.
+    """
     way: Way | None = settings["discovery"]
     if way is None:
         raise settings.error("discovery", f"must be said: {CALLER_FORMS}")
@@ -185,14 +227,18 @@ def look(command: str, settings: Settings, show: Show, interval_seconds: float |
         credentials=credential_files(settings),
     )
     try:
-        asyncio.run(looking.run(show, interval_seconds))
+        with around or contextlib.nullcontext():
+            asyncio.run(looking.run(show, interval_seconds))
         for trouble in getattr(subscriber, "troubles", ()):
             if not trouble.startswith("AAAA "):  # most networks have none, and that is no trouble
                 sys.stderr.write(f"wool {command}: {harmless(trouble)}\n")
     except BrokenPipeError:
         raise
-    except (OSError, RuntimeError, ExceptionGroup) as error:
-        sys.stderr.write(f"wool {command}: error: {harmless(str(error))}\n")
+    except (OSError, EOFError, RuntimeError, ValueError, ExceptionGroup) as error:
+        words = str(error) or type(error).__name__
+        if isinstance(error, (EOFError, ValueError)):  # what is no table of workers any more, say
+            words = f"discovery {way} has failed: {words}"
+        sys.stderr.write(f"wool {command}: error: {harmless(words)}\n")
         return FAILED
     return 0
 
@@ -205,8 +251,9 @@ def _show_table(rows: Sequence[Row]) -> None:
 def _show_screen(rows: Sequence[Row]) -> None:
     if sys.stdout.isatty():
         sys.stdout.write("\x1b[H\x1b[2J")
-        lines = table(rows).splitlines()[: max(1, shutil.get_terminal_size().lines - 1)]
-        sys.stdout.write("\n".join(lines) + "\n")
+        size = shutil.get_terminal_size()
+        lines = table(rows, size.columns).splitlines()[: max(1, size.lines - 1)]
+        sys.stdout.write("".join(f"{line[: size.columns]}\n" for line in lines))
         sys.stdout.flush()
     else:
         _show_table(rows)
@@ -266,6 +313,7 @@ class Look:
         done, _ = await asyncio.wait([following], timeout=duration_seconds)
         if done:
             following.result()
+            raise EOFError("the discovery has ended: nobody tells any more who comes and goes")
 
     async def _follow(self) -> None:
         events = self._subscriber.__aiter__()

@@ -39,8 +39,9 @@ def run(settings: Settings) -> int:
     if not sys.stdout.isatty():
         raise SettingError("it draws on a terminal, and standard output is none: use `wool ps --watch`")
     screen = Screen()
-    with _second_screen(), contextlib.suppress(KeyboardInterrupt):
-        return ps.look("top", settings, screen.show, settings["interval"])
+    with contextlib.suppress(KeyboardInterrupt):
+        # What went wrong is said on the first screen: the second one vanishes with what stands on it.
+        return ps.look("top", settings, screen.show, settings["interval"], _second_screen())
     return 0
 
 
@@ -50,9 +51,9 @@ def _second_screen() -> Generator[None, None, None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, end)
-    sys.stdout.write(ENTER)
-    sys.stdout.flush()
     try:
+        sys.stdout.write(ENTER)
+        sys.stdout.flush()
         yield
     finally:
         sys.stdout.write(LEAVE)
@@ -77,12 +78,12 @@ class Screen:
     def show(self, rows: Sequence[ps.Row]) -> None:
         """Draw ``rows`` over what was drawn before."""
         size = shutil.get_terminal_size()
-        lines = [line[: size.columns] for line in self.lines(rows)][: max(1, size.lines - 1)]
+        lines = [line[: size.columns] for line in self.lines(rows, size.columns)][: max(1, size.lines - 1)]
         sys.stdout.write(HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in lines) + CLEAR_REST)
         sys.stdout.flush()
 
-    def lines(self, rows: Sequence[ps.Row]) -> list[str]:
-        """Return what there is to say: all together, then each, those that do most first."""
+    def lines(self, rows: Sequence[ps.Row], most: int | None = None) -> list[str]:
+        """Return what there is to say: all together, then each, those that do most first; ``most``: see `columns`."""
         samples = {
             row.metadata.key: Sample(row.asked_at, row.statistics.done, row.statistics.failed)
             for row in rows
@@ -98,7 +99,7 @@ class Screen:
             f"{sum(failed for _, failed in total):.1f} failed a second (Ctrl-C ends)"
         )
         busiest = sorted(rows, key=lambda row: -1 if row.statistics is None else row.statistics.in_flight, reverse=True)
-        return [summary, "", *ps.columns(HEADINGS, [_cells(row, rates) for row in busiest]), *ps.reasons(rows)]
+        return [summary, "", *ps.columns(HEADINGS, [_cells(row, rates) for row in busiest], most), *ps.reasons(rows)]
 
 
 def rate(before: Sample | None, now: Sample) -> tuple[float, float] | None:

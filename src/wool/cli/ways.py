@@ -27,6 +27,10 @@ class Way:
     listed: tuple[str, ...] = ()
     """Interfaces, or addresses."""
 
+    def __str__(self) -> str:
+        told = self.name or ",".join(self.listed)
+        return f"{self.kind}:{told}" if told else self.kind
+
     @property
     def announces(self) -> bool:
         """Whether workers are published in it. The others only know addresses."""

@@ -294,9 +294,12 @@ def _standard_error() -> int:
 
 def _see_working_directory() -> None:
     """Import from here, as ``python -m wool`` does, and unless Python was told not to."""
-    here = os.getcwd()
-    if not sys.flags.safe_path and here not in sys.path:
-        sys.path.insert(0, here)
+    if sys.flags.safe_path:
+        return
+    with contextlib.suppress(FileNotFoundError):  # it was removed: nothing can be imported from there
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.insert(0, here)
 
 
 def _set_up_logging(handler: EventHandler, level: str) -> None:
@@ -353,7 +356,8 @@ class _Command:
         except GaveUp as error:
             status = self._failed(Status.GAVE_UP, "gave-up", str(error), error.output)
         except WorkerStartError as error:
-            status = self._failed(Status.FAILED, "failed", headline(error), str(error))
+            why, output = headline(error), str(error)
+            status = self._failed(Status.FAILED, "failed", why, output if output.count("\n") > 1 else "")
         except (OSError, RuntimeError, ValueError, ImportError, TimeoutError) as error:
             status = self._failed(Status.FAILED, "failed", str(error) or type(error).__name__)
         _log.info("stopped", extra=fields(status=int(status)))

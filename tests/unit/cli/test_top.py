@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
 
 from wool.cli.main import main
-from wool.cli.ps import Row
-from wool.cli.top import Sample, Screen, duration, rate
+from wool.cli.ps import Row, table
+from wool.cli.top import HEADINGS, Sample, Screen, duration, rate
 from wool.discovery.base import WorkerMetadata
 from wool.statistics import Statistics
 
@@ -76,3 +77,38 @@ def test_a_duration_is_said_in_the_two_units_that_matter() -> None:
 def test_without_a_terminal_it_says_what_to_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "--discovery", "local:x"], dict(os.environ)) == 2
     assert "use `wool ps --watch`" in capsys.readouterr().err
+
+
+ALWAYS = {"UID", "STATUS", "IN-FLIGHT"}
+
+
+@pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 40, 30])
+def test_a_narrow_terminal_has_fewer_columns_and_none_that_is_cut_off(width: int) -> None:
+    long = row("a", 1.0, in_flight=3)
+    metadata = dataclasses.replace(
+        long.metadata, address="unix:/dev/shm/wool-0/pool-c7a6bc4e/6b72c47d.sock", tags={"gpu"}
+    )
+    rows = [dataclasses.replace(long, metadata=metadata), row("b", 1.0)]
+    headings, *lines = Screen().lines(rows, width)[2:]
+    columns = headings.split()
+    assert max(map(len, [headings, *lines])) <= width
+    assert set(HEADINGS) >= set(columns) >= ALWAYS
+    assert len(columns) == len(HEADINGS) or width < 120
+    if width >= 100:  # what it is doing, and how it is, come before what it did once
+        assert {"DONE/S", "FAILED/S", "LAG", "MEMORY", "ADDRESS", "TAGS"} <= set(columns)
+        assert "6b72c47d.sock" in lines[0]
+    if width >= 60:
+        assert {"DONE/S", "FAILED/S", "LAG"} <= set(columns)
+
+
+def test_what_stays_beside_the_address_when_there_is_room_is_all_of_it() -> None:
+    headings, line = Screen().lines([row("a", 1.0)], 200)[2:]
+    assert headings.split() == list(HEADINGS)
+    assert "unix:/a " in line
+
+
+@pytest.mark.parametrize("width", [150, 100, 80, 50])
+def test_a_screen_of_ps_fits_the_terminal_too(width: int) -> None:
+    lines = table([row("a", 1.0), row("b", 1.0, why="no " + 200 * "x")], width).splitlines()
+    assert max(map(len, lines[:3])) <= width
+    assert set(lines[0].split()) >= ALWAYS
