@@ -96,11 +96,23 @@ def unwrap(thing: object) -> object:
     return attributes.get("__wrapped__")
 
 
+def _mangled(owner: str, name: str) -> str:
+    """Return as what the compiler stores ``name`` in the class ``owner``."""
+    if not name.startswith("__") or name.endswith("__") or not owner.strip("_"):
+        return name
+    return f"_{owner.lstrip('_')}{name}"
+
+
 def look_up(module: object, qualname: str) -> object:
-    """Return what stands at ``qualname`` below ``module``, without invoking descriptors; None if nothing."""
-    found = module
+    """Return what stands at ``qualname`` below ``module``, without invoking descriptors; None if nothing.
+
+    A private method stands in its class under a longer name than it has itself.
+    """
+    found, owner = module, ""
     for name in qualname.split("."):
-        found = getattr(found, "__dict__", {}).get(name)
+        attributes: Mapping[str, object] = getattr(found, "__dict__", {})
+        found = attributes.get(_mangled(owner, name), attributes.get(name))
+        owner = name
     return found
 
 

@@ -71,6 +71,10 @@ async def test_methods_of_every_kind_are_routines_with_the_decorators_in_either_
     assert await Account.Inner().deep() == "Account.Inner"
 
 
+async def test_a_private_method_is_a_routine_that_travels_as_its_name() -> None:
+    assert await Account(5).in_private() == [15, 1]
+
+
 async def test_inherited_methods_see_the_subclass_and_overridden_ones_call_super() -> None:
     savings = Savings(7)
     assert await savings.doubled() == 14

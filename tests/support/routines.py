@@ -100,6 +100,10 @@ async def spoil(items: list[int], table: dict[str, list[int]], data: bytearray) 
     return items, table, bytes(data[:3])
 
 
+_LOCK = threading.Lock()
+"""What keeps a function that uses it from going by value."""
+
+
 class Account:
     """Methods of every kind, with the decorators in either order."""
 
@@ -162,6 +166,23 @@ class Account:
         @wool.routine
         async def deep(self) -> str:
             return type(self).__qualname__
+
+    async def in_private(self) -> list[int]:
+        return [await self.__tripled(), await self.__Hidden().call()]
+
+    @wool.routine
+    async def __tripled(self) -> int:
+        with _LOCK:
+            return self.balance * 3
+
+    class __Hidden:
+        @wool.routine
+        async def __call(self) -> int:
+            with _LOCK:
+                return 1
+
+        async def call(self) -> int:
+            return await self.__call()
 
 
 class Savings(Account):
