@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import wool
+from support import routines
 from support.command import WorkerCommand, environment, free_port, wool_command, worker_command
 from support.faults import PATIENCE_SECONDS, Journal, is_alive, statuses, until
 from support.traced import block, count_up, die, ignore_cancellation, run, run_until
@@ -550,3 +551,29 @@ async def test_a_worker_on_loopback_is_not_announced_to_others() -> None:
         [failed] = command.all("failed")
         assert "cannot be reached from other hosts" in failed["why"] or "no interface" in failed["why"]
         assert command.all("worker-not-withdrawn") == []
+
+
+class ClosesBadly:
+    """Is entered to get a load balancer, and raises when it is left on a worker."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+
+    def __enter__(self) -> wool.LoadBalancerLike:
+        return wool.RoundRobinLoadBalancer()
+
+    def __exit__(self, *_: object) -> None:
+        if os.getpid() != self.owner:
+            raise ValueError("it cannot be left")
+
+
+async def test_what_a_caller_supplies_and_cannot_be_closed_does_not_end_a_worker_badly(namespace: str) -> None:
+    async with worker_command("--discovery", f"local:{namespace}", "--size", "1") as command:
+        with wool.LocalDiscovery(namespace) as discovery:
+            async with wool.WorkerPool(discovery=discovery, loadbalancer=ClosesBadly()):
+                assert await routines.is_even(2)
+                command.signal()
+                assert await command.ended() == Status.DRAINED
+    [stopped] = command.all("worker-stopped")
+    assert (stopped["how"], stopped["interrupted"]) == ("exit status 0", 0)
+    assert any("it cannot be left" in event.get("traceback", "") for event in command.all("log", level="error"))

@@ -234,16 +234,21 @@ class Nested:
         pool.sessions -= 1
         if pool.sessions <= 0:
             del self._pools[description]
-            task = asyncio.get_running_loop().create_task(pool.close(), name="wool closing a nested pool")
-            self._closing.add(task)
-            task.add_done_callback(self._closed)
+            self._begin_to_close(pool)
+
+    def _begin_to_close(self, pool: NestedPool) -> None:
+        task = asyncio.get_running_loop().create_task(pool.close(), name="wool closing a nested pool")
+        self._closing.add(task)
+        task.add_done_callback(self._closed)
 
     def _closed(self, task: asyncio.Task[None]) -> None:
         self._closing.discard(task)
         _tell_failure(task)
 
     async def close(self) -> None:
-        """Close them all."""
-        pools = list(self._pools.values())
+        """Close them all. What goes wrong is logged: it is the fault of a caller, not of this worker."""
+        for pool in self._pools.values():
+            self._begin_to_close(pool)
         self._pools.clear()
-        await asyncio.gather(*(pool.close() for pool in pools), *self._closing)
+        if self._closing:
+            await asyncio.wait(self._closing)
