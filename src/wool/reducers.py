@@ -13,6 +13,7 @@ its names come after.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import pickle
 import typing
@@ -33,6 +34,7 @@ from typing import (
 )
 
 from wool.references import ROUTINE_ATTRIBUTE, findable, travels_by_value
+from wool.remote_traceback import ARGS, ATTRIBUTES
 
 if TYPE_CHECKING:
 
@@ -43,7 +45,16 @@ if TYPE_CHECKING:
 else:
     from cloudpickle import Pickler as CloudPickler
 
-__all__ = ["DISPATCH_TABLE", "NAMED", "is_dispatching", "reduce_alias", "reduce_dispatching", "set_names", "with_slots"]
+__all__ = [
+    "DISPATCH_TABLE",
+    "NAMED",
+    "is_dispatching",
+    "reduce_alias",
+    "reduce_dispatching",
+    "reduce_exception",
+    "set_names",
+    "with_slots",
+]
 
 TypeAliasType: Any = getattr(typing, "TypeAliasType", None)
 """What a ``type`` statement makes; None where Python has none."""
@@ -219,6 +230,56 @@ def _make_alias_of_parameters(name: str, module: str, value: object, parameters:
     scope = {"__name__": module, "make": TypeAliasType, "given": (name, value), "parameters": parameters}
     # The constructor looks for the module at its caller.
     return eval("make(*given, type_params=parameters)", scope)
+
+
+# --- Exceptions that are values ------------------------------------------------------------------------
+
+
+def reduce_exception(error: BaseException) -> tuple[Any, ...] | None:
+    """Reduce an exception with a constructor of its own as Python would; None if Python's own way is as good.
+
+    An exception is pickled as its class and ``args``, which are seldom what such a constructor wants. What is raised
+    takes another way (`wool.failure`); this is for one in a list of results, or in an attribute of another.
+    """
+    cls = type(error)
+    if cls in copyreg.dispatch_table or not _is_native(cls, "__reduce__") or cls.__reduce_ex__ is not _REDUCE_EX:
+        return None
+    if _is_native(cls, "__init__") and _is_native(cls, "__new__"):
+        return None
+    make, arguments, *state = cast("tuple[Any, ...]", error.__reduce__())
+    if make is not cls:
+        return None
+    return _make_exception, (cls, arguments), *state, *(() if not state else (None, None, _set_attributes))
+
+
+_REDUCE_EX = object.__reduce_ex__
+
+
+def _native(cls: type) -> Any:
+    return next(owner for owner in cls.__mro__ if owner.__module__ == "builtins")
+
+
+def _is_native(cls: type, name: str) -> bool:
+    return next(owner for owner in cls.__mro__ if name in vars(owner)).__module__ == "builtins"
+
+
+def _make_exception(cls: type[BaseException], arguments: tuple[object, ...]) -> BaseException:
+    try:
+        made = cls(*arguments)
+    except Exception:  # Of a constructor of the user's, which wants something else: then without it.
+        native = _native(cls)
+        made = cast("BaseException", native.__new__(cls, *arguments))
+        native.__init__(made, *arguments)
+    if cls.__reduce__ is BaseException.__reduce__:
+        ARGS.__set__(made, arguments)  # what it was given is not what it hands to its base
+    return made
+
+
+def _set_attributes(error: BaseException, state: dict[str, object]) -> None:
+    if type(error).__setstate__ is BaseException.__setstate__:
+        ATTRIBUTES.__get__(error).update(state)  # past a `__setattr__` of the user's: it may be a frozen dataclass
+    else:
+        error.__setstate__(state)
 
 
 # --- All -----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ any other class or function           value, ``cloudpickle``; then the whole val
 raw function behind its wrapper       reference, with the number of wrappers to take off
 routine (wrapper) not importable      its raw function, wrapped again on arrival
 other named things not importable     value (`wool.reducers`), or an error here: cached functions, ``NewType``
+exception among other values          as Python does, and past its constructor if that wants other arguments
 large bytes, and views of such        its own part of the payload, out of band
 any other large buffer                the same, copied: it may change before it has left
 small memoryview                      in band, and stays a memoryview
@@ -44,6 +45,7 @@ from wool.reducers import (
     is_dispatching,
     reduce_alias,
     reduce_dispatching,
+    reduce_exception,
     set_names,
     with_slots,
 )
@@ -255,6 +257,8 @@ class _ReferencePickler(pickle.Pickler):
                 raise _TravelsByValue
         elif kind.__module__ in MAIN_MODULES:
             raise _TravelsByValue  # It might say of itself that it is known by its name.
+        elif issubclass(kind, BaseException):
+            return reduce_exception(obj) or NotImplemented
         return NotImplemented
 
 
@@ -271,6 +275,8 @@ class _ValuePickler(CloudPickler):
             return _reduce_view(obj)
         if kind is TypeAliasType:
             return reduce_alias(obj, self.__dict__.setdefault("boxes", {}))
+        if issubclass(kind, BaseException) and (as_value := reduce_exception(obj)):
+            return as_value
         if not issubclass(kind, type):
             return _reduce_instance(obj) if kind.__module__ in MAIN_MODULES else NotImplemented
         reduced = super().reducer_override(obj)

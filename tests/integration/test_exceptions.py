@@ -20,7 +20,7 @@ import pytest
 
 import wool
 from support import failures, routines
-from support.failures import Custom, Frozen, HoldsALock, Reduced, Signature, Slotted
+from support.failures import Custom, Frozen, HoldsALock, Keywords, NotThere, Reduced, Several, Signature, Slotted
 from support.journal import Journal
 from support.pools import connect, module_loop, no_leaked_tasks, pid, pool  # noqa: F401
 
@@ -124,6 +124,29 @@ async def test_an_exception_that_lets_nobody_write_to_it_arrives_as_itself() -> 
     found = await caught(while_handling(handled))
     assert isinstance(found, Frozen)
     assert found.__context__ is handled
+
+
+async def test_exceptions_that_are_values_arrive_whole_whatever_their_constructors_want() -> None:
+    def check(signature: Any, keywords: Any, missing: Any) -> None:
+        assert (type(signature), str(signature), signature.code, signature.hint) == (Signature, "failed with 7", 7, "h")
+        assert (type(keywords), str(keywords), keywords.code) == (Keywords, "code 8", 8)
+        assert (type(missing), missing.errno, missing.filename) == (NotThere, 2, "p")
+
+    found = await caught(failures.fail_with("several"))
+    assert isinstance(found, Several)
+    check(*found.errors)
+    [returned, *others] = await failures.gathered("several", "slotted", "reduced", "frozen")
+    assert isinstance(returned, Several)
+    assert str(returned) == "3 errors"
+    check(*returned.errors)
+    assert [type(other) for other in others] == [Slotted, Reduced, Frozen]
+
+    class Mine(Exception):
+        def __init__(self, *, code: int) -> None:
+            super().__init__("mine", code)
+
+    [mine] = await routines.echo([Mine(code=3)])
+    assert (type(mine), mine.args) == (Mine, ("mine", 3))
 
 
 async def test_an_attribute_that_cannot_be_pickled_is_replaced_alone() -> None:

@@ -36,6 +36,29 @@ class Slotted(Exception):
         self.detail = detail
 
 
+class Keywords(LookupError):
+    """Can be made in no other way than by keyword."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+class NotThere(OSError):
+    """Of a kind that Python keeps in members of its own."""
+
+    def __init__(self, *, path: str) -> None:
+        super().__init__(2, "not there", path)
+
+
+class Several(Exception):
+    """Has others among its attributes."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        super().__init__(f"{len(errors)} errors")
+        self.errors = list(errors)
+
+
 class HoldsALock(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -89,6 +112,8 @@ def make(name: str) -> BaseException:
             return HoldsALock("l")
         case "reduced":
             return Reduced(1, 2)
+        case "several":
+            return Several(Signature(7, hint="h"), Keywords(code=8), NotThere(path="p"))
         case "frozen":
             return Frozen(7, "h")
         case "not reducible":
@@ -140,6 +165,12 @@ async def fail_with(name: str, pen: Pen | None = None) -> None:
     if pen is not None:
         pen.note("ran")
     raise make(name)
+
+
+@wool.routine
+async def gathered(*names: str) -> list[BaseException]:
+    """Return what is made here, as `asyncio.gather` does."""
+    return [make(name) for name in names]
 
 
 @wool.routine
