@@ -344,6 +344,10 @@ class Call:
                 message = cancelled.args[0] if cancelled.args and isinstance(cancelled.args[0], str) else None
                 self._io.post(self._placer.cancel, self._placed, message)
                 continue
+            except GeneratorExit:
+                # It was thrown away, with its loop perhaps: the body need not go on for nobody.
+                self._io.post(self._placer.cancel, self._placed, None)
+                raise
             if (payload := answer.payload) is not None and payload.context:
                 answer = self._receive(answer)
             if last is not None:

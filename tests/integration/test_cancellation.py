@@ -60,6 +60,15 @@ async def test_the_message_of_a_cancellation_travels() -> None:
         assert journal.notes == ["park", "cancelled ('enough of this',)", "finally"]
 
 
+async def test_the_body_of_a_call_that_is_thrown_away_is_cancelled() -> None:
+    with Journal() as journal:
+        call = cancels.parked(journal.pen)
+        call.send(None)
+        await journal.wait_for("park")
+        call.close()
+        await journal.wait_for("finally")
+
+
 async def test_a_timeout_reaches_the_body() -> None:
     with Journal() as journal:
 
