@@ -25,6 +25,8 @@ MOST_CREDENTIAL_BYTES = MIB
 """A file of certificates, a key or a secret: the authorities of a whole system take a quarter of it."""
 MOST_CHARACTERS = 1000
 """Of what somebody says before it has proven who it is."""
+MOST_UID_CHARACTERS = 64
+"""Of a worker's or a caller's uid: those that wool makes have 32."""
 MOST_ADDRESSES = 16
 """Addresses of one worker that multicast DNS announces: a host has a few for each interface."""
 

@@ -137,6 +137,7 @@ EXCEEDED = {
     "MOST_HANDSHAKE_BYTES": "unit/protocol/test_handshake.py::test_a_message_too_long_is_not_parsed",
     "MOST_CREDENTIAL_BYTES": "unit/test_credentials.py::test_a_file_larger_than_any_credentials_is_not_read_to_its_end",
     "MOST_CHARACTERS": "unit/test_harmless.py::test_what_is_too_long_is_cut_and_says_so",
+    "MOST_UID_CHARACTERS": "unit/protocol/test_handshake.py::test_a_callers_ids_neither_write_into_the_log_nor_fill_it",
     "MOST_ADDRESSES": "unit/test_limits.py::test_more_addresses_of_one_worker_than_a_host_has_are_not_kept",
 }
 """The test that makes the limit small, or the input large, and looks what happens."""

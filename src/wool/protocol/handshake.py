@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields
 from google.protobuf.message import DecodeError
 
 from wool.harmless import harmless
-from wool.limits import MOST_HANDSHAKE_BYTES
+from wool.limits import MOST_HANDSHAKE_BYTES, MOST_UID_CHARACTERS
 from wool.protocol import wire_pb2
 from wool.protocol.frames import PROTOCOL_VERSION
 from wool.statistics import Statistics
@@ -91,6 +91,15 @@ def _disagreement(peer: str, protocol: int, python: str) -> str | None:
         return f"the {peer} speaks protocol version {protocol}, this side {PROTOCOL_VERSION}: install the same wool"
     if python != PYTHON:
         return f"the {peer} runs Python {harmless(python, 20)}, this side {PYTHON}: use the same Python major.minor"
+    return None
+
+
+def _nameless(info: wire_pb2.CallerInfo) -> str | None:
+    """Say which uid is none: they stand in logs, errors and on terminals as they are."""
+    for name, uid in (("uid of the caller", info.uid), ("uid that the caller expects", info.expects)):
+        if len(uid) > MOST_UID_CHARACTERS or not uid.isprintable():
+            shown = harmless(uid, MOST_UID_CHARACTERS)
+            return f"the {name} must have {MOST_UID_CHARACTERS} printable characters at most, got {shown}"
     return None
 
 
@@ -265,7 +274,7 @@ class WorkerHandshake:
             info = wire_pb2.CallerInfo.FromString(body)
         except DecodeError:
             raise HandshakeFailed("the caller's words cannot be parsed", permanent=True) from None
-        if (why := _disagreement("caller", info.protocol, info.python)) is not None:
+        if (why := _disagreement("caller", info.protocol, info.python) or _nameless(info)) is not None:
             raise HandshakeFailed(why, permanent=True)
         words = CallerWords(
             uid=info.uid,

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wool.limits import MOST_HANDSHAKE_BYTES
+from wool.limits import MOST_HANDSHAKE_BYTES, MOST_UID_CHARACTERS
 from wool.protocol import handshake, wire_pb2
 from wool.protocol.frames import PROTOCOL_VERSION
 from wool.protocol.handshake import (
@@ -111,6 +111,21 @@ def test_the_welcome_says_what_the_worker_has_done_as_it_is_then() -> None:
     said.append(MUCH)
     assert here.receive(there.receive(response)) is None
     assert here.statistics == MUCH
+
+
+@pytest.mark.parametrize("field", ["uid", "expects"])
+@pytest.mark.parametrize(
+    "said", ["a\nERROR forged", "\x1bc", "\u202eevil", "u" * (MOST_UID_CHARACTERS + 1), "u" * 2**20]
+)
+def test_a_callers_ids_neither_write_into_the_log_nor_fill_it(field: str, said: str) -> None:
+    there = worker()
+    response = answer(caller(**{field: said}), there.receive(caller().hello()))
+    with pytest.raises(HandshakeFailed, match="must have 64 printable characters at most, got ") as caught:
+        there.receive(response)
+    assert caught.value.permanent
+    assert there.peer is None
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
 
 
 def test_an_older_worker_says_nothing_of_what_it_has_done() -> None:
