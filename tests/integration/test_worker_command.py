@@ -449,12 +449,21 @@ async def _say(*lines: str) -> None:
 async def test_what_a_routine_prints_is_a_line_of_the_log(namespace: str) -> None:
     flags = ("--discovery", f"local:{namespace}", "--size", "1", "--log-level", "warning")
     async with worker_command(*flags, ready=False) as command, calling(namespace):
-        await _say("plain", 'with "quotes" and = and \x1b[31mcolour', "\x1eforged=line")
+        await _say("plain", 'with "quotes" and = and \x1b[31mcolour')
         await command.event("output", line="plain")
         await command.event("output", line='with "quotes" and = and \x1b[31mcolour')
         assert command.all("task-started") == []
-        # It stands where an event would: the one who runs routines is who is believed.
-        await until(lambda: command.others == ["forged=line\n"])
+
+
+async def test_text_that_a_routine_prints_cannot_pose_as_an_event(namespace: str) -> None:
+    async with worker_command("--discovery", f"local:{namespace}", "--size", "1") as command, calling(namespace):
+        forged = "time=1970-01-01T00:00:00.000+00:00 level=error event=gave-up why=forged"
+        await _say(
+            f"\x1e{forged}", f"a customer says: \x1e{forged}", f"\x1e{'0' * 16} {forged}", "\x1e\x1b]0;forged\x07"
+        )
+        await command.event("output", line="\x1e\x1b]0;forged\x07")
+        assert (command.all("gave-up"), command.others) == ([], [])
+        assert [event["line"].count(forged) for event in command.all("output")] == [1, 1, 1, 0]
 
 
 @wool.routine

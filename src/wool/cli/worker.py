@@ -37,7 +37,18 @@ from wool.worker.child import WorkerStartError
 from wool.worker.examiner import NamedHook, dump_admission, named_admission
 from wool.worker.launch import ProcessLauncher, WorkerProcess, WorkerSpec
 from wool.worker.local import address_to_bind
-from wool.worker.logs import LEVELS, MARK, STYLES, EventHandler, LineWriter, fields, format_event, time_of, write_events
+from wool.worker.logs import (
+    LEVELS,
+    MARK_BYTES,
+    STYLES,
+    EventHandler,
+    LineWriter,
+    fields,
+    format_event,
+    mark_of,
+    time_of,
+    write_events,
+)
 from wool.worker.loops import LoopKind, check_loop
 from wool.worker.retirement import ENDLESS, Retirement
 
@@ -311,15 +322,16 @@ def _set_up_logging(handler: EventHandler, level: str) -> None:
 class _Output:
     """What workers print, as log lines of the command, and the end of it."""
 
-    def __init__(self, writer: LineWriter, style: str) -> None:
+    def __init__(self, writer: LineWriter, style: str, mark: bytes) -> None:
         self._writer = writer
         self._style = style
+        self._mark = mark
         self._last: dict[int, deque[bytes]] = {}
 
     def forward(self, uid: str | None, pid: int, lines: Sequence[bytes]) -> None:
         """Pass on the lines of one worker. Those that are events are as they should be already."""
         for line in lines:
-            printed, *events = line.split(MARK)
+            printed, *events = line.split(self._mark)
             if printed or not events:
                 self._last.setdefault(pid, deque(maxlen=LAST_LINES)).append(printed[:LAST_LINE_BYTES])
                 said = {
@@ -345,7 +357,8 @@ class _Command:
     def __init__(self, plan: Plan, writer: LineWriter) -> None:
         self._plan = plan
         self._runtime: Runtime = current_runtime()
-        self._output = _Output(writer, plan.log_style)
+        self._mark = mark_of(self._runtime.random_bytes(MARK_BYTES))
+        self._output = _Output(writer, plan.log_style, self._mark)
         self._launcher = ProcessLauncher(forward=self._output.forward)
         self._home: Home | None = None
 
@@ -456,6 +469,7 @@ class _Command:
                 limits=plan.limits(runtime.limits),
                 log_style=plan.log_style,
                 log_level=plan.log_level,
+                log_mark=self._mark,
                 tracing=plan.tracing,
                 loop=plan.loop,
                 retirement=plan.retirement,

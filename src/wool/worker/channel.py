@@ -49,10 +49,10 @@ class Configure:
     ``address`` is where to listen: ``unix:/path`` or ``host:port``. ``secret`` is shared by all who may
     dispatch; `None` if certificates alone decide, those in ``credentials``. ``uid`` is `None` if the worker is to mint
     one. ``retirement`` says when it has had enough. ``log_style`` says how log lines look (`wool.worker.logs`), from
-    ``log_level`` on; without one they are prose, from warnings on. ``tracing`` is what `wool.otel.set_up_worker` is
-    told; `None` if nothing is traced. ``loop`` is what bodies run on (`wool.worker.loops`). ``max_concurrency`` is how
-    many bodies are at work at a time; `None` for as many as are started. ``admission`` is the pickled hook, as
-    `wool.worker.examiner` has made it; `None` if all are let in.
+    ``log_level`` on, each after ``log_mark``; without one they are prose, from warnings on. ``tracing`` is what
+    `wool.otel.set_up_worker` is told; `None` if nothing is traced. ``loop`` is what bodies run on
+    (`wool.worker.loops`). ``max_concurrency`` is how many bodies are at work at a time; `None` for as many as are
+    started. ``admission`` is the pickled hook, as `wool.worker.examiner` has made it; `None` if all are let in.
     """
 
     sys_path: tuple[str, ...]
@@ -65,6 +65,7 @@ class Configure:
     limits: Limits = DEFAULT_LIMITS
     log_style: str = ""
     log_level: str = "warning"
+    log_mark: bytes = field(default=b"", repr=False)
     credentials: WorkerCredentials | CredentialFiles | None = None
     tracing: str | None = None
     loop: Literal["asyncio", "uvloop"] = "asyncio"
@@ -273,6 +274,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "limits": (dataclasses.asdict, _limits),
         "log_style": _TEXT,
         "log_level": _TEXT,
+        "log_mark": _BYTES,
         "credentials": _optional((_write_credentials, _read_credentials)),
         "tracing": _optional(_TEXT),
         "loop": _TEXT,

@@ -74,6 +74,8 @@ class WorkerSpec:
     limits: Limits = DEFAULT_LIMITS
     log_style: str = ""
     log_level: str = "warning"
+    log_mark: bytes = field(default=b"", repr=False)
+    """See `wool.worker.logs.mark_of`."""
     credentials: WorkerCredentials | CredentialFiles | None = None
     tracing: str | None = None
     """`None`: as `wool.otel.instrument` has said in this process."""
@@ -218,6 +220,7 @@ def _configure(spec: WorkerSpec) -> Configure:
             limits=spec.limits,
             log_style=spec.log_style,
             log_level=spec.log_level,
+            log_mark=spec.log_mark,
             credentials=spec.credentials,
             tracing=TRACING.workers if spec.tracing is None else spec.tracing,
             loop=spec.loop,

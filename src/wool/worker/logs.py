@@ -8,7 +8,8 @@ What it owns: the form of a line, and the thread that writes. A line is queued, 
 say: a pipe that nobody reads must not stop an I/O loop. What does not fit the queue is dropped and counted.
 
 A worker's lines go through the same pipe as what its routines print, so each begins with a mark, by which its owner
-tells the two apart.
+tells the two apart. It holds a word that is drawn at each start of the owner: what routines print may be text of people
+who must not write into the log.
 """
 
 from __future__ import annotations
@@ -30,14 +31,19 @@ from wool.worker.ledger import EVENT_FIELDS
 STYLES = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
-MARK = b"\x1e"
-"""Begins a line that is an event, in a worker's output: RS, which JSON text sequences use so (RFC 7464)."""
+MARK_BYTES = 8
+"""Of the word in a mark: nobody finds it by guessing."""
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
 """What needs no quotes: visible ASCII without the quote, the equals sign and the backslash."""
 
 _TOGETHER_BYTES = 512
 """Written to a pipe at once, they stay together whatever others write: what POSIX promises (PIPE_BUF)."""
+
+
+def mark_of(word: bytes) -> bytes:
+    """Return what begins a line that is an event, in a worker's output: RS, as in RFC 7464, and a word."""
+    return b"\x1e" + word.hex().encode() + b" "
 
 
 def fields(**named: object) -> dict[str, object]:

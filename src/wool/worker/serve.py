@@ -47,7 +47,7 @@ from wool.worker.door import Door
 from wool.worker.examiner import Examiner, load_admission
 from wool.worker.job import PostedRunner
 from wool.worker.ledger import Vitals
-from wool.worker.logs import MARK, write_events
+from wool.worker.logs import write_events
 from wool.worker.loops import routine_loop
 from wool.worker.nested import Nested
 from wool.worker.retirement import Wear
@@ -279,7 +279,7 @@ def _set_up_logging(configure: Configure) -> Callable[[], None]:
         style=configure.log_style,
         common={"worker": configure.uid, "pid": os.getpid()},
         most=configure.limits.log_lines,
-        mark=MARK,
+        mark=configure.log_mark,
     )
     # At the root, for what routines log as well. The process is ours, so that `logging.basicConfig` in a module of
     # theirs finds all set up, and changes nothing.

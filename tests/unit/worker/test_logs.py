@@ -19,7 +19,6 @@ from wool.worker import channel
 from wool.worker.channel import Configure
 from wool.worker.logs import (
     LEVELS,
-    MARK,
     STYLES,
     EventFormatter,
     LineWriter,
@@ -161,16 +160,16 @@ def test_a_pipe_that_does_not_block_is_waited_for() -> None:
 
 def test_a_handler_marks_its_lines_and_says_what_was_dropped() -> None:
     with pipe() as (reader, writer):
-        lines, handler = write_events(writer, style="text", common={"pid": 7}, most=10, mark=MARK)
+        lines, handler = write_events(writer, style="text", common={"pid": 7}, most=10, mark=b"<mark>")
         handler.handle(record("ready", **fields(workers=2)))
         handler.handle(record("%s", "\udc80"))
         lines.close(5)
         first, second = os.read(reader, 4096).splitlines()
-        assert first.startswith(MARK + b"time=1970")
+        assert first.startswith(b"<mark>time=1970")
         assert first.endswith(b"event=ready pid=7 workers=2")
         assert b"\\udc80" in second
         dropped = lines._make_dropped(3)
-        assert dropped.startswith(MARK)
+        assert dropped.startswith(b"<mark>")
         assert dropped.endswith(b"level=warning event=lines-dropped pid=7 dropped=3")
 
 
