@@ -166,7 +166,8 @@ async def _dispatcher(info: RoutineInfo) -> Dispatcher:
         left = current_source()
         if left is None:
             remedy = (
-                "call it inside 'async with wool.WorkerPool():', "
+                "call it inside 'async with wool.WorkerPool():', inside 'with pool.use():' where another task or "
+                "thread has opened the pool, "
                 f"or run its body here with {info.function.__qualname__}.__wrapped__(…)"
             )
         else:

@@ -401,6 +401,7 @@ async def test_called_outside_a_pool_a_routine_says_what_to_do(tmp_path: Path) -
     lines = (await run_script(tmp_path, script)).splitlines()
     assert len(lines) == 2
     assert re.match(r"routine support\.routines:add was called outside a pool: .*async with wool\.WorkerPool", lines[0])
+    assert "inside 'with pool.use():' where another task or thread has opened the pool" in lines[0]
     assert "support.routines:count" in lines[1]
 
 
