@@ -6,7 +6,8 @@ from typing import Any
 
 from wool.sim.bodies import Ask, Body, Step
 from wool.sim.history import Event, History
-from wool.sim.plan import Call, Fault, Knobs, Plan, Topology
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call, Knobs, Plan, Topology
 from wool.sim.run import run
 
 QUICK = Knobs(poll=0.25, quiet=0.5)

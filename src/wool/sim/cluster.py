@@ -19,11 +19,13 @@ from wool.sim.bodies import Ask, Body
 from wool.sim.discovery import Disturbed, Membership, Opened, SharedTable, SimDiscovery, SimPlace
 from wool.sim.history import History
 from wool.sim.hooks import hook_of
+from wool.sim.kinds import FAULTS, Fault
 from wool.sim.loop import LoopOwner, World
 from wool.sim.multicast import Segment, SimLan
 from wool.sim.network import SimNetwork, Wire, address_of, label_at, net_address_of, number_of
-from wool.sim.node import Incarnation, SimWorker
-from wool.sim.plan import FAULTS, Fault, Plan
+from wool.sim.node import Incarnation
+from wool.sim.plan import Plan
+from wool.sim.workers import SimLauncher, SimWorker
 from wool.sim.zone import UNREADY_SECONDS, SimNames, SimStatic, Zone, dns_name_of, host_name_of
 from wool.worker.channel import Configure
 from wool.worker.examiner import dump_admission
@@ -128,6 +130,10 @@ class Cluster:
         self.history.add(self.world.now, "", kind, "", "", detail)
 
     # ---- processes ----
+
+    def launcher(self, owner: Incarnation) -> SimLauncher:
+        """Return what starts the workers of a pool of this process."""
+        return SimLauncher(owner)
 
     def new_pid(self) -> int:
         """Mint a process id."""

@@ -34,7 +34,8 @@ from wool.supplied import is_manager
 
 if TYPE_CHECKING:
     from wool.discovery.base import DiscoveryPublisherLike
-    from wool.sim.plan import Fault, Plan
+    from wool.sim.kinds import Fault
+    from wool.sim.plan import Plan
 
 
 class Host(Protocol):

@@ -12,10 +12,11 @@ from typing import Any
 
 from wool.discovery.base import WorkerMetadata
 from wool.sim.cluster import Cluster
+from wool.sim.kinds import FAULTS, Discovery, Fault
 from wool.sim.multicast import forge, forged_goodbye, ghostly, twin_of
 from wool.sim.network import AFTER_ARRIVAL_SECONDS, Watch, Wire, label_at, net_address_of, number_of
 from wool.sim.node import Incarnation
-from wool.sim.plan import FAULTS, Discovery, Fault, Stall, Topology
+from wool.sim.plan import Stall, Topology
 from wool.sim.zone import dns_name_of
 
 Undo = Callable[[], None]

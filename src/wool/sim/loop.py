@@ -24,10 +24,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import copy_context
 from heapq import heapify, heappop, heappush
-from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, TypeVarTuple, cast
 
 from wool.sim.fence import FENCE, EscapedSimulation, SimulationError
+from wool.sim.suspended import end_coroutine, end_generator, where
 
 if TYPE_CHECKING:
     _Handle = asyncio.TimerHandle
@@ -542,7 +542,7 @@ class World:
         self.ended = True
         before = asyncio._get_running_loop()
         hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=None, finalizer=_abandon)
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=end_generator)
         tasks = [task for loop in self.loops for task in loop.tasks()]
         for task in tasks:
             task.forget()
@@ -553,18 +553,14 @@ class World:
         try:
             asyncio._set_running_loop(self.loop)
             for task in tasks:
-                _close(task)
+                end_coroutine(cast("Coroutine[Any, Any, Any]", task.get_coro()))
             for kept in self.kept:
                 if inspect.isasyncgen(kept):
-                    _close_now(kept)
+                    end_generator(kept)
             self.kept.clear()
         finally:
             asyncio._set_running_loop(before)
             sys.set_asyncgen_hooks(*hooks)
-
-
-def _abandon(generator: AsyncGenerator[Any, Any]) -> None:
-    _close_now(generator)
 
 
 def _close_generator(loop: SimLoop, generator: AsyncGenerator[Any, Any]) -> None:
@@ -575,48 +571,3 @@ def _close_generator(loop: SimLoop, generator: AsyncGenerator[Any, Any]) -> None
 def _retrieve(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-_CLOSE_ATTEMPTS = 16
-"""Of a coroutine whose ``finally`` waits: each attempt ends one wait."""
-
-
-def _close(task: SimTask[Any]) -> None:
-    work = task.get_coro()
-    for _ in range(_CLOSE_ATTEMPTS):
-        try:
-            cast("Coroutine[Any, Any, Any]", work).close()
-        except RuntimeError:
-            continue
-        except BaseException:  # Whatever a body makes of its end: nobody hears it.
-            return
-        return
-
-
-def _close_now(generator: AsyncGenerator[Any, Any]) -> None:
-    for _ in range(_CLOSE_ATTEMPTS):
-        closing = generator.aclose()
-        try:
-            closing.send(None)
-        except (StopIteration, StopAsyncIteration):
-            return
-        except RuntimeError:
-            continue
-        except BaseException:  # As above.
-            return
-
-
-# ---- where a task waits ---------------------------------------------------------------------------------
-
-
-def where(task: asyncio.Task[Any]) -> str:
-    """Return the innermost place at which ``task`` is suspended, and what it waits for there."""
-    inner: Any = task.get_coro()
-    place = "not begun"
-    while inner is not None:
-        frame: FrameType | None = getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None)
-        if frame is not None:
-            code: CodeType = frame.f_code
-            place = f"{code.co_filename.rpartition('/')[2]}:{frame.f_lineno} in {code.co_qualname}"
-        inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
-    return place

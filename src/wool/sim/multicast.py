@@ -29,8 +29,9 @@ from wool.sim.network import SUBNET, net_address_of, number_of
 
 if TYPE_CHECKING:
     from wool.sim.history import Detail
+    from wool.sim.kinds import Fault
     from wool.sim.loop import World
-    from wool.sim.plan import Fault, Plan
+    from wool.sim.plan import Plan
 
 POINTER_SECONDS = 1200.0
 """As in `wool.discovery.mdns`: the pointer and the text are not what says that a worker lives."""

@@ -12,7 +12,7 @@ from typing import TextIO
 from wool.sim.campaign import Tally
 from wool.sim.coverage import STATES, never_reached
 from wool.sim.invariants.table import INVARIANTS, formula_of
-from wool.sim.plan import FAULTS
+from wool.sim.kinds import FAULTS
 from wool.sim.speed import Speed
 
 MODES = {"hypothesis": "Hypothesis", "volume": "plain random numbers"}

@@ -17,7 +17,8 @@ from typing import Any
 
 from wool.limits import KIB
 from wool.sim.bodies import Ask, Body, Step, labelled
-from wool.sim.plan import FAULTS, WAYS, Call, Fault, Knobs, Noise, Plan, Stall, Topology
+from wool.sim.kinds import FAULTS, WAYS, Fault
+from wool.sim.plan import Call, Knobs, Noise, Plan, Stall, Topology
 from wool.sim.quiet import known_seconds
 
 CALLS = 20

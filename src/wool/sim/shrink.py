@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
 from wool.sim.bodies import Body, Step
-from wool.sim.plan import Call, Fault, Knobs, Noise, Plan, Stall, Topology
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call, Knobs, Noise, Plan, Stall, Topology
 
 Fails: TypeAlias = Callable[[Plan], bool]
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from wool.sim.bodies import Ask, Body, Step
-from wool.sim.plan import FAULTS, Call, Fault, Knobs, Plan, Stall
+from wool.sim.kinds import FAULTS, Fault
+from wool.sim.plan import Call, Knobs, Plan, Stall
 
 _DIRECTIONS = {"both": "", "to": " to the worker", "back": " back to the caller"}
 _DISCOVERIES = {"local": "LocalDiscovery", "lan": "LanDiscovery", "dns": "DnsDiscovery", "static": "StaticDiscovery"}

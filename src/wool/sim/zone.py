@@ -26,8 +26,9 @@ from wool.sim.network import PORT, label_at, number_of
 
 if TYPE_CHECKING:
     from wool.sim.history import Detail
+    from wool.sim.kinds import Fault
     from wool.sim.loop import World
-    from wool.sim.plan import Fault, Plan
+    from wool.sim.plan import Plan
 
 NAME = "workers.sim"
 KINDS = ("A", "AAAA")

@@ -16,7 +16,8 @@ from wool.sim.bodies import Body, Step
 from wool.sim.campaign import Tally, fails_alike, failure_of, keep_plan, read_plan, replays, work
 from wool.sim.invariants.story import Violation
 from wool.sim.invariants.table import INVARIANTS, formula_of, letter_of
-from wool.sim.plan import Call, Fault, Plan
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call, Plan
 from wool.sim.progress import Progress, summary
 from wool.sim.run import run
 from wool.sim.speed import Speed, measure

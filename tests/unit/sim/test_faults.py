@@ -17,7 +17,8 @@ from support.plans import (
     struck,
     yields,
 )
-from wool.sim.plan import FAULTS, Fault, Knobs, Plan, Topology
+from wool.sim.kinds import FAULTS, Fault
+from wool.sim.plan import Knobs, Plan, Topology
 from wool.sim.run import run
 
 SLOW = returns(7, step("sleep", seconds=0.5))

@@ -9,8 +9,9 @@ import pytest
 from support.plans import QUICK, begun, calls, nodes, outcome, played, returns, step, struck
 from wool.sim.history import Event, History
 from wool.sim.invariants.table import judge
+from wool.sim.kinds import WAYS, Fault
 from wool.sim.multicast import LIES
-from wool.sim.plan import WAYS, Fault, Plan, Topology
+from wool.sim.plan import Plan, Topology
 
 SLOW = returns(7, step("sleep", seconds=0.2))
 MANY = calls(*[returns(number, step("sleep", seconds=0.1)) for number in range(24)], at=0.4, apart=0.05)

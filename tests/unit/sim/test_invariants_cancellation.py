@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from support.simulated import Script, began, body_ended, cluster, ended, found, made, offered, plan_of, started
 from wool.sim.bodies import Body, Step
-from wool.sim.plan import Call, Fault
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call
 
 
 def running(*workers: str) -> tuple[Script, str]:

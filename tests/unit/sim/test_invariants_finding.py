@@ -6,7 +6,8 @@ from typing import Any
 
 from support.simulated import Script, found, made, offered, plan_of
 from wool.sim.bodies import Body, Step
-from wool.sim.plan import Call, Fault, Plan, Topology
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call, Plan, Topology
 
 AT = "10.0.0.{}:7000"
 

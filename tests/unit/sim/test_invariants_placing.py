@@ -16,7 +16,8 @@ from support.simulated import (
     plan_of,
     started,
 )
-from wool.sim.plan import Call, Fault, Knobs
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call, Knobs
 
 
 def bind(script: Script, task: str, worker: str, *candidates: str) -> Script:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 
 from wool.limits import Limits
 from wool.sim.bodies import Ask, Body, Step, labelled
-from wool.sim.plan import FAULTS, Call, Fault, Knobs, Plan, Stall, Topology, top_of
+from wool.sim.kinds import FAULTS, Fault
+from wool.sim.plan import Call, Knobs, Plan, Stall, Topology, top_of
 from wool.sim.records import RecordError
 from wool.sim.strategies import plans, random_plan
 from wool.sim.words import tell

@@ -16,7 +16,8 @@ from support.simulated import (
     started,
 )
 from wool.sim.diagram import Gap, Row, as_text, diagram_of
-from wool.sim.plan import Call, Fault, Plan
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call, Plan
 from wool.sim.report import Failure, report
 
 PLAN = Plan(

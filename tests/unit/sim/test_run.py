@@ -17,7 +17,8 @@ import pytest
 from support.plans import Ask, begun, calls, outcome, plan, played, returns, step, yields
 from wool.sim.bodies import Body
 from wool.sim.history import first_difference
-from wool.sim.plan import Call, Fault, Knobs, Noise, Plan, Stall, Topology
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call, Knobs, Noise, Plan, Stall, Topology
 from wool.sim.run import execute, run
 
 NESTED = Body(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from wool.sim.bodies import Ask, Body, Step, walk
-from wool.sim.plan import Call, Fault, Knobs, Noise, Plan, Stall, Topology
+from wool.sim.kinds import Fault
+from wool.sim.plan import Call, Knobs, Noise, Plan, Stall, Topology
 from wool.sim.shrink import shrink, simpler_surroundings
 from wool.sim.strategies import random_plan
 

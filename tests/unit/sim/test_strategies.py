@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from wool.sim.campaign import counts
-from wool.sim.plan import FAULTS, Plan
+from wool.sim.kinds import FAULTS
+from wool.sim.plan import Plan
 from wool.sim.shapes import CALLS, PACES, SHAPES, SLOW_DRAW_SECONDS, TASKS, body, decode
 from wool.sim.strategies import plans, random_plan
 

@@ -10,7 +10,8 @@ from support.plans import QUICK, calls, played, returns, struck
 from wool.sim.history import Event, History
 from wool.sim.invariants.safety import certificates_were_good, secrets_are_the_same
 from wool.sim.invariants.story import Story, Violation
-from wool.sim.plan import Fault, Plan, Topology
+from wool.sim.kinds import Fault
+from wool.sim.plan import Plan, Topology
 
 
 def secured(*faults: Fault, made: int = 12, apart: float = 0.1, **topology: Any) -> Plan:

@@ -14,8 +14,9 @@ from typing import Any
 
 from wool.sim.bodies import Ask, Body, Step, labelled, walk
 from wool.sim.history import Event, History
+from wool.sim.kinds import Fault
 from wool.sim.oracle import Expected, expected
-from wool.sim.plan import Call, Fault, Plan, top_of
+from wool.sim.plan import Call, Plan, top_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
