@@ -70,6 +70,7 @@ class Cluster:
         self.workers: dict[str, SimWorker] = {}
         self.when_ended: list[Callable[[Incarnation], None]] = []
         self.segment: Segment = Segment(self, plan.knobs.latency)
+        self.network.relayed = self._relayed
         self.zone: Zone = Zone(self)
         self.trust: Trust | None = self._new_trust() if plan.topology.tls else None
         self.other_secrets: set[str] = set()
@@ -99,7 +100,14 @@ class Cluster:
         for fault in self.plan.faults:
             if fault.kind == "expired":
                 expiries.setdefault(fault.target, []).append(fault.at)
-        trust = Trust(lambda: self.world.now, self.secret_of, expiries)
+        topology = self.plan.topology
+        trust = Trust(
+            lambda: self.world.now,
+            self.secret_of,
+            expiries,
+            identities=topology.identities,
+            one_way=topology.one_way,
+        )
         self.network.shown = _shown
 
         def meet(
@@ -116,6 +124,9 @@ class Cluster:
 
         self.network.meet = meet
         return trust
+
+    def _relayed(self, wire: Wire, address: str) -> None:
+        self.history.add(self.world.now, "", "wire.relayed", "", wire.name, (("at", address),))
 
     def secret_of(self, label: str) -> bytes:
         """Return the secret that a process with this label has now."""

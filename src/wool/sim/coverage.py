@@ -252,6 +252,14 @@ def _outlives_its_certificate(facts: Facts) -> bool:
     return False
 
 
+def _relayed(facts: Facts) -> set[str]:
+    return {item.event.attempt for item in facts.story.of("wire.relayed")}
+
+
+def _opened(facts: Facts) -> set[str]:
+    return {session for _, session in facts.story.sessions_opened}
+
+
 def _rolled(facts: Facts) -> bool:
     """All workers that are found were restarted, one after the other."""
     return facts.has("fault.injected", "rolling-restart") and all(
@@ -483,8 +491,14 @@ STATES: dict[str, Predicate] = {
     # ---- who is who ----
     **{
         f"trust: {kind}": _word("fault.injected", kind)
-        for kind in ("other-secret", "expired", "wrong-authority", "wrong-name", "rotation")
+        for kind in ("other-secret", "expired", "wrong-authority", "wrong-name", "relay", "rotation")
     },
+    "an identity is asked for": lambda facts: facts.story.plan.topology.identities and facts.has("wire.met", ""),
+    "a caller without a certificate is served": lambda facts: (
+        facts.story.plan.topology.one_way and facts.has("wire.opened", "")
+    ),
+    "who is in between is refused": lambda facts: bool(_relayed(facts) - _opened(facts)),
+    "who is in between can read nothing": lambda facts: bool(_relayed(facts) & _opened(facts)),
     "a certificate is refused": _word("wire.refused"),
     "a session is used after a certificate of its ends has expired": _outlives_its_certificate,
     "a stall": lambda facts: bool(facts.story.plan.stalls),

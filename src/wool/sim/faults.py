@@ -313,6 +313,30 @@ def _twin(cluster: Cluster, fault: Fault) -> Undo | None:
     return None if metadata is None else _said_again(cluster, twin_of(metadata))
 
 
+def _relay(cluster: Cluster, fault: Fault) -> Undo | None:
+    topology, relays = cluster.plan.topology, cluster.network.relays
+    metadata = _metadata(cluster, fault, topology.discovery)
+    if metadata is None or number_of(fault.target) >= topology.workers:
+        return None
+    if topology.discovery == "lan":
+        between = twin_of(metadata)
+        address, undo = between.address, _said_again(cluster, between)
+    else:
+        name, address = dns_name_of(fault.target), net_address_of(f"ghost-{fault.target}")
+        cluster.zone.add(name, address)
+
+        def undo() -> None:
+            cluster.zone.remove(name, address)
+
+    relays[address] = metadata.address
+
+    def over() -> None:
+        undo()
+        relays.pop(address, None)
+
+    return over
+
+
 def _zone_flap(cluster: Cluster, fault: Fault) -> Undo | None:
     topology, name = cluster.plan.topology, cluster.name_of(fault.target)
     metadata = _metadata(cluster, fault, topology.discovery)
@@ -473,6 +497,7 @@ _STRIKES: dict[str, Callable[[Cluster, Fault], Undo | None]] = {
     "expired": _flawed,
     "wrong-authority": _flawed,
     "wrong-name": _flawed,
+    "relay": _relay,
     "rotation": _rotation,
 }
 _TOLD = frozenset(FAULTS) - frozenset(_STRIKES) - {"delay"}

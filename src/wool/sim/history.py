@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "wire.opened": "a session was established, after the handshake: heard (messages of the other end until then)",
     "wire.lost": "it is over: reason",
     "wire.met": "both ends of a stream have taken the certificate of the other: since (when the caller read its own)",
+    "wire.relayed": "a stream goes over somebody in between: at (the address that the caller has reached)",
     "wire.refused": "one end has not taken the certificate of the other: why",
     "body.began": "the first line of a body: execution, the unique id of this execution",
     "body.resumed": "a generator's body goes on after a yield: step, ordinal, value",

@@ -318,10 +318,18 @@ FAULTS: dict[str, FaultKind] = {
     ),
     "wrong-name": FaultKind(
         group="trust",
+        target="node",
+        fields=("seconds",),
+        words="{target} shows a certificate for another host, and another identity{time}",
+        needs="tls",
+    ),
+    "relay": FaultKind(
+        group="trust",
         target="worker",
         fields=("seconds",),
-        words="{target} shows a certificate for another host{time}",
-        needs="tls",
+        words="somebody announces an address of theirs as that of {target}, and passes on to it what comes there{time}",
+        needs="proxy",
+        ways=("lan", "dns"),
     ),
     "rotation": FaultKind(
         group="trust",

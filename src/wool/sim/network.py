@@ -208,6 +208,10 @@ class SimNetwork(MemoryNetwork):
         """Whether the two ends of a stream take each other; without, there is nothing to take."""
         self.shown: Callable[[LoopOwner], WorkerCredentials | None] = lambda owner: None
         """What a process shows of itself now."""
+        self.relays: dict[str, str] = {}
+        """Addresses at which somebody passes on what comes there, and to which."""
+        self.relayed: Callable[[Wire, str], None] = lambda wire, address: None
+        """Told of each stream that goes over one of these."""
         self._latency = latency
         self._ping_timeout = ping_timeout
         self._jitter = jitter
@@ -276,12 +280,12 @@ class SimNetwork(MemoryNetwork):
         answered: asyncio.Future[MemoryStream],
         shown: tuple[WorkerCredentials | None, float] | None,
     ) -> None:
-        listener = self._listeners.get(address)
+        listener = self._listeners.get(self.relays.get(address, address))
         if listener is None or link.refused:
             why = f"nobody listens at {address}" if listener is None else f"{address} refuses"
             self._answer(link, loop, _settle, answered, ConnectFailed(why))
             return
-        there = self._loops[address]
+        there = self._loops[self.relays.get(address, address)]
         there.call_soon(self._accept, link, address, listener, limits, loop, owner, answered, shown)
 
     def _accept(
@@ -298,7 +302,7 @@ class SimNetwork(MemoryNetwork):
         there = cast("SimLoop", asyncio.get_running_loop())
         worker = there.owner
         assert worker is not None
-        if self._listeners.get(address) is not listener:
+        if self._listeners.get(self.relays.get(address, address)) is not listener:
             self._answer(link, loop, _settle, answered, ConnectFailed(f"{address} was closed"))
             return
         pair = f"{owner.name}>{worker.name}"
@@ -312,6 +316,8 @@ class SimNetwork(MemoryNetwork):
                 refused = ConnectFailed(f"cannot connect to {address}: {why}")
                 self._answer(link, loop, _settle, answered, refused)
                 return
+        if address in self.relays:
+            self.relayed(wire, address)
         near = SimStream(self, f"{name} near", limits)
         far = SimStream(self, f"{name} far", listener.limits)
         near.peer, far.peer = far, near

@@ -234,7 +234,9 @@ class Incarnation:
 
     def _transport(self, limits: Limits, credentials: CredentialsProvider | None) -> MemoryTransport:
         self.provider = credentials
-        return MemoryTransport(self.cluster.network, limits)
+        transport = MemoryTransport(self.cluster.network, limits)
+        transport.one_way = self.cluster.plan.topology.one_way
+        return transport
 
     def random_bytes(self, size: int) -> bytes:
         """Return what no other incarnation gets."""

@@ -110,7 +110,8 @@ class Topology:
     ``lease`` and tags are a pool's: of the workers that are found the last ``untagged`` have not the tag that
     pools want; if none has to, pools want none. With ``static``, of the last ``named`` workers callers know the names
     of their hosts, of the others addresses. With ``tls`` everybody has a certificate, and looks at those of the
-    others.
+    others: with ``identities`` at the identity that they name, which a caller must have too, and not at the host; with
+    ``one_way`` only callers look, and show none.
     """
 
     mode: Literal["pool", "proxy", "durable", "hybrid"] = "pool"
@@ -123,6 +124,8 @@ class Topology:
     size: int = 0
     named: int = 0
     tls: bool = False
+    identities: bool = False
+    one_way: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.callers <= 9 or not 1 <= self.workers <= 64:
@@ -143,6 +146,8 @@ class Topology:
             raise ValueError("named are some of the workers that are found by static, and have no certificate")
         if self.tls and self.discovery == "local":
             raise ValueError("certificates are for workers on a network, which are not found locally")
+        if (self.identities or self.one_way) and not self.tls:
+            raise ValueError("identities, and who shows them, are of certificates: tls")
 
     @property
     def finds(self) -> bool:

@@ -31,7 +31,9 @@ STALL_SLOTS = 3
 ITEM_BYTES = 6
 ITEM = 1 << 8 * ITEM_BYTES
 """An item's number is below this."""
-HEADER = 1 << 24
+HEADER_BYTES = 4
+HEADER = 1 << 8 * HEADER_BYTES
+"""So are those of the surroundings and of the swarm: above the product of all tables that they choose from."""
 SLOW_DRAW_SECONDS = 0.01
 """A plan that takes longer to draw, on any machine, makes more draws than it should."""
 
@@ -221,7 +223,11 @@ KINDS = {
     )
 }
 """By whether workers are found by a discovery, and by which, and whether they have certificates."""
-TRUST = tuple(name for name, kind in FAULTS.items() if kind.needs == "tls")
+TRUST = {
+    way: tuple(name for name, kind in FAULTS.items() if kind.group == "trust" and (not kind.ways or way in kind.ways))
+    for way in WAYS
+}
+"""What can be wrong with certificates and secrets, by the way in which workers are found."""
 
 BEYOND = {
     way: (
@@ -257,6 +263,10 @@ FOUND: tuple[dict[str, Any], ...] = (
     {"mode": "proxy", "discovery": "static", "tls": True},
     {"mode": "durable", "discovery": "lan", "tls": True},
     {"mode": "durable", "discovery": "dns", "tls": True},
+    {"mode": "proxy", "discovery": "lan", "tls": True, "one_way": True},
+    {"mode": "durable", "discovery": "dns", "tls": True, "one_way": True, "identities": True},
+    {"mode": "proxy", "discovery": "dns", "tls": True, "identities": True},
+    {"mode": "durable", "discovery": "lan", "tls": True, "identities": True},
 )
 """How workers are found, and by what sort of pool."""
 
@@ -297,7 +307,7 @@ TTLS = {1: 1, 40: 6, 200: 25}
 LASTING = frozenset(
     {"refuse", "swallow", "partition", "clog", "slow", "pause", "segment-split", "answer-lost", "answer-stale"}
     | {"answer-split", "hello-flap", "zone-flap"}
-    | {"expired", "wrong-authority", "wrong-name", "rotation"}
+    | {"expired", "wrong-authority", "wrong-name", "relay", "rotation"}
 )
 """Kinds of fault that last as many times as long: they are over when everything is healed."""
 
@@ -345,7 +355,8 @@ def decode(
     kinds = _enabled(swarm, KINDS[finds, topology.discovery, topology.tls])
     if topology.tls:
         # Once there are certificates, something is wrong with them.
-        wrong = TRUST[swarm // 4 % len(TRUST)]
+        amiss = TRUST[topology.discovery]
+        wrong = amiss[swarm // 4 % len(amiss)]
         kinds = (wrong, wrong, *kinds)
     if topology.discovery != "local":
         # One that can strike nothing else: else what lasts long and is rare is hardly ever seen.
@@ -499,7 +510,8 @@ def _fault(digits: _Digits, kinds: tuple[str, ...], callers: int, workers: int) 
     elif form.group == "discovery":
         said["target"] = caller
     else:
-        said["target"] = digits.of((worker,) * 7 + ("c0",))
+        # What a caller shows matters as much as what a worker does.
+        said["target"] = digits.of((worker,) * (1 if form.needs == "tls" else 7) + ("c0",))
     fields = form.fields
     if "frame" in fields and (where or kind == "delay"):
         said.update(frame=frame, ordinal=ordinal, when=when)

@@ -238,7 +238,11 @@ def simpler_surroundings(plan: Plan) -> Iterator[Plan]:
     if topology.untagged:
         yield replace(plan, topology=replace(topology, untagged=0))
     if topology.tls:
-        yield replace(plan, topology=replace(topology, tls=False))
+        yield replace(plan, topology=replace(topology, tls=False, identities=False, one_way=False))
+    if topology.identities:
+        yield replace(plan, topology=replace(topology, identities=False))
+    if topology.one_way:
+        yield replace(plan, topology=replace(topology, one_way=False))
     if topology.named:
         yield replace(plan, topology=replace(topology, named=0))
         yield replace(plan, topology=replace(topology, named=topology.named - 1))

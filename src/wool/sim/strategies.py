@@ -11,7 +11,7 @@ import random
 from hypothesis import strategies as st
 
 from wool.sim.plan import Plan
-from wool.sim.shapes import CALLS, FAULT_SLOTS, HEADER, ITEM, ITEM_BYTES, STALL_SLOTS, decode
+from wool.sim.shapes import CALLS, FAULT_SLOTS, HEADER, HEADER_BYTES, ITEM, ITEM_BYTES, STALL_SLOTS, decode
 
 FILLED = (0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5)
 """How many faults the volume mode makes."""
@@ -26,7 +26,7 @@ def plans(*, calls: int = CALLS, faults: int = FAULT_SLOTS, stalls: int = STALL_
     ones, which are the first kinds, workers and times of every table. And of several draws of a sort Hypothesis puts
     one in another's place: most plans were nearly those before them, or had no calls.
     """
-    size = _HEADER_BYTES + (faults + calls + stalls) * ITEM_BYTES
+    size = _HEAD_BYTES + (faults + calls + stalls) * ITEM_BYTES
     return st.builds(
         _decoded,
         st.just((faults, calls)),
@@ -35,21 +35,28 @@ def plans(*, calls: int = CALLS, faults: int = FAULT_SLOTS, stalls: int = STALL_
     )
 
 
-_HEADER_BYTES = 7
-"""Surroundings and swarm, three each, and the seed."""
+_HEAD_BYTES = 2 * HEADER_BYTES + 1
+"""Surroundings, swarm and the seed."""
 
 
 def _decoded(sizes: tuple[int, int], blob: bytes, left_out: int) -> Plan:
     faults, calls = sizes
-    numbers = _numbers(blob[_HEADER_BYTES:])
+    numbers = _numbers(blob[_HEAD_BYTES:])
     kept: list[int] = []
     for number in numbers[:faults]:
         left_out, digit = divmod(left_out, 3)
         kept.append(0 if digit == 1 else number)
     # The last byte says whether a stall is there at all: mostly not.
     stalls = [number if number % 3 == 1 else 0 for number in numbers[faults + calls :]]
-    surroundings, swarm = int.from_bytes(blob[:3]), int.from_bytes(blob[3:6])
-    return decode(surroundings, swarm, blob[6], numbers[faults : faults + calls], kept, stalls)
+    surroundings, swarm = blob[:HEADER_BYTES], blob[HEADER_BYTES : 2 * HEADER_BYTES]
+    return decode(
+        int.from_bytes(surroundings),
+        int.from_bytes(swarm),
+        blob[2 * HEADER_BYTES],
+        numbers[faults : faults + calls],
+        kept,
+        stalls,
+    )
 
 
 def _numbers(blob: bytes) -> list[int]:

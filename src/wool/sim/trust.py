@@ -28,6 +28,7 @@ DAY = datetime.timedelta(days=1)
 STRANGER = -1
 """The authority that nobody believes. The others are counted from 0."""
 IDENTITY = "wool-caller"
+WORKER_IDENTITY = "wool-worker"
 ELSEWHERE = "192.0.2.1"
 
 
@@ -42,18 +43,37 @@ def _authority(number: int) -> Authority:
 
 
 @functools.lru_cache(maxsize=4096)
-def _issued(number: int, name: str, server: bool, not_after: datetime.datetime) -> Issued:
+def _issued(number: int, names: tuple[str, ...], server: bool, not_after: datetime.datetime) -> Issued:
     usages = (SERVER, CLIENT) if server else (CLIENT,)
-    return _authority(number).issue([name], usages=usages, not_before=START - DAY, not_after=not_after)
+    return _authority(number).issue(names, usages=usages, not_before=START - DAY, not_after=not_after)
 
 
 @functools.lru_cache(maxsize=4096)
 def _credentials(
-    believed: tuple[int, ...], number: int, name: str, server: bool, not_after: datetime.datetime, secret: bytes
+    believed: tuple[int, ...],
+    number: int,
+    names: tuple[str, ...],
+    server: bool,
+    not_after: datetime.datetime,
+    secret: bytes,
+    identities: bool,
+    one_way: bool,
 ) -> WorkerCredentials:
-    issued = _issued(number, name, server, not_after)
     ca = b"".join(_authority(each).chain for each in believed)
-    return WorkerCredentials(ca=ca, key=issued.key, cert=issued.cert, secret=secret)
+    workers = (WORKER_IDENTITY,) if identities else ()
+    if one_way and not server:
+        return WorkerCredentials(ca=ca, mutual=False, secret=secret, workers=workers)
+    issued = _issued(number, names, server, not_after)
+    return WorkerCredentials(
+        ca=ca,
+        key=issued.key,
+        cert=issued.cert,
+        mutual=not one_way,
+        secret=secret,
+        workers=workers,
+        # Nested calls are a worker's, which shows what it is.
+        callers=(IDENTITY, WORKER_IDENTITY) if identities and not one_way else (),
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -61,19 +81,35 @@ def _refusals(
     caller: WorkerCredentials, worker: WorkerCredentials, host: str, at: datetime.datetime
 ) -> tuple[Refusal | None, Refusal | None]:
     """Return why the caller refuses the worker, and the worker the caller."""
-    assert worker.cert is not None and caller.cert is not None
-    return judge_worker(worker.cert, caller.ca, host, at), judge_caller(caller.cert, worker.ca, worker.callers, at)
+    assert worker.cert is not None
+    verdicts = [judge_worker(worker.cert, caller.ca, name, at) for name in caller.workers or (host,)]
+    by_caller = None if None in verdicts else verdicts[-1]
+    if not worker.mutual:
+        return by_caller, None
+    assert caller.cert is not None
+    return by_caller, judge_caller(caller.cert, worker.ca, worker.callers, at)
 
 
 class Trust:
-    """The certificates of one run. ``expiries`` says, by label, when some of them are going to expire."""
+    """The certificates of one run. ``expiries`` says, by label, when some of them are going to expire.
+
+    With ``identities`` these count, and not hosts; with ``one_way`` callers show nothing.
+    """
 
     def __init__(
-        self, now: Callable[[], float], secret: Callable[[str], bytes], expiries: Mapping[str, Sequence[float]]
+        self,
+        now: Callable[[], float],
+        secret: Callable[[str], bytes],
+        expiries: Mapping[str, Sequence[float]],
+        *,
+        identities: bool,
+        one_way: bool,
     ) -> None:
         self._now = now
         self._secret = secret
         self._expiries = expiries
+        self._identities = identities
+        self._one_way = one_way
         self._flaws: dict[str, dict[Flaw, list[float]]] = {}
         self._signs = 0
         self._believed: tuple[int, ...] = (0,)
@@ -86,17 +122,19 @@ class Trust:
         """Return what a process with this label shows and believes now."""
         flaws = self._flaws.get(label, {})
         is_worker = label.startswith("w")
-        own = net_address_of(label).partition(":")[0] if is_worker else IDENTITY
+        own = (net_address_of(label).partition(":")[0], WORKER_IDENTITY) if is_worker else (IDENTITY,)
         # Who shows one before it expires shows that one, and may meet the other end when it has.
         ends = flaws.get("expired") or [at for at in self._expiries.get(label, ()) if at > self._now()]
         return _credentials(
             self._believed,
             STRANGER if flaws.get("wrong-authority") else self._signs,
-            ELSEWHERE if flaws.get("wrong-name") else own,
+            (ELSEWHERE,) if flaws.get("wrong-name") else own,
             is_worker,
             # At the very instant it is over.
             _instant(min(ends)) - datetime.timedelta(seconds=1) if ends else START + 3000 * DAY,
             self._secret(label),
+            self._identities,
+            self._one_way,
         )
 
     def refuses(self, caller: WorkerCredentials, worker: WorkerCredentials, address: str) -> str | None:

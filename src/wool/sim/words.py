@@ -39,7 +39,12 @@ def _surroundings(plan: Plan) -> Iterator[str]:
     if topology.untagged:
         yield f"The last {topology.untagged} of them have not the tag that pools want."
     if topology.tls:
-        yield "All of them have certificates, and look at those of the others."
+        who = (
+            "Callers look at the certificates of workers, and show none."
+            if topology.one_way
+            else ("All of them have certificates, and look at those of the others.")
+        )
+        yield who + (" What counts is the identity, and not the host." if topology.identities else "")
     if plan.told:
         yield "Callers ask to be told what happens to their tasks on the workers, and everybody traces."
     changed = [

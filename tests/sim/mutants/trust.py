@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.mutants.mutant import Edit, Mutant
 
-CERTIFICATES, HANDSHAKE = "wool.certificates", "wool.protocol.handshake"
+CERTIFICATES, CONNECTION, HANDSHAKE = "wool.certificates", "wool.connection", "wool.protocol.handshake"
 
 MUTANTS = (
     Mutant(
@@ -23,6 +23,30 @@ MUTANTS = (
                 old="        return _why([leaf, *others], at, CLIENT, str(error))\n",
                 new="        why = _why([leaf, *others], at, CLIENT, str(error))\n"
                 '        return None if why.why == "expired" else why\n',
+            ),
+        ),
+    ),
+    Mutant(
+        name="identity-not-asked",
+        broken="A worker that names the identities of its callers takes whatever the authority has signed.",
+        caught_by="certificates_were_good",
+        edits=(
+            Edit(
+                module=CERTIFICATES,
+                old="    if names and not set(names) & set(_names(leaf)):\n",
+                new="    if names and not _names(leaf):\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="handshake-handed-on",
+        broken="A caller that shows no certificate does not look where the worker says that it listens.",
+        caught_by="nobody_is_in_between",
+        edits=(
+            Edit(
+                module=CONNECTION,
+                old="            if not secure or transport.one_way:\n",
+                new="            if not expects and (not secure or transport.one_way):\n",
             ),
         ),
     ),

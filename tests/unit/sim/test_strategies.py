@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wool.sim.campaign import counts
 from wool.sim.kinds import FAULTS
 from wool.sim.plan import Plan
-from wool.sim.shapes import CALLS, PACES, SHAPES, SLOW_DRAW_SECONDS, TASKS, body, decode
+from wool.sim.shapes import CALLS, FOUND, PACES, SHAPES, SLOW_DRAW_SECONDS, TASKS, body, decode
 from wool.sim.strategies import plans, random_plan
 
 
@@ -57,6 +57,12 @@ def test_every_kind_of_fault_and_every_shape_of_body_is_drawn() -> None:
     drawn = {call.body for plan in some for call in plan.calls}
     for index, (name, _) in enumerate(SHAPES):
         assert any(body(index, wait, number) in drawn for wait in range(5) for number in range(6)), name
+
+
+def test_every_way_in_which_workers_are_found_is_drawn() -> None:
+    drawn = [random_plan(seed).topology for seed in range(3000)]
+    for wanted in FOUND:
+        assert any(all(getattr(one, name) == value for name, value in wanted.items()) for one in drawn), wanted
 
 
 def test_some_plans_have_minutes_for_what_others_do_in_a_second() -> None:

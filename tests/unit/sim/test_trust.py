@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from support.plans import QUICK, calls, played, returns, struck
+from support.plans import QUICK, calls, played, returns, step, struck
 from wool.sim.history import Event, History
-from wool.sim.invariants.safety import certificates_were_good, secrets_are_the_same
+from wool.sim.invariants.safety import certificates_were_good, nobody_is_in_between, secrets_are_the_same
 from wool.sim.invariants.story import Story, Violation
 from wool.sim.kinds import Fault
 from wool.sim.plan import Plan, Topology
@@ -70,6 +71,77 @@ def test_a_certificate_that_is_no_good_opens_no_session_until_it_is_renewed(kind
         assert none_failed_but_by(history, "no-workers", until=0.7)
 
 
+@pytest.mark.parametrize(
+    ("kind", "target", "why"),
+    [
+        ("wrong-name", "w0", "is for 192.0.2.1, and not for wool-worker"),
+        ("wrong-name", "c0", "is for 192.0.2.1, and not for wool-caller or wool-worker"),
+        ("expired", "c0", "the worker refused this side's certificate: expired: the certificate of CN=wool-caller"),
+    ],
+)
+def test_where_identities_count_both_ends_must_have_one_that_is_named(kind: str, target: str, why: str) -> None:
+    history = played(secured(Fault(kind=kind, target=target, at=0.05, seconds=0.5), identities=True))
+    assert struck(history, kind)
+    assert refused(history) and all(why in said for said in refused(history))
+    assert all(at > 0.55 for at in met(history, "c0#0>w0#0")) and met(history, "c0#0>w0#0")
+
+
+def test_a_nested_call_is_made_under_the_identity_of_its_worker() -> None:
+    plan = secured(identities=True, made=0)
+    history = played(replace(plan, calls=calls(*(returns(1, step("call", number=1, body=returns(2))),) * 6, apart=0.1)))
+    assert all_ran(history) and refused(history) == []
+    assert met(history, "w0#0>w1#0") or met(history, "w1#0>w0#0")
+
+
+@pytest.mark.parametrize("kind", ["expired", "wrong-authority", "wrong-name"])
+def test_one_way_a_caller_shows_nothing_that_could_be_wrong(kind: str) -> None:
+    history = played(secured(Fault(kind=kind, target="c0", at=0.05, seconds=0.5), one_way=True))
+    assert struck(history, kind)
+    assert refused(history) == []
+    assert all_ran(history)
+
+
+def test_one_way_a_caller_looks_at_the_workers_certificate() -> None:
+    history = played(secured(Fault(kind="wrong-authority", target="w0", at=0.05, seconds=0.5), one_way=True))
+    assert refused(history) and all("authority" in said for said in refused(history))
+    assert all(at > 0.55 for at in met(history, "c0#0>w0#0"))
+    assert all_ran(history)
+
+
+def test_one_way_a_worker_with_another_secret_runs_nothing() -> None:
+    fault = Fault(kind="other-secret", target="w0", at=0.05, seconds=0.5)
+    history = played(secured(fault, one_way=True, made=40))
+    assert not [event for event in history.of("wire.opened") if "w0#1" in event.attempt]
+    assert {event.node for event in history.of("body.began")} == {"w1#0", "w0#2"}
+    assert all_ran(history)
+
+
+@pytest.mark.parametrize("discovery", ["lan", "dns"])
+@pytest.mark.parametrize("trust", [{"tls": False}, {"one_way": True}, {"one_way": True, "identities": True}, {}])
+def test_who_passes_a_handshake_on_gets_no_session_unless_both_ends_have_shown_certificates(
+    discovery: str, trust: dict[str, Any]
+) -> None:
+    relay = Fault(kind="relay", target="w0", at=0.05, seconds=1.6)
+    history = played(secured(relay, discovery=discovery, made=20, **trust))
+    relayed = {event.attempt for event in history.of("wire.relayed")}
+    opened = {event.attempt for event in history.of("wire.opened")}
+    assert not relayed & opened or trust == {}
+    if discovery == "dns" and trust in ({}, {"one_way": True}):
+        assert refused(history)  # the certificate is not for the relay's host
+    else:
+        assert relayed
+    assert all_ran(history)
+
+
+@pytest.mark.parametrize("discovery", ["lan", "dns"])
+def test_between_two_certificates_a_relay_may_stand_and_no_call_fails(discovery: str) -> None:
+    relay = Fault(kind="relay", target="w0", at=0.05, seconds=1.6)
+    history = played(secured(relay, discovery=discovery, made=20, identities=True))
+    relayed = {event.attempt for event in history.of("wire.relayed")}
+    assert relayed & {event.attempt for event in history.of("wire.opened")}
+    assert all_ran(history)
+
+
 def test_a_session_goes_on_when_a_certificate_expires_in_flight() -> None:
     history = played(secured(Fault(kind="expired", target="w0", at=0.45, seconds=5.0), workers=1))
     (at,) = met(history, "c0#0>w0#0")
@@ -118,6 +190,13 @@ def test_certificates_are_for_workers_on_a_network() -> None:
         Topology(mode="proxy", tls=True)
 
 
+@pytest.mark.parametrize("what", ["identities", "one_way"])
+def test_who_shows_what_is_of_certificates(what: str) -> None:
+    asked: dict[str, Any] = {"mode": "proxy", "discovery": "static", what: True}
+    with pytest.raises(ValueError, match="identities, and who shows them, are of certificates"):
+        Topology(**asked)
+
+
 # ---- the invariants ---------------------------------------------------------------------------------
 
 
@@ -134,8 +213,8 @@ def together(at: float, since: float, session: str = "c0#0>w0#0/1") -> list[Even
     ]
 
 
-def found(invariant: Any, *events: Event, tls: bool = True) -> list[Violation]:
-    plan = Plan(topology=Topology(mode="proxy", discovery="static", tls=tls))
+def found(invariant: Any, *events: Event, tls: bool = True, **topology: bool) -> list[Violation]:
+    plan = Plan(topology=Topology(mode="proxy", discovery="static", tls=tls, **topology))
     return list(invariant(Story(History(sorted(events, key=lambda event: event.at)), plan)))
 
 
@@ -153,6 +232,19 @@ def test_s7_what_a_caller_shows_it_has_read_before() -> None:
     assert not found(certificates_were_good, *fault(0.5, "wrong-authority", "c0"), *together(0.7, 0.4))
     assert found(certificates_were_good, *fault(0.5, "expired", "c0"), *together(0.7, 0.4))
     assert not found(certificates_were_good, *fault(0.5, "wrong-name", "c0"), *together(0.7, 0.6))
+    assert found(certificates_were_good, *fault(0.5, "wrong-name", "c0"), *together(0.7, 0.6), identities=True)
+    assert not found(certificates_were_good, *fault(0.5, "expired", "c0"), *together(0.7, 0.6), one_way=True)
+
+
+def test_s7_a_session_over_somebody_in_between_is_found_unless_both_ends_have_shown_certificates() -> None:
+    session = "c0#0>w0#0/1"
+    relayed = Event(0.59, "", "wire.relayed", "", session, (("at", "10.0.0.1:7999"),))
+    opened = Event(0.6, "c0#0", "wire.opened", "", session, (("heard", 2),))
+    assert found(nobody_is_in_between, relayed, opened, tls=False)
+    assert found(nobody_is_in_between, relayed, opened, one_way=True)
+    assert not found(nobody_is_in_between, relayed, opened)
+    assert not found(nobody_is_in_between, relayed, tls=False)
+    assert not found(nobody_is_in_between, opened, tls=False)
 
 
 def test_s7_a_session_without_a_look_at_certificates_is_found_where_there_are_some() -> None:

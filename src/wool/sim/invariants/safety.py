@@ -248,10 +248,11 @@ def nothing_before_the_handshake(story: Story) -> Iterator[Violation]:
 def certificates_were_good(story: Story) -> Iterator[Violation]:
     """S7: met(s) ⇒ neither end showed an expired, a stranger's or another's certificate; opened(s) ⇒ met(s), with TLS.
 
-    A caller may have any name. What it shows it had read at ``since``: a flaw of authority counts if it was there all
-    the time.
+    A caller may have any name, unless identities count, and shows nothing one way. What it shows it had read at
+    ``since``: a flaw of authority or name counts if it was there all the time.
     """
-    if not story.plan.topology.tls:
+    topology = story.plan.topology
+    if not topology.tls:
         return
     met = {item.event.attempt: item for item in story.of("wire.met")}
     flawed = list(_flaws(story))
@@ -259,7 +260,8 @@ def certificates_were_good(story: Story) -> Iterator[Violation]:
         caller, worker = (end(session).partition("#")[0] for end in (caller_of, worker_of))
         for kind, target, begins, ends in flawed:
             since = value_of(item, "since") if target == caller and kind != "expired" else item.at
-            ends_meant = (worker,) if kind == "wrong-name" else (caller, worker)
+            of_caller = not topology.one_way and (kind != "wrong-name" or topology.identities)
+            ends_meant = (caller, worker) if of_caller else (worker,)
             if target in ends_meant and begins < since and item.at < ends:
                 yield Violation(
                     invariant="S7",
@@ -284,6 +286,22 @@ def _flaws(story: Story) -> Iterator[tuple[str, str, float, float]]:
         kind = value_of(item, "fault")
         if kind in FLAWS:
             yield kind, value_of(item, "target"), item.at, healed.get(value_of(item, "index"), float("inf"))
+
+
+def nobody_is_in_between(story: Story) -> Iterator[Violation]:
+    """S7: opened(s) ∧ relayed(s) ⇒ both ends have shown certificates: then who is in between can read nothing."""
+    topology = story.plan.topology
+    if topology.tls and not topology.one_way:
+        return
+    relayed = {item.event.attempt: item for item in story.of("wire.relayed")}
+    for (node, session), item in story.sessions_opened.items() if relayed else ():
+        if session in relayed:
+            yield Violation(
+                invariant="S7",
+                task="",
+                sentence=f"{node} opened {session}, over somebody at {value_of(relayed[session], 'at')}",
+                events=(relayed[session].index, item.index),
+            )
 
 
 def secrets_are_the_same(story: Story) -> Iterator[Violation]:
@@ -377,6 +395,7 @@ INVARIANTS = (
     no_identity_crosses,
     nothing_before_the_handshake,
     certificates_were_good,
+    nobody_is_in_between,
     secrets_are_the_same,
     nobody_breaks_the_protocol,
     attempts_are_their_callers,
