@@ -49,8 +49,9 @@ class NamesSubscriber(ABC):
 
     @property
     def troubles(self) -> list[str]:
-        """Why names lead to nobody, as the last subscription has found."""
-        return [] if self._progress is None else list(self._progress.troubles.values())
+        """Why names lead to nobody, as the last subscription has found, in the order of the names."""
+        progress = self._progress
+        return [] if progress is None else [progress.troubles[n] for n in progress.names if n in progress.troubles]
 
     @property
     def is_looking(self) -> bool:
