@@ -144,7 +144,7 @@ class Cluster:
 
     def launcher(self, owner: Incarnation) -> SimLauncher:
         """Return what starts the workers of a pool of this process."""
-        return SimLauncher(owner)
+        return SimLauncher(owner, self.workers)
 
     def new_pid(self) -> int:
         """Mint a process id."""

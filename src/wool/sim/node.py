@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from wool.sim.kinds import Fault
     from wool.sim.multicast import Segment
     from wool.sim.network import SimNetwork
-    from wool.sim.workers import SimWorker
     from wool.worker.launch import Launcher
 
 EXIT_SECONDS = 0.001
@@ -86,11 +85,6 @@ class Surroundings(Host, Names, Protocol):
     @property
     def tasks(self) -> dict[str, tuple[Body, tuple[Ask, ...]]]:
         """The program of every task, by its label."""
-        ...
-
-    @property
-    def workers(self) -> dict[str, SimWorker]:
-        """The present workers by label."""
         ...
 
     def launcher(self, owner: Incarnation) -> Launcher:
@@ -159,6 +153,18 @@ class Surroundings(Host, Names, Protocol):
         ...
 
 
+class WorkerProcess(Protocol):
+    """A worker, as the kernel knows it."""
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        ...
+
+    def owner_gone(self) -> None:
+        """Its owner has died."""
+        ...
+
+
 class SimHome:
     """Where the workers of a simulated pool live."""
 
@@ -199,8 +205,8 @@ class Incarnation:
         self.io: SimLoop = world.new_loop(f"{self.name}.io", self)
         self.dead: bool = False
         self.paused: bool = False
-        self.worker: SimWorker | None = None
-        self.children: list[SimWorker] = []
+        self.worker: WorkerProcess | None = None
+        self.children: list[WorkerProcess] = []
         self.when_gone: list[Callable[[str], None]] = []
         """Called, by the world, when the process has ended."""
         self.seams_left: int | None = None

@@ -149,10 +149,11 @@ class SimWorker:
 
 
 class SimLauncher:
-    """Starts simulated workers for a pool. See `wool.worker.launch.Launcher`."""
+    """Starts simulated workers for a pool, and enters them in ``workers``. See `wool.worker.launch.Launcher`."""
 
-    def __init__(self, owner: Incarnation) -> None:
+    def __init__(self, owner: Incarnation, workers: dict[str, SimWorker]) -> None:
         self._owner = owner
+        self._workers = workers
 
     async def launch(self, spec: WorkerSpec) -> SimWorkerHandle:
         """Return a worker that is ready."""
@@ -166,7 +167,7 @@ class SimLauncher:
             raise WorkerStartError(f"worker {label} did not start: the plan says so")
         worker = SimWorker(cluster, label)
         cluster.name_incarnation(spec.uid, worker.process)
-        cluster.workers[label] = worker
+        self._workers[label] = worker
         handle = SimWorkerHandle(worker, owner, spec.limits)
         worker.start(
             Configure(
