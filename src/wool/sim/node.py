@@ -154,7 +154,14 @@ class Surroundings(Host, Names, Protocol):
 
 
 class WorkerProcess(Protocol):
-    """A worker, as the kernel knows it."""
+    """What a process that is a worker's is, besides."""
+
+    metadata: WorkerMetadata | None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it lives, and has not been told to stop."""
+        ...
 
     def terminate(self) -> None:
         """Send it SIGTERM."""
