@@ -124,7 +124,8 @@ class TaskEvent:
     def flush(timeout: float | None = None) -> bool:
         """Wait until handlers have returned from all that has happened; return False after ``timeout`` seconds.
 
-        Blocks: not for an event loop. Happens by itself, for up to two seconds, when a process ends.
+        Blocks: not for an event loop. Happens by itself, for up to two seconds, when a process ends. Raises
+        `RuntimeError` in a handler, which would wait for itself.
         """
         return PROCESS.flush(timeout)
 
@@ -240,6 +241,8 @@ class _Registered:
 
     def flush(self, until: float | None) -> bool:
         with self._changed:
+            if self._thread is threading.current_thread():
+                raise RuntimeError("TaskEvent.flush was called by a handler of task events, and would wait for itself")
             while self._queue or self._busy:
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:

@@ -88,18 +88,25 @@ def check_setup(setup: object) -> str:
 
 
 def set_up_worker(setup: str) -> None:
-    """Do in a worker what `instrument` has said for it; ``setup`` may be empty. Raises `RuntimeError`."""
+    """Do in a worker what `instrument` has said for it; ``setup`` may be empty.
+
+    Raises `RuntimeError`, with the cause if that is in code of the user's and not in what ``setup`` says.
+    """
     name, _, function = setup.partition(":")
+    looks_up = False
     try:
         found: Any = import_module(name) if name else None
+        looks_up = True
         for part in function.split(".") if function else ():
             found = getattr(found, part)
+        looks_up = False
         if function:
             found()
     except Exception as error:
-        raise RuntimeError(
-            f"tracing cannot be set up by {setup!r} (worker_setup, --otel): {type(error).__name__}: {error}"
-        ) from error
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            looks_up = True  # it is not there, and not only what it imports
+        words = f"tracing cannot be set up by {setup!r} (worker_setup, --otel): {type(error).__name__}: {error}"
+        raise RuntimeError(words) from (None if looks_up else error)
     if PROCESS.tracer is None:
         instrument(worker_setup=setup or None)
 

@@ -173,3 +173,12 @@ async def test_a_setup_of_another_form_is_refused_before_anything_starts(setup: 
     status, _, errors = await wool_command("worker", "--discovery", "local:x", "--otel", setup)
     words = f"--otel: must be 'module:function' or 'module', as in 'app.telemetry:set_up', got {setup!r}"
     assert status == 2 and words in errors
+
+
+async def test_a_setup_of_the_command_that_is_not_there_is_one_clear_line() -> None:
+    arguments = ("--discovery", "local:x", "--size", "1", "--otel", "no_such:f")
+    async with worker_command(*arguments, ready=False) as command:
+        failed = await command.event("failed")
+        assert await command.ended() == 1
+        assert "tracing cannot be set up by 'no_such:f' (worker_setup, --otel): ModuleNotFoundError" in failed["why"]
+        assert "output" not in failed and command.all("output") == [] == command.others

@@ -381,6 +381,21 @@ def test_a_handler_that_raises_at_each_event_is_told_of_once_and_then_counted_at
     assert said() == [(more, False)]
 
 
+def test_a_handler_cannot_wait_for_itself_and_is_told_so() -> None:
+    told: list[BaseException] = []
+
+    @wool.TaskEvent.handler("task-created")
+    def waiting(event: wool.TaskEvent, timestamp: int, context: object = None) -> None:
+        with pytest.raises(RuntimeError, match="would wait for itself") as caught:
+            wool.TaskEvent.flush()
+        told.append(caught.value)
+
+    emit()
+    assert wool.TaskEvent.flush(10)
+    wool.TaskEvent.remove_handler(waiting)
+    assert len(told) == 1
+
+
 async def test_a_handler_that_hangs_delays_nobody_and_what_it_misses_is_counted_and_told(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -334,6 +334,7 @@ def test_a_worker_setup_of_another_form_is_refused_in_words(setup: Any) -> None:
 
 @pytest.mark.parametrize("setup", ["no_such_module:f", "support.bodies:nothing", "support.bodies:fail.x"])
 def test_a_setup_that_fails_is_named_with_its_cause(setup: str) -> None:
-    with pytest.raises(RuntimeError, match=rf"tracing cannot be set up by '{setup}'.*Error: "):
+    with pytest.raises(RuntimeError, match=rf"tracing cannot be set up by '{setup}'.*Error: ") as caught:
         otel.set_up_worker(setup)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__  # the words say all
     assert PROCESS.tracer is None

@@ -39,8 +39,8 @@ OPTIONS: Sequence[Option] = (
     Option(name="discovery", convert=caller_way, metavar="HOW", help=f"how workers are found: {CALLER_FORMS}"),
     Option(name="wait", convert=seconds(), metavar="SECONDS", help="how long to look for workers (default: 0.5 for "
            "local and static, 3 for lan and dns)"),
-    Option(name="timeout", convert=seconds(least=0.001), default=2.0, metavar="SECONDS", help="how long each worker "
-           "has to answer (default: 2)"),
+    Option(name="timeout", convert=seconds(least=0.001, most=86_400), default=2.0, metavar="SECONDS",
+           help="how long each worker has to answer (default: 2)"),
     Option(name="json", convert=switch, default=False, switch=True, help="print JSON, a list; with --watch, one a "
            "line"),
     Option(name="watch", convert=switch, default=False, switch=True, help="go on, until Ctrl-C"),

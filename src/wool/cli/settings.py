@@ -182,16 +182,17 @@ def whole(least: int, most: int, what: str) -> Callable[[object], int]:
     return convert
 
 
-def seconds(*, least: float = 0.0) -> Callable[[object], float]:
-    """Return what takes a finite number of seconds, ``least`` or more."""
+def seconds(*, least: float = 0.0, most: float = math.inf) -> Callable[[object], float]:
+    """Return what takes a finite number of seconds, from ``least`` to ``most``."""
+    bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
 
     def convert(given: object) -> float:
         try:
             number = float(given) if isinstance(given, (str, int, float)) and not isinstance(given, bool) else math.nan
         except (ValueError, OverflowError):
             number = math.nan
-        if not (math.isfinite(number) and number >= least):
-            raise ValueError(f"must be a number of seconds, {least:g} or more, got {given!r:.100}")
+        if not (math.isfinite(number) and least <= number <= most):
+            raise ValueError(f"must be a number of seconds, {bounds}, got {given!r:.100}")
         return number
 
     return convert

@@ -227,7 +227,12 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
             # Late: most workers trace nothing, and its package is an extra.
             from wool.otel import set_up_worker
 
-            set_up_worker(configure.tracing)
+            try:
+                set_up_worker(configure.tracing)
+            except RuntimeError as error:
+                if error.__cause__ is None:
+                    raise Unfit(str(error)) from None
+                raise
         _serve(configure, channel)
         PROCESS.end(configure.limits.close_seconds)
     finally:

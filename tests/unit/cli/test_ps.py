@@ -127,7 +127,8 @@ def test_help_is_there(arguments: list[str], capsys: pytest.CaptureFixture[str])
         (["pz"], "invalid choice: 'pz'"),
         (["ps"], "--discovery: must be said"),
         (["ps", "--discovery", "static"], "--discovery: got 'static': say at which addresses"),
-        (["ps", "--discovery", "local:x", "--timeout", "0"], "--timeout: must be a number of seconds, 0.001 or more"),
+        (["ps", "--discovery", "local:x", "--timeout", "0"], "--timeout: must be a number of seconds, from 0.001"),
+        (["ps", "--discovery", "local:x", "--timeout", "1e300"], "to 86400, got '1e300'"),
     ],
 )
 def test_what_makes_no_sense_is_misuse(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
