@@ -32,7 +32,7 @@ from wool.sim.plan import Plan
 from wool.sim.records import RecordError
 from wool.sim.report import Failure
 from wool.sim.run import execute
-from wool.sim.shrink import shrink
+from wool.sim.shrink import necessary_faults, shrink
 from wool.sim.strategies import plans, random_plan
 
 Mode: TypeAlias = Literal["hypothesis", "volume"]
@@ -330,7 +330,10 @@ def shrunk(found: Found) -> Found:
 
 
 def failure_of(plan: Plan, *, first: Violation | None = None, **more: Any) -> Failure | None:
-    """Run a plan and return its failure, if it is one; ``first`` is told first if it is there again."""
+    """Run a plan and return its failure, if it is one; ``first`` is told first if it is there again.
+
+    Which faults are necessary is found out, a run for each, unless ``more`` says so.
+    """
     verdict = run_and_judge(plan)
     violations = verdict.violations
     if first is not None:
@@ -339,6 +342,8 @@ def failure_of(plan: Plan, *, first: Violation | None = None, **more: Any) -> Fa
         violations = [*(alike or [first]), *others]
     if not violations:
         return None
+    if "necessary" not in more:
+        more["necessary"] = necessary_faults(plan, fails_alike(violations[0]))
     return Failure(plan=plan, history=verdict.history, violations=tuple(violations), **more)
 
 

@@ -185,7 +185,8 @@ def _row(
     index: int, event: Event, family: _Family, places: dict[str, int], arrivals: dict[int, tuple[int, float]]
 ) -> Row | None:
     if event.kind in _WIDE:
-        words = " ".join(str(value) for _, value in event.detail if value != "")
+        # Where everything waits is many lines, and has its own place in the report.
+        words = " ".join(str(value).partition("\n")[0] for _, value in event.detail if value != "")
         return Row(at=event.at, lane=0, words=f"{event.kind}: {words}" if words else event.kind, wide=True)
     lane = places.get(event.node)
     if lane is None:

@@ -49,6 +49,9 @@ def report(failure: Failure) -> str:
     lines += ["The plan:", *(f"  {line}" for told in tell(failure.plan) for line in wrapped(told)), ""]
     lines += [necessity(failure), ""]
     lines += ["What happened:", "", *_shortened(as_text(failure.diagram()).splitlines()), ""]
+    waits = _where_all_waits(failure.history)
+    if waits:
+        lines += ["Where everything waits:", "", *waits, ""]
     others = [other for other in failure.violations[1:] if str(other) != str(violation)]
     if others:
         lines += ["Also:", *(f"  {other}" for other in others[:8]), ""]
@@ -59,6 +62,16 @@ def report(failure: Failure) -> str:
     if failure.file:
         lines += ["Replay it with:", f"  {replay_command(failure.file)}"]
     return "\n".join(lines) + "\n"
+
+
+def _where_all_waits(history: History) -> list[str]:
+    """Return what a run that did not end has said of its tasks."""
+    return [
+        line
+        for event in history.of("run.ended")
+        if event.get("how") != "done"
+        for line in str(event.get("words", "")).splitlines()
+    ]
 
 
 def replay_command(file: str) -> str:

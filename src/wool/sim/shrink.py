@@ -47,8 +47,12 @@ def shrink(plan: Plan, fails: Fails, *, most_runs: int = 600, until: Callable[[]
     except OutOfTime:
         complete = False
     small = shrinker.plan
-    necessary = tuple(index for index in range(len(small.faults)) if not fails(small.without("faults", index)))
-    return Shrunk(plan=small, runs=shrinker.runs, complete=complete, necessary=necessary)
+    return Shrunk(plan=small, runs=shrinker.runs, complete=complete, necessary=necessary_faults(small, fails))
+
+
+def necessary_faults(plan: Plan, fails: Callable[[Plan], bool]) -> tuple[int, ...]:
+    """Return the faults, by their place, without which the plan does not fail."""
+    return tuple(index for index in range(len(plan.faults)) if not fails(plan.without("faults", index)))
 
 
 class _Shrinker:

@@ -19,6 +19,7 @@ from wool.sim.invariants.table import INVARIANTS, formula_of, letter_of
 from wool.sim.kinds import Fault
 from wool.sim.plan import Call, Plan
 from wool.sim.progress import Progress, summary
+from wool.sim.report import report
 from wool.sim.run import run
 from wool.sim.speed import Speed, measure
 
@@ -157,6 +158,19 @@ def test_what_a_search_finds_comes_shrunk(mode: campaign.Mode, monkeypatch: pyte
     assert sum(tally.plans[mode] for tally in told) > 0
     failure = failure_of(found.plan, first=found.violation)
     assert failure is not None and failure.first.sentence == "made up"
+
+
+def test_a_kept_plan_that_fails_says_which_of_its_faults_are_necessary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(story: campaign.Story) -> list[Violation]:
+        kinds = [fault.kind for fault in story.plan.faults]
+        return [Violation(invariant="S1", task="", sentence="made up")] if "crash" in kinds else []
+
+    monkeypatch.setattr(campaign, "judge_story", judge)
+    faults = (Fault(kind="pause", target="w1", at=0.3), Fault(kind="crash", target="w0", at=0.5))
+    failure = failure_of(Plan(faults=faults))
+    assert failure is not None
+    assert failure.necessary == (1,)
+    assert "Necessary: fault 1 (" in report(failure)
 
 
 def test_a_run_that_is_not_repeated_is_a_violation_that_names_the_event(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,17 @@ def test_many_lanes_are_cut_to_those_that_matter() -> None:
     assert all(len(line) <= 118 for line in as_text(diagram).splitlines())
 
 
+def test_a_run_that_did_not_end_is_told_with_where_everything_waits() -> None:
+    script = twice()
+    words = "nothing is ready at 1 s\n  c0#0.user: main: driver.py:10 in main\n  w0#0.io: reader: session.py:5 in read"
+    script.history.add(9.0, "", "run.ended", "", "", (("how", "deadlock"), ("words", words)))
+    violations = found("the_run_ends", script)
+    told = report(Failure(plan=PLAN, history=script.history, violations=tuple(violations))).splitlines()
+    at = told.index("Where everything waits:")
+    assert told[at + 2 : at + 5] == words.splitlines()
+    assert "Where everything waits:" not in report(failure())
+
+
 def test_a_violation_of_no_task_shows_its_events() -> None:
     script = cluster("w0#0").add("c0#0", "view.added", worker="w0#0")
     violations = found("events_follow_the_grammar", script)

@@ -48,7 +48,7 @@ def released_within_grace(story: Story) -> Iterator[Violation]:
 
 
 def no_begin_after_an_answer(story: Story) -> Iterator[Violation]:
-    """C2: say result(τ) ≺ e, or cancel taken by the body's loop ≺ e ⇒ e is not begin(τ)."""
+    """C2: say result(τ) ≺ e ⇒ e is not begin(τ)."""
     for label, task in story.tasks.items():
         for began in task.began:
             said = next(
