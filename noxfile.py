@@ -252,7 +252,9 @@ def fuzz(session: nox.Session) -> None:
 def certs(session: nox.Session) -> None:
     """Write the certificates of the tests, to look at; ``-- DIRECTORY``. They are made afresh, and belong nowhere."""
     session.install("-e", ".[certs]")
-    session.run("python", "certs/fixtures.py", *session.posargs)
+    directory = session.posargs or [str(Path(session.create_tmp()).resolve() / "certificates")]
+    session.run("python", "certs/fixtures.py", *directory)
+    session.log(f"the certificates are in {directory[0]}")
 
 
 def lower_bound(requirement: Requirement) -> str:

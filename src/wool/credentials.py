@@ -174,7 +174,9 @@ def _state(path: str | None) -> object:
 
 
 CredentialsProvider: TypeAlias = Callable[[], WorkerCredentials]
-"""Called for each new connection: who returns other credentials than before has rotated them."""
+"""Called for each new connection, and every few seconds for workers that this process has started
+(``Limits.credentials_seconds``): who returns other credentials than before has rotated them. Must not block: wool's I/O
+waits for it."""
 
 CredentialsArgument: TypeAlias = WorkerCredentials | CredentialsProvider
 
@@ -193,8 +195,8 @@ def as_provider(credentials: CredentialsArgument | None) -> CredentialsProvider 
 class Steady:
     """A provider that goes on with what another one returned last, where that one fails, and has that said.
 
-    Said once, until it succeeds again: whoever connects makes it ask, on a thread of gRPC's. The first time, what it
-    raises is raised, and so is what ``check`` has against what it returns.
+    Said once, until it succeeds again: whoever connects makes it ask, on a thread of gRPC's. Without ``last`` it is
+    asked at once, and what it raises then is raised, and so is what ``check`` has against what it returns.
     """
 
     def __init__(
@@ -202,11 +204,13 @@ class Steady:
         provider: CredentialsProvider,
         check: Callable[[WorkerCredentials], object],
         say: Callable[[str], object],
+        *,
+        last: WorkerCredentials | None = None,
     ) -> None:
         self._provider = provider
         self._check = check
         self._say = say
-        self._last = self._ask()
+        self._last = self._ask() if last is None else last
         self._failing = False
 
     def __call__(self) -> WorkerCredentials:
@@ -238,8 +242,8 @@ def provided(provider: CredentialsProvider) -> WorkerCredentials:
 def for_worker(credentials: CredentialsArgument | None) -> WorkerCredentials | CredentialFiles | None:
     """Return what a worker process is given to start with: files are read there, and again when they change.
 
-    What another function returns is given as it is now. Raises what reading them raises, and `ValueError` for
-    credentials without a certificate, which are a caller's.
+    What another function returns is given as it is now; see `asked_again`. Raises what reading them raises, and
+    `ValueError` for credentials without a certificate, which are a caller's.
     """
     provider = as_provider(credentials)
     if provider is None:
@@ -248,6 +252,24 @@ def for_worker(credentials: CredentialsArgument | None) -> WorkerCredentials | C
     if now.key is None:
         raise ValueError(f"a worker needs credentials with key= and cert=, got {now!r}")
     return provider if isinstance(provider, CredentialFiles) else now
+
+
+def asked_again(credentials: CredentialsArgument | None) -> CredentialsProvider | None:
+    """Return the function that is to be asked again for a worker; None where it reads files, or nothing changes."""
+    unchanging = credentials is None or isinstance(credentials, WorkerCredentials | CredentialFiles)
+    return None if unchanging else as_provider(credentials)
+
+
+class Renewed:
+    """A provider that gives what it was told last: a worker's, whose owner has the function."""
+
+    def __init__(self, now: WorkerCredentials) -> None:
+        self.now: WorkerCredentials = now
+        """May be set from any thread."""
+
+    def __call__(self) -> WorkerCredentials:
+        """Return what it was told last."""
+        return self.now
 
 
 def secret_of(credentials: CredentialsArgument) -> bytes:

@@ -177,6 +177,9 @@ class Limits:
     """A longer line of a worker's output is forwarded in pieces: nobody's memory pays for a missing newline."""
     control_message_bytes: int = 4 * MIB
     """One message between owner and worker. The longest, ``sys.path``, takes some kilobytes as a rule."""
+    credentials_seconds: float = 5.0
+    """How often a function that gives credentials is asked whether they are others, for workers that this process has
+    started."""
     exit_poll_first_seconds: float = 0.001
     exit_poll_most_seconds: float = 0.5
     """Where the kernel does not announce a worker's end it is looked for: soon after a sign of it, then more rarely."""

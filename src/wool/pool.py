@@ -15,7 +15,7 @@ from wool.admission import Terms, family_of, successor_of
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
 from wool.bridge import MailboxLike
 from wool.context import credentials_in_force
-from wool.credentials import CredentialsArgument, as_provider, for_worker, secret_of
+from wool.credentials import CredentialsArgument, as_provider, asked_again, for_worker, secret_of
 from wool.crew import Crew
 from wool.discovery.base import DiscoveryLike, NoPublisher, WorkerMetadata, check_tags, lives_on_io_loop
 from wool.dispatch import Dispatcher, DispatcherSource, ProxySpec, enter_source, innermost_open, leave_source, used
@@ -362,6 +362,7 @@ class WorkerPool(_Entered):
                     tags=self.tags,
                     limits=limits,
                     credentials=credentials,
+                    provider=asked_again(self._credentials),
                     loop=self._loop_kind,
                     retirement=self._retirement,
                     max_concurrency=self._most_at_work,

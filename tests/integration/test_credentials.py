@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -19,11 +20,13 @@ from support.command import free_port, wool_command, worker_command
 from support.far_caller import through
 from support.faults import Journal, until
 from support.hosts import certify, far_caller, flags, worker_on
-from support.traced import run
+from support.traced import run, run_until
 from wool.cli.supervisor import Status
 from wool.context import credentials_in_force
 from wool.limits import Limits
-from wool.worker.launch import WorkerSpec, _warn_if_insecure
+from wool.runtime import real_runtime, set_runtime
+from wool.worker.exposure import warn_if_insecure
+from wool.worker.launch import WorkerSpec
 
 pytestmark = pytest.mark.timeout(120)
 hosts = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not() or "never")
@@ -193,7 +196,7 @@ def test_each_start_beyond_loopback_without_mutual_tls_is_warned_of(
         ca=fixtures.ca, key=own.key, cert=own.cert, mutual=shown == "mutual", secret=b"the secret of both"
     )
     spec = WorkerSpec(address=address, secret=b"s" * 32, credentials=credentials or None, uid="w", limits=Limits())
-    _warn_if_insecure(spec, address)
+    warn_if_insecure(spec.credentials, address)
     assert len(caplog.messages) == (warned if words else 0)
     assert all(f"the worker at {address} {words}" in message for message in caplog.messages)
 
@@ -371,7 +374,11 @@ async def under_load(worker: wool.LocalWorker, provider: wool.CredentialFiles, j
 
 
 async def shown_by(worker: wool.LocalWorker) -> bytes:
-    host, _, port = worker.metadata.address.rpartition(":")
+    return await shown_at(worker.metadata.address)
+
+
+async def shown_at(address: str) -> bytes:
+    host, _, port = address.rpartition(":")
     return (await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))).encode()
 
 
@@ -412,6 +419,58 @@ async def test_an_authority_takes_anothers_place_under_load_and_no_call_fails(
             with pytest.raises(wool.NoWorkersAvailable, match="refused"):
                 await run(journal.path, "of the old one")
     assert journal.executions("of the old one") == 0
+
+
+async def shows(address: str, certificate: bytes) -> None:
+    """Wait until the worker there shows a certificate."""
+    async with asyncio.timeout(20):
+        while await shown_at(address) not in certificate:
+            await asyncio.sleep(0.05)
+
+
+async def test_what_a_function_gives_anew_a_running_worker_shows_and_its_task_goes_on(
+    fixtures: Fixtures, journal: Journal, tmp_path: Path
+) -> None:
+    shown, gate = fixtures.credentials("worker"), tmp_path / "gate"
+    set_runtime(real_runtime(limits=Limits(credentials_seconds=0.1)))
+    async with wool.LocalWorker(host=HOST, credentials=lambda: shown) as worker:
+        assert await shown_by(worker) in fixtures.issued["worker"].cert
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=fixtures.credentials("caller")):
+            going_on = asyncio.create_task(run_until(journal.path, "long", str(gate)))
+            await until(lambda: journal.executions("long") == 1, what="the long call to begin")
+            renewed = fixtures.renewed("worker")
+            shown = dataclasses.replace(shown, key=renewed.key, cert=renewed.cert)
+            await shows(worker.metadata.address, renewed.cert)
+            gate.touch()
+            await going_on
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=fixtures.credentials("caller")):
+            await run(journal.path, "after")
+    assert [journal.executions(call) for call in ("long", "after")] == [1, 1]
+
+
+async def test_a_pool_starts_workers_with_what_a_function_gives_and_successors_with_what_it_gives_then(
+    fixtures: Fixtures, journal: Journal
+) -> None:
+    shown = fixtures.credentials("worker")
+    set_runtime(real_runtime(limits=Limits(handover_seconds=0.1)))  # and the function asked every five seconds
+    with wool.LocalDiscovery() as discovery:
+        seen = aiter(discovery.subscriber)
+        async with wool.WorkerPool(
+            size=1, discovery=discovery, host=HOST, credentials=lambda: shown, max_tasks_per_worker=2
+        ):
+            first = await anext(seen)
+            assert await shown_at(first.metadata.address) in fixtures.issued["worker"].cert
+            renewed = fixtures.renewed("worker")
+            shown = dataclasses.replace(shown, key=renewed.key, cert=renewed.cert)
+            for _ in range(2):
+                await run(journal.path, journal.new_call())
+            async with asyncio.timeout(20):
+                while (event := await anext(seen)).type != "worker-added":
+                    pass
+            assert event.metadata.uid != first.metadata.uid
+            await shows(event.metadata.address, renewed.cert)
+            await run(journal.path, journal.new_call())
+        await seen.aclose()
 
 
 # ---- the command, and hosts of their own -------------------------------------------------------------

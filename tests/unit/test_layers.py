@@ -143,6 +143,8 @@ LAYERS = (
             "worker.output",
             "worker.places",
             "worker.process",
+            "worker.exposure",
+            "worker.renewal",
             "worker.retirement",
             "worker.runner",
             "worker.seats",

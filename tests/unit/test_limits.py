@@ -92,6 +92,7 @@ EXCEEDED = {
     "log_lines": "unit/test_limits.py::test_more_lines_than_the_log_holds_are_dropped_and_counted",
     "output_line_bytes": "integration/test_launch.py::test_output_is_forwarded_by_whole_lines",
     "control_message_bytes": "unit/worker/test_channel.py::test_a_message_that_is_too_long_is_neither_said_nor_read",
+    "credentials_seconds": "unit/worker/test_renewal.py::test_it_is_asked_as_often_as_the_limit_says",
     "exit_poll_first_seconds": "unit/test_limits.py::test_a_worker_is_looked_for_soon_and_then_more_rarely",
     "exit_poll_most_seconds": "unit/test_limits.py::test_a_worker_is_looked_for_soon_and_then_more_rarely",
     "local_workers": "integration/test_local_discovery.py"

@@ -106,6 +106,13 @@ class Stop:
             raise ValueError(f"drain_seconds must be a finite number of seconds, not {self.drain_seconds!r}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renew:
+    """Owner to worker: show these from now on. Only to one that was configured with credentials and no files."""
+
+    credentials: WorkerCredentials = dataclasses.field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """Owner to worker: how is it? It answers with `Counted`, each time."""
@@ -158,7 +165,7 @@ class Stopped:
             raise ValueError(f"interrupted must be a number of tasks, not {self.interrupted!r}")
 
 
-OwnerMessage: TypeAlias = Configure | Ask | Stop
+OwnerMessage: TypeAlias = Configure | Renew | Ask | Stop
 WorkerMessage: TypeAlias = Ready | Failed | Worn | Counted | Draining | Stopped
 
 
@@ -232,6 +239,13 @@ def _read_credentials(value: object) -> WorkerCredentials | CredentialFiles:
     return WorkerCredentials(**given)
 
 
+def _read_held(value: object) -> WorkerCredentials:
+    credentials = _read_credentials(value)
+    if not isinstance(credentials, WorkerCredentials):
+        raise ValueError("files are read again by themselves")
+    return credentials
+
+
 def _read_retirement(value: object) -> Retirement:
     given = _mapping(value)
     if given.keys() != {"max_tasks", "memory_limit"}:
@@ -282,6 +296,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
         "max_concurrency": _optional((_count, _count)),
         "admission": _optional(_BYTES),
     },
+    Renew: {"credentials": (_write_credentials, _read_held)},
     Ask: {},
     Stop: {"drain_seconds": (_seconds, _seconds)},
     # As a discovery record, which has its own limit and its own strict parser.
@@ -297,7 +312,12 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
     Draining: {},
     Stopped: {"interrupted": (_count, _count)},
 }
-_OWNER_SAYS: dict[str, type[OwnerMessage]] = {"configure": Configure, "ask": Ask, "stop": Stop}
+_OWNER_SAYS: dict[str, type[OwnerMessage]] = {
+    "configure": Configure,
+    "renew": Renew,
+    "ask": Ask,
+    "stop": Stop,
+}
 _WORKER_SAYS: dict[str, type[WorkerMessage]] = {
     "ready": Ready,
     "failed": Failed,

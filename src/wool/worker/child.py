@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -152,3 +153,13 @@ def _open_announcer(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None  # an old kernel, a sandbox, no descriptors left: polling does it too
+
+
+def exit_in_words(code: int) -> str:
+    """Return how a process ended whose exit code, as `subprocess` has it, is ``code``."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from wool.credentials import CredentialFiles, WorkerCredentials
+from wool.credentials import CredentialFiles, CredentialsProvider, WorkerCredentials
 from wool.discovery.base import WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.statistics import Statistics
@@ -41,6 +41,7 @@ from wool.worker.channel import (
     Failed,
     Lines,
     Ready,
+    Renew,
     Stop,
     Stopped,
     WorkerMessage,
@@ -48,9 +49,11 @@ from wool.worker.channel import (
     decode_from_worker,
     encode,
 )
-from wool.worker.child import Child, WorkerStartError
+from wool.worker.child import Child, WorkerStartError, exit_in_words
+from wool.worker.exposure import warn_if_insecure
 from wool.worker.loops import LoopKind
 from wool.worker.output import Forward, Output
+from wool.worker.renewal import Renewal
 from wool.worker.retirement import ENDLESS, Retirement
 
 _log = logging.getLogger("wool.worker")
@@ -77,6 +80,8 @@ class WorkerSpec:
     log_mark: bytes = field(default=b"", repr=False)
     """See `wool.worker.logs.mark_of`."""
     credentials: WorkerCredentials | CredentialFiles | None = None
+    provider: CredentialsProvider | None = None
+    """What is asked again for ``credentials``; see `wool.credentials.asked_again`."""
     tracing: str | None = None
     """`None`: as `wool.otel.instrument` has said in this process."""
     loop: LoopKind = "asyncio"
@@ -176,34 +181,9 @@ class ProcessLauncher:
             worker.close()
             await worker.reap()
             raise
-        _warn_if_insecure(spec, worker.metadata.address)
+        warn_if_insecure(spec.credentials, worker.metadata.address)
+        worker.keep_renewed()
         return worker
-
-
-def _warn_if_insecure(spec: WorkerSpec, address: str) -> None:
-    """Say at each start that a worker which others can reach wants no certificate. Who starts it has allowed that."""
-    if (spec.credentials is None or not spec.credentials.mutual) and is_beyond_loopback(address):
-        if spec.credentials is None:
-            _log.warning(
-                "the worker at %s speaks no TLS: who has this user's key may run any code as it, and who is on the way "
-                "may read and change what passes",
-                address,
-            )
-        else:
-            _log.warning(
-                "the worker at %s wants no certificate of callers (mutual=False): who has the secret may run any code "
-                "as it",
-                address,
-            )
-
-
-def is_beyond_loopback(address: str) -> bool:
-    """Whether other hosts may reach ``address``: ``unix:/path`` or ``host:port`` with a literal host."""
-    if address.startswith("unix:"):
-        return False
-    import ipaddress  # takes a while, and most workers need it not
-
-    return not ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback
 
 
 def _configure(spec: WorkerSpec) -> Configure:
@@ -259,6 +239,7 @@ class WorkerProcess:
         self._asked: asyncio.Future[Statistics | None] | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._poll: asyncio.TimerHandle | None = None
+        self._renewal: Renewal | None = None
         self._loop.add_reader(child.output, self._read_output)
         self._loop.add_reader(child.control.fileno(), self._read_control)
         if child.announcer is not None:
@@ -367,6 +348,19 @@ class WorkerProcess:
         await self.reap()
         raise WorkerStartError(self._start_problem())
 
+    def keep_renewed(self) -> None:
+        """Tell the worker of other credentials, as long as it lives, if a function gives them."""
+        given, provider = self._spec.credentials, self._spec.provider
+        if provider is not None and isinstance(given, WorkerCredentials) and self._exit_reason is None:
+            seconds = self._spec.limits.credentials_seconds
+            self._renewal = Renewal(provider, given, seconds=seconds, say=self._renew)
+
+    def _renew(self, credentials: WorkerCredentials) -> None:
+        try:
+            self._send(encode(Renew(credentials=credentials)))
+        except ChannelError as error:
+            _log.warning("%r goes on with the credentials of before: %s", self, error)
+
     def _start_problem(self) -> str:
         tail = self._output.tail.strip("\n")
         parts = [f"worker process {self._child.process.pid} did not start: {self._exit_reason}"]
@@ -448,7 +442,7 @@ class WorkerProcess:
                     self._look_again(min(2 * delay, self._spec.limits.exit_poll_most_seconds))
                 return
             code = os.waitstatus_to_exitcode(status)
-            reason = _exit_in_words(code)
+            reason = exit_in_words(code)
         process.returncode = code  # or `Popen` would wait for it again
         self._finish(reason if self._killed_because is None else f"{reason} ({self._killed_because})")
 
@@ -467,6 +461,8 @@ class WorkerProcess:
             for timer in (self._grace, self._poll):
                 if timer is not None:
                     timer.cancel()
+            if self._renewal is not None:
+                self._renewal.stop()
             self._close_descriptors()
             for future in (self._started, self._closed):
                 self._settle(future)
@@ -583,12 +579,3 @@ class WorkerProcess:
             self._loop.add_writer(control.fileno(), self._flush)
         else:
             self._loop.remove_writer(control.fileno())
-
-
-def _exit_in_words(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"

@@ -16,13 +16,15 @@ from wool.credentials import (
     CredentialsArgument,
     WorkerCredentials,
     as_provider,
+    asked_again,
     for_worker,
     secret_of,
 )
 from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
 from wool.worker.examiner import AdmissionHook, check_admission, dump_admission
-from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec, is_beyond_loopback
+from wool.worker.exposure import is_beyond_loopback
+from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec
 from wool.worker.loops import LoopKind, check_loop
 from wool.worker.places import check_max_concurrency
 
@@ -119,8 +121,8 @@ class LocalWorker:
 
     With ``credentials`` it speaks TLS, at any ``host``, and who may call is decided by certificates. They are
     `WorkerCredentials`, or a function that returns them, such as `CredentialFiles`, which are read again when
-    they change; what another function returns is taken as it is at the start. Left out, they are those of the
-    `RuntimeContext`.
+    they change; another function is asked again every few seconds, and the worker told. Left out, they are those of
+    the `RuntimeContext`.
 
     ``tags`` are free strings to filter by, ``extra`` is the application's own. Raises `ValueError` for a
     host that is not loopback without mutual credentials: others are not served. With ``allow_insecure`` they are:
@@ -196,6 +198,7 @@ class LocalWorker:
                 address=address,
                 secret=runtime.user_key() if credentials is None else secret_of(credentials) or None,
                 credentials=credentials,
+                provider=asked_again(self._credentials),
                 uid=uid,
                 tags=self.tags,
                 extra=self._extra,

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from wool._version import __version__
 from wool.bridge import IoThread, MailboxLike, run_on
-from wool.credentials import as_provider
+from wool.credentials import Renewed, WorkerCredentials, as_provider
 from wool.discovery.base import WorkerMetadata
 from wool.events import PROCESS
 from wool.lives import begin_life
@@ -38,6 +38,7 @@ from wool.worker.channel import (
     Counted,
     Draining,
     Ready,
+    Renew,
     Stop,
     Stopped,
     Unfit,
@@ -73,7 +74,9 @@ class WorkerNode:
         self._configure = configure
         self._runtime = runtime
         self._secret = configure.secret or b""
-        self._credentials = as_provider(configure.credentials)
+        given = configure.credentials
+        self._renewed = Renewed(given) if isinstance(given, WorkerCredentials) else None
+        self._credentials = self._renewed or as_provider(given)
         self.uid: str = configure.uid or runtime.new_uid()
         loop = asyncio.get_running_loop()
         self._io: MailboxLike = runtime.mailbox(io_loop)
@@ -115,6 +118,12 @@ class WorkerNode:
 
     def _crowd(self) -> int:
         return self._runner.crowd()
+
+    def renew(self, credentials: WorkerCredentials) -> None:
+        """Show ``credentials`` to whoever connects from now on. Raises `ChannelError` where it was not given any."""
+        if self._renewed is None:
+            raise ChannelError("Renew is not expected where there are no credentials to be renewed")
+        self._renewed.now = credentials
 
     async def start(self) -> WorkerMetadata:
         """Listen; return what to announce. Raises `Unfit` if it can have had enough before its first task."""
@@ -390,6 +399,9 @@ class _Process:
                     self._stop(message.drain_seconds)
                 elif isinstance(message, Ask):
                     self._say_counts()
+                elif isinstance(message, Renew):
+                    assert self._node is not None
+                    self._node.renew(message.credentials)
                 else:
                     raise ChannelError(f"{type(message).__name__} is not expected after the start")
         except (EOFError, ChannelError) as error:
