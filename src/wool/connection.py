@@ -34,7 +34,7 @@ from wool.session import Session
 from wool.statistics import Statistics
 from wool.task import Task
 from wool.tracing import CallTold
-from wool.transport.base import ConnectFailed, Stream, StreamLost, Transport
+from wool.transport.base import ConnectFailed, ConnectRefused, Stream, StreamLost, Transport
 
 _EVENTS: dict[ResultKind, Event] = {
     ResultKind.YIELD: Event.YIELD,
@@ -445,6 +445,12 @@ def _as_listened_at(address: str) -> object:
         return ipaddress.ip_address(host), port
     except ValueError:
         return address
+
+
+def is_refusal(reason: RpcError) -> bool:
+    """Whether no session came about since one end does not take the other for who it is."""
+    cause = reason.__cause__
+    return isinstance(cause, ConnectRefused) or (isinstance(cause, HandshakeFailed) and cause.permanent)
 
 
 def _as_rpc_error(error: BaseException, address: str, limits: Limits) -> RpcError | None:

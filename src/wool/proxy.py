@@ -19,7 +19,7 @@ from wool import endings
 from wool.admission import EVERYBODY, Terms
 from wool.balancer import LoadBalancerLike, WorkerStatus
 from wool.call import Answer, PlacedCall
-from wool.connection import Connection
+from wool.connection import Connection, is_refusal
 from wool.deadlines import Deadlines, Timeouts
 from wool.discovery.base import DiscoveryEvent, Sought, WorkerMetadata
 from wool.errors import NoWorkersAvailable, RpcError, TransientRpcError, UnexpectedResponse
@@ -420,8 +420,9 @@ class Proxy:
         self._view.opened(link)
 
     def unreachable(self, link: Link, reason: RpcError) -> None:
-        """The session could not be opened."""
-        _log.debug("worker %s: %s", link.uid[:8], reason)
+        """The session could not be opened. A refusal is told of; who is not there may not be there for days."""
+        say = self._refusals.say if is_refusal(reason) else _log.debug
+        say("worker %s: %s", link.uid[:8], reason)
         for call in link.waiting:
             call.note_tried(link.uid, reason)
         self._view.make_way()

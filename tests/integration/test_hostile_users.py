@@ -163,6 +163,10 @@ import asyncio, os, sys
 from wool.connection import Connection
 from wool.errors import RpcError
 from wool.limits import Limits
+from wool.protocol.frames import PROTOCOL_VERSION
+from wool.protocol.handshake import PYTHON
+from wool.protocol.wire_pb2 import CallerInfo, Handshake, Hello, Response
+from wool.transport.base import StreamLost
 from wool.transport.grpc import GrpcTransport
 os.setgroups([]); os.setgid({uid}); os.setuid({uid})
 
@@ -176,6 +180,20 @@ async def main():
             print(error)
         else:
             print("POSSIBLE")
+    # One that does not care whether the worker is who it should be.
+    stream = await transport.connect({address!r})
+    await stream.write(Handshake(hello=Hello(nonce=os.urandom(32))).SerializeToString())
+    await stream.read()
+    words = CallerInfo(protocol=PROTOCOL_VERSION, python=PYTHON, uid="c", payload_bytes=1, credit_bytes=1)
+    response = Response(body=words.SerializeToString(), proof=os.urandom(32))
+    await stream.write(Handshake(response=response).SerializeToString())
+    print(Handshake.FromString(await stream.read()).refusal.reason)
+    try:
+        await stream.read()
+    except StreamLost:
+        print("ENDED")
+    stream.abort("done")
+    await stream.close()
     await transport.close()
 
 asyncio.run(main())
@@ -194,8 +212,10 @@ async def test_another_user_that_connects_on_loopback_does_not_get_past_the_key(
         said, _ = await process.communicate()
         assert said.decode().count("the worker did not prove that it knows the secret") == 2
         assert b"POSSIBLE" not in said
+        assert said.decode().splitlines()[-2:] == ["the caller did not prove that it knows the secret", "ENDED"]
         async with wool.WorkerProxy(workers=[worker.metadata]):
             assert await add(1, 2) == 3
+    assert "a caller was refused: the caller did not prove that it knows the secret" in capfd.readouterr().err
 
 
 @asynccontextmanager

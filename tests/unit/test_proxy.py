@@ -48,7 +48,7 @@ from wool.protocol.frames import (
     Withdraw,
 )
 from wool.task import Task
-from wool.transport.base import ConnectFailed, Stream, StreamLost
+from wool.transport.base import ConnectFailed, ConnectRefused, Stream, StreamLost
 from wool.transport.memory import MemoryTransport
 
 
@@ -1143,6 +1143,20 @@ async def test_a_worker_that_cannot_be_reached_again_and_again_fills_no_log(capl
             await made.call(bodies.echo, 1)
         await until(lambda: len(transport.times) >= 6)
     assert not caplog.records
+
+
+async def test_a_worker_that_is_refused_is_told_of_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:
+    async with cluster(limits=dataclasses.replace(QUICK, refusals=2)) as made:
+        transport = CountingTransport(made, ConnectRefused("this side refused the worker's certificate: expired"))
+        made.proxies.append(made.open_proxy(transport=transport))
+        made.proxy = made.proxies[-1]
+        made.announce("a")
+        with pytest.raises(NoWorkersAvailable, match="expired"):
+            await made.call(bodies.echo, 1)
+        await until(lambda: len(transport.times) >= 6)
+    first, second, last = caplog.messages
+    assert first == second and first.endswith("this side refused the worker's certificate: expired")
+    assert "more were refused in" in last
 
 
 @pytest.mark.parametrize("failure", [ValueError("no such address"), OSError("strange"), KeyError("odd")])

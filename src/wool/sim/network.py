@@ -24,7 +24,7 @@ from wool.limits import Limits
 from wool.protocol import frames
 from wool.protocol.codec import decode, encode
 from wool.sim.loop import LoopOwner, SimLoop, World
-from wool.transport.base import ConnectFailed
+from wool.transport.base import ConnectFailed, ConnectRefused
 from wool.transport.memory import Broken, Ended, Item, MemoryListener, MemoryNetwork, MemoryStream, Taken
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ class SimNetwork(MemoryNetwork):
             mine, since = shown
             why = self.meet(wire, mine, self.shown(worker), address, since)
             if why is not None:
-                refused = ConnectFailed(f"cannot connect to {address}: {why}")
+                refused = ConnectRefused(f"cannot connect to {address}: {why}")
                 self._answer(link, loop, _settle, answered, refused)
                 return
         if address in self.relays:

@@ -19,6 +19,10 @@ class ConnectFailed(Exception):
     """No stream could be opened: nobody listens, or the address is not reachable. May work later."""
 
 
+class ConnectRefused(ConnectFailed):
+    """Somebody answers, and one of the two ends does not take the certificate of the other. May work later."""
+
+
 class Stream(Protocol):
     """One end of a bidirectional stream of messages.
 

@@ -22,7 +22,7 @@ from wool.credentials import CredentialsProvider, Steady, WorkerCredentials, pro
 from wool.harmless import harmless
 from wool.limits import Limits
 from wool.refusals import Refusals
-from wool.transport.base import ConnectFailed, Stream, StreamHandler
+from wool.transport.base import ConnectFailed, ConnectRefused, Stream, StreamHandler
 from wool.transport.grpc_environment import environment_for_import
 from wool.transport.grpc_options import Address, channel_options, check, join, parse, server_options
 from wool.transport.grpc_pulse import STREAM_KEY, Pulse, name_of, new_name
@@ -273,7 +273,9 @@ class GrpcTransport:
         async def opened(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
             if (reason := await self._refused(call)) is not None:
                 why = credentials and why_refused(reason, expected)
-                raise ConnectFailed(f"cannot connect to {where.text}: {f'{why} ({reason})' if why else reason}")
+                if why:
+                    raise ConnectRefused(f"cannot connect to {where.text}: {why} ({reason})")
+                raise ConnectFailed(f"cannot connect to {where.text}: {reason}")
 
         pulse: Pulse | None = None
         if credentials is not None:

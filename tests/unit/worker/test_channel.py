@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fixtures import make
 
 from wool.discovery.base import WorkerMetadata
 from wool.limits import DEFAULT_LIMITS, Limits
@@ -27,6 +28,7 @@ from wool.worker.channel import (
     Failed,
     Lines,
     Ready,
+    Renew,
     Stop,
     Stopped,
     Worn,
@@ -55,7 +57,14 @@ STATISTICS = Statistics(
     draining=True,
 )
 
-OWNER_SAYS = [CONFIGURE, PLAIN, Ask(), Stop(drain_seconds=0.0), Stop(drain_seconds=30)]
+OWNER_SAYS = [
+    CONFIGURE,
+    PLAIN,
+    Renew(credentials=make().credentials("worker")),
+    Ask(),
+    Stop(drain_seconds=0.0),
+    Stop(drain_seconds=30),
+]
 WORKER_SAYS = [
     Ready(metadata=METADATA),
     Failed(text="Traceback\n  ...\nboom \u26a0"),
