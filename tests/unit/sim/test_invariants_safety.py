@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from support.simulated import (
+    Script,
     all_found,
     began,
     body_ended,
@@ -188,3 +189,11 @@ def test_s7_a_task_frame_before_the_handshake_is_found() -> None:
     script = cluster("w0#0")
     offered(made(script))
     assert not found("nothing_before_the_handshake", script)
+
+
+def test_s7_a_session_that_ends_for_a_broken_protocol_is_found() -> None:
+    def lost(reason: str) -> Script:
+        return cluster("w0#0").add("w0#0", "wire.lost", "", "c0#0>w0#0/0", reason=reason)
+
+    assert found("nobody_breaks_the_protocol", lost("protocol error: start of 7, which nobody offered"))
+    assert not found("nobody_breaks_the_protocol", lost("the peer was silent for 1 s"))
