@@ -270,10 +270,13 @@ def _progress_bar(routine: object, iterables: tuple[object, ...]) -> _Bar | None
     # Its monitor would be a thread that outlives the bar.
     quiet = type("Bar", (tqdm,), {"monitor_interval": 0})
     total = min((len(iterable) for iterable in iterables if isinstance(iterable, Sized)), default=None)
+    bar: Any = quiet.__new__(quiet)
     try:
-        return cast("_Bar", quiet(total=total, desc=_name(routine), unit="call"))
+        bar.__init__(total=total, desc=_name(routine), unit="call")
     except _UNREADABLE:
+        bar.disable = True  # or it would still want to write when it is collected
         return None
+    return cast("_Bar", bar)
 
 
 class _Mapping:
