@@ -268,7 +268,7 @@ def _progress_bar(routine: object, iterables: tuple[object, ...]) -> _Bar | None
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a progress bar needs tqdm: pip install 'wool[progress]'", name="tqdm") from None
     # Its monitor would be a thread that outlives the bar.
-    quiet = type("Bar", (tqdm,), {"monitor_interval": 0})
+    quiet: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
     total = min((len(iterable) for iterable in iterables if isinstance(iterable, Sized)), default=None)
     bar: Any = quiet.__new__(quiet)
     try:
