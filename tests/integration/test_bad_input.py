@@ -411,8 +411,12 @@ async def test_a_worker_that_breaks_the_protocol_after_start_is_lost(journal: Jo
 async def stranger(answer: bytes | None, *, stays: bool) -> AsyncIterator[WorkerMetadata]:
     """Accept connections, say ``answer``, and stay or go."""
     open_ones: set[asyncio.StreamWriter] = set()
+    gone = False
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if gone:  # it was accepted in the last moment
+            writer.transport.abort()
+            return
         open_ones.add(writer)
         if answer is not None:
             writer.write(answer)
@@ -422,10 +426,12 @@ async def stranger(answer: bytes | None, *, stays: bool) -> AsyncIterator[Worker
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         yield WorkerMetadata(uid="f" * 32, address=f"127.0.0.1:{port}", pid=1, version="1", tags=frozenset({"odd"}))
+        gone = True
         server.close()
         for writer in open_ones:
             writer.transport.abort()
-    await asyncio.sleep(0)
+    for _ in range(5):  # accepting, its task, and the end of the transport take a turn of the loop each
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(
