@@ -9,7 +9,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,51 +148,49 @@ def with_name_server(place: Path, address: str) -> tuple[str, ...]:
     return ("unshare", "--mount", "sh", "-c", f'mount --bind "{own}" /etc/resolv.conf && exec "$@"', "sh")
 
 
-async def test_watching_shows_who_comes_and_ends_with_ctrl_c(namespace: str) -> None:
+@asynccontextmanager
+async def watching(
+    namespace: str, *flags: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
+    """Run ``wool ps --watch``; yield its process and its output. It is killed if it has not ended."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "wool", "ps", "--discovery", f"local:{namespace}", "--watch", "--interval", "0.1", "--json"),
+        *("-m", "wool", "ps", "--discovery", f"local:{namespace}", "--watch", "--interval", "0.1", *flags),
         env=environment(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(2 * PATIENCE_SECONDS):
-            assert json.loads(await process.stdout.readline()) == []
-            async with worker_command("--discovery", f"local:{namespace}", "--size", "1") as command:
-                while not (workers := json.loads(await process.stdout.readline())):
-                    pass
-                assert workers[0]["pid"] == command.pids[0]
-            while json.loads(await process.stdout.readline()):
-                pass
-            process.send_signal(signal.SIGINT)
-            _, errors = await process.communicate()
+        yield process, process.stdout
     finally:
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+async def test_watching_shows_who_comes_and_ends_with_ctrl_c(namespace: str) -> None:
+    async with watching(namespace, "--json") as (process, output), asyncio.timeout(2 * PATIENCE_SECONDS):
+        assert json.loads(await output.readline()) == []
+        async with worker_command("--discovery", f"local:{namespace}", "--size", "1") as command:
+            while not (workers := json.loads(await output.readline())):
+                pass
+            assert workers[0]["pid"] == command.pids[0]
+        while json.loads(await output.readline()):
+            pass
+        process.send_signal(signal.SIGINT)
+        _, errors = await process.communicate()
     assert (process.returncode, errors) == (130, b"")
 
 
 async def test_a_table_that_is_destroyed_while_it_watches_is_said_and_ends_it(namespace: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "wool", "ps", "--discovery", f"local:{namespace}", "--watch", "--interval", "0.1"),
-        env=environment(),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
     place = runtime_directory() / f"local-{namespace}"
     try:
-        assert (await process.stdout.readline()).startswith(b"UID")
-        (place / "table").write_bytes(b"no table")
-        _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+        async with watching(namespace) as (process, output):
+            assert (await output.readline()).startswith(b"UID")
+            (place / "table").write_bytes(b"no table")
+            _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
         shutil.rmtree(place)
     assert process.returncode == 1
     assert errors.decode().startswith(f"wool ps: error: discovery local:{namespace} has failed: a table begins with")
