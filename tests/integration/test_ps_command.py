@@ -183,6 +183,15 @@ async def test_watching_shows_who_comes_and_ends_with_ctrl_c(namespace: str) -> 
     assert (process.returncode, errors) == (130, b"")
 
 
+async def test_watching_ends_with_sigterm_and_leaves_nothing(namespace: str) -> None:
+    async with watching(namespace, "--json") as (process, output), asyncio.timeout(2 * PATIENCE_SECONDS):
+        await output.readline()
+        process.terminate()
+        _, errors = await process.communicate()
+    assert (process.returncode, errors) == (143, b"")
+    assert not (runtime_directory() / f"local-{namespace}").exists()
+
+
 async def test_a_table_that_is_destroyed_while_it_watches_is_said_and_ends_it(namespace: str) -> None:
     place = runtime_directory() / f"local-{namespace}"
     try:

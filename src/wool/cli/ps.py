@@ -14,9 +14,10 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -55,6 +56,7 @@ AT_ONCE = 64
 WAIT_SECONDS = {"local": 0.5, "static": 0.5, "lan": 3.0, "dns": 3.0}
 
 FAILED = 1
+TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +212,8 @@ def look(
 ) -> int:
     """Show who is there, once or for ever; return the exit status. Raises `SettingError`.
 
-    ``around`` is entered while there is something to show; what went wrong is said when it has been left.
+    ``around`` is entered while there is something to show; what went wrong is said when it has been left. SIGTERM
+    ends it as Ctrl-C does: nothing is left where it has looked.
     """
     way: Way | None = settings["discovery"]
     if way is None:
@@ -227,13 +230,15 @@ def look(
         credentials=credential_files(settings),
     )
     try:
-        with around or contextlib.nullcontext():
+        with _ended_by_sigterm(), around or contextlib.nullcontext():
             asyncio.run(looking.run(show, interval_seconds))
         for trouble in getattr(subscriber, "troubles", ()):
             if not trouble.startswith("AAAA "):  # most networks have none, and that is no trouble
                 sys.stderr.write(f"wool {command}: {harmless(trouble)}\n")
     except BrokenPipeError:
         raise
+    except Terminated:
+        return TERMINATED
     except (OSError, EOFError, RuntimeError, ValueError, ExceptionGroup) as error:
         words = str(error) or type(error).__name__
         if isinstance(error, (EOFError, ValueError)):  # what is no table of workers any more, say
@@ -241,6 +246,22 @@ def look(
         sys.stderr.write(f"wool {command}: error: {harmless(words)}\n")
         return FAILED
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Generator[None, None, None]:
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show_table(rows: Sequence[Row]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple
@@ -35,7 +34,7 @@ HOME, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def run(settings: Settings) -> int:
-    """Run the command until Ctrl-C; return its exit status. Raises `SettingError`."""
+    """Run the command until Ctrl-C or SIGTERM; return its exit status. Raises `SettingError`."""
     if not sys.stdout.isatty():
         raise SettingError("it draws on a terminal, and standard output is none: use `wool ps --watch`")
     screen = Screen()
@@ -47,10 +46,6 @@ def run(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _second_screen() -> Generator[None, None, None]:
-    def end(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
     try:
         sys.stdout.write(ENTER)
         sys.stdout.flush()
@@ -58,7 +53,6 @@ def _second_screen() -> Generator[None, None, None]:
     finally:
         sys.stdout.write(LEAVE)
         sys.stdout.flush()
-        signal.signal(signal.SIGTERM, before)
 
 
 class Sample(NamedTuple):
