@@ -491,7 +491,16 @@ STATES: dict[str, Predicate] = {
     # ---- who is who ----
     **{
         f"trust: {kind}": _word("fault.injected", kind)
-        for kind in ("other-secret", "expired", "wrong-authority", "wrong-name", "relay", "rotation")
+        for kind in (
+            "other-secret",
+            "expired",
+            "not-yet-valid",
+            "wrong-authority",
+            "wrong-name",
+            "wrong-usage",
+            "relay",
+            "rotation",
+        )
     },
     "an identity is asked for": lambda facts: facts.story.plan.topology.identities and facts.has("wire.met", ""),
     "a caller without a certificate is served": lambda facts: (

@@ -455,7 +455,7 @@ def _flawed(cluster: Cluster, fault: Fault) -> Undo | None:
     if cluster.trust is None:
         return None
     flaw: Any = fault.kind
-    return cluster.trust.spoil(fault.target, flaw)
+    return cluster.trust.spoil(fault.target, flaw, fault.seconds)
 
 
 def _rotation(cluster: Cluster, fault: Fault) -> Undo | None:
@@ -495,8 +495,10 @@ _STRIKES: dict[str, Callable[[Cluster, Fault], Undo | None]] = {
     "hello-flap": _hello_flap,
     "other-secret": _other_secret,
     "expired": _flawed,
+    "not-yet-valid": _flawed,
     "wrong-authority": _flawed,
     "wrong-name": _flawed,
+    "wrong-usage": _flawed,
     "relay": _relay,
     "rotation": _rotation,
 }

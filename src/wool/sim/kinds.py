@@ -309,6 +309,13 @@ FAULTS: dict[str, FaultKind] = {
         words="the certificate of {target} expires {where}, and is renewed after {seconds}",
         needs="tls",
     ),
+    "not-yet-valid": FaultKind(
+        group="trust",
+        target="node",
+        fields=("seconds",),
+        words="{target} shows a certificate that is not valid yet{time}",
+        needs="tls",
+    ),
     "wrong-authority": FaultKind(
         group="trust",
         target="node",
@@ -321,6 +328,13 @@ FAULTS: dict[str, FaultKind] = {
         target="node",
         fields=("seconds",),
         words="{target} shows a certificate for another host, and another identity{time}",
+        needs="tls",
+    ),
+    "wrong-usage": FaultKind(
+        group="trust",
+        target="node",
+        fields=("seconds",),
+        words="{target} shows a certificate of which the usage is the other end's{time}",
         needs="tls",
     ),
     "relay": FaultKind(

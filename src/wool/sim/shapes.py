@@ -307,7 +307,7 @@ TTLS = {1: 1, 40: 6, 200: 25}
 LASTING = frozenset(
     {"refuse", "swallow", "partition", "clog", "slow", "pause", "segment-split", "answer-lost", "answer-stale"}
     | {"answer-split", "hello-flap", "zone-flap"}
-    | {"expired", "wrong-authority", "wrong-name", "relay", "rotation"}
+    | {"expired", "not-yet-valid", "wrong-authority", "wrong-name", "wrong-usage", "relay", "rotation"}
 )
 """Kinds of fault that last as many times as long: they are over when everything is healed."""
 

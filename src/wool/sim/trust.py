@@ -16,20 +16,30 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
+from cryptography import x509
+
 from wool.authority import CLIENT, SERVER, Authority, Issued
 from wool.certificates import Refusal, judge_caller, judge_worker
 from wool.credentials import WorkerCredentials
 from wool.sim.network import net_address_of
 
-Flaw: TypeAlias = Literal["expired", "wrong-authority", "wrong-name"]
+Flaw: TypeAlias = Literal["expired", "not-yet-valid", "wrong-authority", "wrong-name", "wrong-usage"]
 
 START = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
+SECOND = datetime.timedelta(seconds=1)
+ALWAYS = (START - DAY, START + 3000 * DAY)
+NEVER = (START - DAY, START - DAY / 2)
+"""From when and until when a certificate is valid."""
 STRANGER = -1
 """The authority that nobody believes. The others are counted from 0."""
 IDENTITY = "wool-caller"
 WORKER_IDENTITY = "wool-worker"
 ELSEWHERE = "192.0.2.1"
+
+
+_Usages: TypeAlias = tuple[x509.ObjectIdentifier, ...]
+_Valid: TypeAlias = tuple[datetime.datetime, datetime.datetime]
 
 
 def _instant(at: float) -> datetime.datetime:
@@ -43,9 +53,9 @@ def _authority(number: int) -> Authority:
 
 
 @functools.lru_cache(maxsize=4096)
-def _issued(number: int, names: tuple[str, ...], server: bool, not_after: datetime.datetime) -> Issued:
-    usages = (SERVER, CLIENT) if server else (CLIENT,)
-    return _authority(number).issue(names, usages=usages, not_before=START - DAY, not_after=not_after)
+def _issued(number: int, names: tuple[str, ...], usages: _Usages, valid: _Valid) -> Issued:
+    not_before, not_after = valid
+    return _authority(number).issue(names, usages=usages, not_before=not_before, not_after=not_after)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -54,7 +64,8 @@ def _credentials(
     number: int,
     names: tuple[str, ...],
     server: bool,
-    not_after: datetime.datetime,
+    usages: _Usages,
+    valid: _Valid,
     secret: bytes,
     identities: bool,
     one_way: bool,
@@ -63,7 +74,7 @@ def _credentials(
     workers = (WORKER_IDENTITY,) if identities else ()
     if one_way and not server:
         return WorkerCredentials(ca=ca, mutual=False, secret=secret, workers=workers)
-    issued = _issued(number, names, server, not_after)
+    issued = _issued(number, names, usages, valid)
     return WorkerCredentials(
         ca=ca,
         key=issued.key,
@@ -123,19 +134,29 @@ class Trust:
         flaws = self._flaws.get(label, {})
         is_worker = label.startswith("w")
         own = (net_address_of(label).partition(":")[0], WORKER_IDENTITY) if is_worker else (IDENTITY,)
-        # Who shows one before it expires shows that one, and may meet the other end when it has.
-        ends = flaws.get("expired") or [at for at in self._expiries.get(label, ()) if at > self._now()]
+        usages = (SERVER, CLIENT) if is_worker else (CLIENT,)
         return _credentials(
             self._believed,
             STRANGER if flaws.get("wrong-authority") else self._signs,
             (ELSEWHERE,) if flaws.get("wrong-name") else own,
             is_worker,
-            # At the very instant it is over.
-            _instant(min(ends)) - datetime.timedelta(seconds=1) if ends else START + 3000 * DAY,
+            # For the end that it is not: what a worker shows is then good for its own calls alone.
+            ((CLIENT,) if is_worker else (SERVER,)) if flaws.get("wrong-usage") else usages,
+            self._valid(label),
             self._secret(label),
             self._identities,
             self._one_way,
         )
+
+    def _valid(self, label: str) -> _Valid:
+        """Return from when and until when the certificate of a process with this label is valid."""
+        flaws, (begins, ends) = self._flaws.get(label, {}), ALWAYS
+        # Who shows one before it expires shows that one, and may meet the other end when it has.
+        if over := flaws.get("expired") or [at for at in self._expiries.get(label, ()) if at > self._now()]:
+            ends = _instant(min(over)) - SECOND  # at the very instant it is over
+        if awaited := flaws.get("not-yet-valid"):
+            begins = _instant(max(awaited)) + SECOND if max(awaited) < float("inf") else START + 2000 * DAY
+        return (begins, ends) if begins <= ends else NEVER
 
     def refuses(self, caller: WorkerCredentials, worker: WorkerCredentials, address: str) -> str | None:
         """Say which side refuses whom and why, where the two meet now at ``address``; None if neither does."""
@@ -148,12 +169,14 @@ class Trust:
 
     # ---- what happens to it ----
 
-    def spoil(self, label: str, flaw: Flaw) -> Callable[[], None]:
-        """Let a process show a certificate with a flaw from now on; return what renews it."""
-        since = self._now()
+    def spoil(self, label: str, flaw: Flaw, seconds: float) -> Callable[[], None]:
+        """Let a process show a certificate with a flaw from now on, for so long, or for ever; return what renews it."""
+        at = self._now()
+        if flaw == "not-yet-valid":
+            at += seconds or float("inf")
         held = self._flaws.setdefault(label, {}).setdefault(flaw, [])
-        held.append(since)
-        return lambda: held.remove(since)
+        held.append(at)
+        return lambda: held.remove(at)
 
     def believe_next(self) -> int:
         """Let everybody believe the next authority too; return its number."""

@@ -27,6 +27,40 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="certificate-before-its-time-is-taken",
+        broken="A certificate that is not valid yet is as good as any.",
+        caught_by="certificates_were_good",
+        fault="not-yet-valid",
+        edits=(
+            Edit(
+                module=CERTIFICATES,
+                old="        return _why([leaf, *others], at, SERVER, str(error), named=name)\n",
+                new="        why = _why([leaf, *others], at, SERVER, str(error), named=name)\n"
+                '        return None if why.why == "not yet valid" else why\n',
+            ),
+            Edit(
+                module=CERTIFICATES,
+                old="        return _why([leaf, *others], at, CLIENT, str(error))\n",
+                new="        why = _why([leaf, *others], at, CLIENT, str(error))\n"
+                '        return None if why.why == "not yet valid" else why\n',
+            ),
+        ),
+    ),
+    Mutant(
+        name="usage-not-asked",
+        broken="A caller takes a worker that shows what is for callers: whoever may call may answer as well.",
+        caught_by="certificates_were_good",
+        fault="wrong-usage",
+        edits=(
+            Edit(
+                module=CERTIFICATES,
+                old="        return _why([leaf, *others], at, SERVER, str(error), named=name)\n",
+                new="        why = _why([leaf, *others], at, SERVER, str(error), named=name)\n"
+                '        return None if why.why == "usage" and _is_for(leaf, name) else why\n',
+            ),
+        ),
+    ),
+    Mutant(
         name="identity-not-asked",
         broken="A worker that names the identities of its callers takes whatever the authority has signed.",
         caught_by="certificates_were_good",

@@ -9,10 +9,12 @@ import pytest
 
 from support.plans import QUICK, calls, played, returns, step, struck
 from wool.sim.history import Event, History
-from wool.sim.invariants.safety import certificates_were_good, nobody_is_in_between, secrets_are_the_same
+from wool.sim.invariants.safety import FLAWS, certificates_were_good, nobody_is_in_between, secrets_are_the_same
 from wool.sim.invariants.story import Story, Violation
 from wool.sim.kinds import Fault
+from wool.sim.network import net_address_of
 from wool.sim.plan import Plan, Topology
+from wool.sim.trust import Trust
 
 
 def secured(*faults: Fault, made: int = 12, apart: float = 0.1, **topology: Any) -> Plan:
@@ -54,10 +56,18 @@ def test_who_has_certificates_takes_those_of_the_others(discovery: str) -> None:
     ("kind", "target", "why"),
     [
         ("expired", "w0", "this side refused the worker's certificate: expired: the certificate of CN=10.0.0.1"),
+        ("not-yet-valid", "w0", "certificate: not yet valid: the certificate of CN=10.0.0.1 is valid from"),
         ("wrong-authority", "w0", "this side refused the worker's certificate: authority: "),
         ("wrong-name", "w0", "is for 192.0.2.1, and not for 10.0.0.1"),
+        (
+            "wrong-usage",
+            "w0",
+            "this side refused the worker's certificate: usage: the certificate of CN=10.0.0.1 is not",
+        ),
         ("expired", "c0", "the worker refused this side's certificate: expired: the certificate of CN=wool-caller"),
+        ("not-yet-valid", "c0", "the worker refused this side's certificate: not yet valid: "),
         ("wrong-authority", "c0", "the worker refused this side's certificate: authority: "),
+        ("wrong-usage", "c0", "the worker refused this side's certificate: usage: the certificate of CN=wool-caller"),
     ],
 )
 def test_a_certificate_that_is_no_good_opens_no_session_until_it_is_renewed(kind: str, target: str, why: str) -> None:
@@ -93,7 +103,7 @@ def test_a_nested_call_is_made_under_the_identity_of_its_worker() -> None:
     assert met(history, "w0#0>w1#0") or met(history, "w1#0>w0#0")
 
 
-@pytest.mark.parametrize("kind", ["expired", "wrong-authority", "wrong-name"])
+@pytest.mark.parametrize("kind", sorted(FLAWS))
 def test_one_way_a_caller_shows_nothing_that_could_be_wrong(kind: str) -> None:
     history = played(secured(Fault(kind=kind, target="c0", at=0.05, seconds=0.5), one_way=True))
     assert struck(history, kind)
@@ -140,6 +150,38 @@ def test_between_two_certificates_a_relay_may_stand_and_no_call_fails(discovery:
     relayed = {event.attempt for event in history.of("wire.relayed")}
     assert relayed & {event.attempt for event in history.of("wire.opened")}
     assert all_ran(history)
+
+
+def test_a_worker_that_shows_a_callers_certificate_is_not_called_and_calls_others() -> None:
+    plan = secured(Fault(kind="wrong-usage", target="w0", at=0.25, seconds=5.0), made=0)
+    history = played(replace(plan, calls=calls(*(returns(1, step("call", number=1, body=returns(2))),) * 8, apart=0.1)))
+    assert struck(history, "wrong-usage")
+    assert refused(history) and all("is not for a server" in said for said in refused(history))
+    assert any(at > 0.25 for at in met(history, "w0#0>w1#0"))
+    assert all_ran(history)
+
+
+def test_a_certificate_that_is_valid_from_a_moment_on_is_taken_from_then_on() -> None:
+    """It is the same one all the time, which its owner read before: nobody has to renew anything."""
+    trust = Trust(lambda: clock[0], lambda _: bytes(16), {}, identities=False, one_way=False)
+    clock = [0.1]
+    worker, caller = trust.credentials("w0"), trust.credentials("c0")
+    trust.spoil("c0", "not-yet-valid", 0.5)
+    early = trust.credentials("c0")
+    for at, taken in ((0.1, False), (0.5999, False), (0.6, False), (0.601, True), (100.0, True)):
+        clock[0] = at
+        assert (trust.refuses(early, worker, net_address_of("w0")) is None) == taken, at
+        assert trust.refuses(caller, worker, net_address_of("w0")) is None
+
+
+def test_a_certificate_that_would_expire_before_it_is_valid_is_never_taken() -> None:
+    trust = Trust(lambda: clock[0], lambda _: bytes(16), {"w0": [0.3]}, identities=False, one_way=False)
+    clock = [0.1]
+    trust.spoil("w0", "not-yet-valid", 0.5)
+    worker, caller = trust.credentials("w0"), trust.credentials("c0")
+    for at in (0.1, 0.2, 0.299, 0.3, 0.6, 0.601, 100.0):
+        clock[0] = at
+        assert trust.refuses(caller, worker, net_address_of("w0")), at
 
 
 def test_a_session_goes_on_when_a_certificate_expires_in_flight() -> None:
@@ -218,7 +260,7 @@ def found(invariant: Any, *events: Event, tls: bool = True, **topology: bool) ->
     return list(invariant(Story(History(sorted(events, key=lambda event: event.at)), plan)))
 
 
-@pytest.mark.parametrize("kind", ["expired", "wrong-authority", "wrong-name"])
+@pytest.mark.parametrize("kind", sorted(FLAWS))
 def test_s7_a_session_with_a_certificate_that_was_one_to_refuse_is_found(kind: str) -> None:
     assert found(certificates_were_good, *fault(0.5, kind, "w0"), *together(0.6, 0.6))
     assert found(certificates_were_good, *fault(0.5, kind, "w0", 0.7), *together(0.6, 0.6))
@@ -234,6 +276,14 @@ def test_s7_what_a_caller_shows_it_has_read_before() -> None:
     assert not found(certificates_were_good, *fault(0.5, "wrong-name", "c0"), *together(0.7, 0.6))
     assert found(certificates_were_good, *fault(0.5, "wrong-name", "c0"), *together(0.7, 0.6), identities=True)
     assert not found(certificates_were_good, *fault(0.5, "expired", "c0"), *together(0.7, 0.6), one_way=True)
+    assert not found(certificates_were_good, *fault(0.5, "not-yet-valid", "c0"), *together(0.7, 0.4))
+
+
+def test_s7_a_worker_may_call_with_a_certificate_that_is_for_callers_alone() -> None:
+    nested = "w0#0>w1#0/1"
+    assert not found(certificates_were_good, *fault(0.5, "wrong-usage", "w0"), *together(0.7, 0.6, nested))
+    assert found(certificates_were_good, *fault(0.5, "wrong-usage", "w1"), *together(0.7, 0.6, nested))
+    assert found(certificates_were_good, *fault(0.5, "wrong-usage", "c0"), *together(0.7, 0.6))
 
 
 def test_s7_a_session_over_somebody_in_between_is_found_unless_both_ends_have_shown_certificates() -> None:

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from cryptography import x509
@@ -19,9 +20,10 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from fixtures import CALLER, HOST, WORKER, Fixtures, make, write
 
 from wool.authority import CLIENT, SERVER, Issued
-from wool.certificates import judge_caller, judge_worker
+from wool.certificates import Why, judge_caller, judge_worker
 from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.limits import Limits
+from wool.sim.invariants.safety import FLAWS
 from wool.transport.base import ConnectFailed, Stream
 from wool.transport.grpc import GrpcTransport
 from wool.transport.grpc_environment import environment_for_import
@@ -96,6 +98,22 @@ WORKERS = {
 
 def test_every_fixture_is_in_both_tables(fixtures: Fixtures) -> None:
     assert set(WORKERS) == set(CALLERS) == set(fixtures.issued)
+
+
+AS_FAULTS: dict[Why, str] = {
+    "expired": "expired",
+    "not yet valid": "not-yet-valid",
+    "usage": "wrong-usage",
+    "name": "wrong-name",
+    "authority": "wrong-authority",
+}
+"""What the simulator calls a certificate that is refused for that."""
+
+
+def test_every_reason_to_refuse_a_fixture_is_a_fault_of_the_simulator() -> None:
+    reasons = {refusal[0] for refusal in WORKERS.values() if refusal} | {why for why in CALLERS.values() if why}
+    assert reasons == set(get_args(Why)) == set(AS_FAULTS)
+    assert set(AS_FAULTS.values()) == FLAWS
 
 
 @pytest.mark.parametrize("shown", WORKERS)

@@ -9,7 +9,7 @@ from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of
 TASK_FRAMES = frozenset({"offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result"})
 HANDSHAKE_MESSAGES = 2
 """Of each direction."""
-FLAWS = frozenset({"expired", "wrong-authority", "wrong-name"})
+FLAWS = frozenset({"expired", "not-yet-valid", "wrong-authority", "wrong-name", "wrong-usage"})
 """Faults after which a certificate is one to refuse."""
 EXECUTED = frozenset({"value", "remote", "serialization", "interrupted"})
 """Outcomes that say by themselves, or by ``executed``, that the body ran."""
@@ -246,10 +246,11 @@ def nothing_before_the_handshake(story: Story) -> Iterator[Violation]:
 
 
 def certificates_were_good(story: Story) -> Iterator[Violation]:
-    """S7: met(s) ⇒ neither end showed an expired, a stranger's or another's certificate; opened(s) ⇒ met(s), with TLS.
+    """S7: met(s) ⇒ neither end showed a certificate that is one to refuse; opened(s) ⇒ met(s), with TLS.
 
-    A caller may have any name, unless identities count, and shows nothing one way. What it shows it had read at
-    ``since``: a flaw of authority or name counts if it was there all the time.
+    One to refuse: out of its time, a stranger's, another's, or for the other end. A caller may have any name, unless
+    identities count, and shows nothing one way; a worker that calls may show one that is for callers. What a caller
+    shows it had read at ``since``: every flaw but that it has expired counts if it was there all the time.
     """
     topology = story.plan.topology
     if not topology.tls:
@@ -260,7 +261,10 @@ def certificates_were_good(story: Story) -> Iterator[Violation]:
         caller, worker = (end(session).partition("#")[0] for end in (caller_of, worker_of))
         for kind, target, begins, ends in flawed:
             since = value_of(item, "since") if target == caller and kind != "expired" else item.at
-            of_caller = not topology.one_way and (kind != "wrong-name" or topology.identities)
+            of_caller = not topology.one_way and {
+                "wrong-name": topology.identities,
+                "wrong-usage": caller.startswith("c"),
+            }.get(kind, True)
             ends_meant = (caller, worker) if of_caller else (worker,)
             if target in ends_meant and begins < since and item.at < ends:
                 yield Violation(
