@@ -450,7 +450,7 @@ def _as_listened_at(address: str) -> object:
 def is_refusal(reason: RpcError) -> bool:
     """Whether no session came about since one end does not take the other for who it is."""
     cause = reason.__cause__
-    return isinstance(cause, ConnectRefused) or (isinstance(cause, HandshakeFailed) and cause.permanent)
+    return isinstance(cause, (ConnectRefused, HandshakeFailed))
 
 
 def _as_rpc_error(error: BaseException, address: str, limits: Limits) -> RpcError | None:

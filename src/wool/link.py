@@ -7,7 +7,8 @@ backoff, and says what is ready; where calls go is the proxy's business. States 
 CLOSED         no connection; opened by the first call, or by the probe if the worker is suspect
 CONNECTING     the handshake is under way
 OPEN           a session is up
-REFUSED        a permanent refusal: out of rotation until discovery announces the worker anew
+REFUSED        a permanent refusal, by a worker that has proven itself: out of rotation until discovery
+               announces it anew
 =============  ====================================================================================
 
 A worker that discovery knows by its address alone has a link too. Each handshake tells who is there, and the

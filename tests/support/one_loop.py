@@ -7,12 +7,15 @@ takes from outside: mailboxes, the network, randomness. Bodies live in `support.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import FunctionType
 from typing import Any
+
+import pytest
 
 from wool.admission import EVERYBODY, Terms
 from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
@@ -25,6 +28,7 @@ from wool.limits import Limits
 from wool.link import Link
 from wool.protocol.flow import Inbox, Outbox
 from wool.protocol.frames import ResultKind, StepKind
+from wool.protocol.handshake import WorkerWords
 from wool.proxy import Proxy
 from wool.serialization import Payload, dumps, loads
 from wool.session import Session
@@ -190,6 +194,11 @@ class Worker:
     @property
     def sessions(self) -> list[CallerSession]:
         return list(self.service._sessions)
+
+
+def of_another_python(patch: pytest.MonkeyPatch) -> None:
+    """Let workers say that they run Python 2.7: nobody uses them, for good."""
+    patch.setattr("wool.worker.service.WorkerWords", functools.partial(WorkerWords, python="2.7"))
 
 
 def metadata_of(uid: str, address: str, *tags: str) -> WorkerMetadata:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support import bodies
-from support.one_loop import QUICK, Cluster, Worker, cluster, metadata_of, until
+from support.one_loop import QUICK, Cluster, Worker, cluster, metadata_of, of_another_python, until
 from wool.admission import Terms
 from wool.balancer import WorkerStatus
 from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
@@ -356,12 +356,14 @@ async def test_a_filter_that_fails_is_the_reason() -> None:
             await made.call(bodies.echo, 1)
 
 
-async def test_who_was_refused_for_good_is_asked_again_in_a_while() -> None:
+async def test_who_was_refused_for_good_is_asked_again_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(limits=SOON) as made:
-        first = await serve(made, "a", "unix:/here", secret=b"another")
+        first = await serve(made, "a", "unix:/here")
         add(made, "unix:/here")
-        with pytest.raises(NoWorkersAvailable) as caught:
-            await made.call(bodies.echo, 1)
+        with monkeypatch.context() as patch:
+            of_another_python(patch)
+            with pytest.raises(NoWorkersAvailable) as caught:
+                await made.call(bodies.echo, 1)
         (reason,) = caught.value.reasons.values()
         assert type(reason) is RpcError
         await first.service.close()
@@ -370,9 +372,24 @@ async def test_who_was_refused_for_good_is_asked_again_in_a_while() -> None:
         assert await made.call(bodies.echo, 1) == 1
 
 
-async def test_a_refused_address_that_is_withdrawn_is_not_asked_again() -> None:
+async def test_a_worker_at_an_address_that_did_not_prove_the_secret_is_used_once_it_does() -> None:
+    limits = dataclasses.replace(QUICK, address_retry_seconds=3600.0)
+    async with cluster(limits=limits) as made:
+        first = await serve(made, "a", "unix:/here", secret=b"another")
+        add(made, "unix:/here")
+        with pytest.raises(NoWorkersAvailable, match="did not prove"):
+            await made.call(bodies.echo, 1)
+        assert keys(made) == ["unix:/here"]
+        await first.service.close()
+        await serve(made, "b", "unix:/here")
+        await until(lambda: keys(made) == ["b"])
+        assert await made.call(bodies.echo, 1) == 1
+
+
+async def test_a_refused_address_that_is_withdrawn_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_another_python(monkeypatch)
     async with cluster(limits=SOON) as made:
-        await serve(made, "a", "unix:/here", secret=b"another")
+        await serve(made, "a", "unix:/here")
         add(made, "unix:/here")
         with pytest.raises(NoWorkersAvailable):
             await made.call(bodies.echo, 1)

@@ -11,7 +11,7 @@ import pytest
 
 from support.one_loop import QUICK, SECRET, metadata_of, until
 from support.peers import RawWorker
-from wool.connection import Connection
+from wool.connection import Connection, is_refusal
 from wool.errors import RpcError, TransientRpcError
 from wool.limits import Limits
 from wool.protocol import wire_pb2
@@ -93,7 +93,6 @@ async def test_without_tls_an_address_may_be_written_in_two_ways(dialled: str, s
 
 
 FAILURES: dict[str, tuple[dict[str, Any], dict[str, Any], type[RpcError], str]] = {
-    "another secret": ({}, {"secret": b"another"}, RpcError, "did not prove"),
     "another uid": ({}, {"expects": "b"}, RpcError, "worker a answers where b was expected"),
     "another protocol": ({"protocol": 99}, {}, RpcError, "protocol version 99"),
     "another Python": ({"python": "2.7"}, {}, RpcError, r"Python 2\.7"),
@@ -112,6 +111,15 @@ async def test_a_worker_that_does_not_fit_is_refused_for_good_and_readably(how: 
         await connect(network, "unix:/a", **options)
     assert type(failure.value) is kind
     assert len(str(failure.value)) < 500
+    await worker.close()
+
+
+async def test_a_worker_that_does_not_know_the_secret_is_refused_readably_and_not_for_good() -> None:
+    network = MemoryNetwork()
+    worker = RawWorker(network, "a", QUICK)
+    await worker.listen()
+    with pytest.raises(TransientRpcError, match="^unix:/a: the worker did not prove that it knows the secret$"):
+        await connect(network, "unix:/a", secret=b"another")
     await worker.close()
 
 
@@ -134,12 +142,12 @@ async def answering(network: MemoryNetwork, *messages: bytes, hang: bool = False
 
 
 @pytest.mark.parametrize("message", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 50, bytes(2 * 1024 * 1024)])
-async def test_a_process_that_is_no_worker_is_refused_for_good(message: bytes) -> None:
+async def test_a_process_that_is_no_worker_is_refused_until_a_worker_may_be_there(message: bytes) -> None:
     network = MemoryNetwork()
     listener = await answering(network, message)
-    with pytest.raises(RpcError, match="unix:/other") as failure:
+    with pytest.raises(TransientRpcError, match="unix:/other") as failure:
         await connect(network, "unix:/other")
-    assert type(failure.value) is RpcError
+    assert is_refusal(failure.value)
     await listener.close()
 
 

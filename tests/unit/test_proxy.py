@@ -15,7 +15,17 @@ from typing import Any
 import pytest
 
 from support import bodies
-from support.one_loop import QUICK, Cluster, all_sizes, cluster, holders, metadata_of, until
+from support.one_loop import (
+    QUICK,
+    Cluster,
+    Worker,
+    all_sizes,
+    cluster,
+    holders,
+    metadata_of,
+    of_another_python,
+    until,
+)
 from support.peers import RawWorker, returned
 from wool.admission import Terms
 from wool.balancer import WorkerStatus
@@ -930,22 +940,53 @@ async def test_the_reason_why_a_worker_ended_is_in_the_error() -> None:
             await made.call(bodies.echo, 1)
 
 
-async def test_a_permanent_refusal_is_out_of_rotation_until_announced_anew() -> None:
+async def test_a_permanent_refusal_is_out_of_rotation_until_announced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster() as made:
-        made.proxies.append(made.open_proxy(secret=b"another secret"))
-        made.proxy = made.proxies[-1]
-        worker = await made.add("a")
-        with pytest.raises(NoWorkersAvailable, match="did not prove") as nobody:
-            await made.call(bodies.echo, 1)
-        assert type(nobody.value.reasons["a"]) is RpcError
-        assert made.link("a").state is LinkState.REFUSED
-        await asyncio.sleep(3 * QUICK.reconnect_most_seconds)
-        assert made.link("a").state is LinkState.REFUSED, "it is not tried again"
-        made.proxy._secret = worker.service._secret
+        with monkeypatch.context() as patch:
+            of_another_python(patch)
+            await made.add("a")
+            with pytest.raises(NoWorkersAvailable, match="the worker runs Python 2.7") as nobody:
+                await made.call(bodies.echo, 1)
+            assert type(nobody.value.reasons["a"]) is RpcError
+            assert made.link("a").state is LinkState.REFUSED
+            await asyncio.sleep(3 * QUICK.reconnect_most_seconds)
+            assert made.link("a").state is LinkState.REFUSED, "it is not tried again"
         with pytest.raises(NoWorkersAvailable):
             await made.call(bodies.echo, 1)
         made.announce("a")
         assert await made.call(bodies.echo, 1) == 1
+
+
+async def test_a_worker_that_did_not_prove_the_secret_is_tried_at_a_bounded_pace_and_used_once_it_does() -> None:
+    """It is known by its name, and nobody announces it anew."""
+    async with cluster() as made:
+        worker = await made.add("a")
+        right, worker.service._secret = worker.service._secret, b"another secret"
+        for _ in range(2):
+            with pytest.raises(NoWorkersAvailable, match="the worker did not prove that it knows the secret") as nobody:
+                await made.call(bodies.echo, 1)
+            assert type(nobody.value.reasons["a"]) is TransientRpcError
+        await until(lambda: made.link("a").backoff == QUICK.reconnect_most_seconds)
+        assert made.link("a").status.suspect
+        worker.service._secret = right
+        await until(lambda: made.link("a").state is LinkState.OPEN)
+        assert not made.link("a").status.suspect
+        assert await made.call(bodies.echo, 1) == 1
+
+
+async def test_whoever_squats_on_a_workers_address_keeps_calls_from_it_only_as_long_as_it_is_there() -> None:
+    async with cluster() as made:
+        squatter = Worker(made.network, "a", QUICK, secret=b"a guess")
+        made.workers["a"] = squatter
+        await squatter.listen()
+        made.announce("a")
+        with pytest.raises(NoWorkersAvailable, match="did not prove"):
+            await made.call(bodies.echo, 1)
+        await squatter.service.close()
+        owner = await made.add("a", announce=False)
+        await until(lambda: made.link("a").state is LinkState.OPEN)
+        assert await made.call(bodies.echo, 1) == 1
+        assert (squatter.service.started, owner.service.started) == (0, 1)
 
 
 async def test_another_worker_at_the_address_is_another_worker() -> None:

@@ -130,19 +130,29 @@ class CallerHandshake:
         self.statistics: Statistics | None = None
         """What the worker has done so far, if it said so with its welcome."""
         self.done: bool = False
+        self._proven = False
 
     def hello(self) -> bytes:
         """Return the first message."""
         return wire_pb2.Handshake(hello=wire_pb2.Hello(nonce=self._nonce)).SerializeToString()
 
     def receive(self, message: bytes) -> bytes | None:
-        """Take the worker's next message; return the answer, if there is one. Raises `HandshakeFailed`."""
+        """Take the worker's next message; return the answer, if there is one. Raises `HandshakeFailed`.
+
+        Whoever has proven nothing cannot put a worker out of rotation for good: it may be somebody else at the address.
+        """
+        try:
+            return self._received(message)
+        except HandshakeFailed as failure:
+            failure.permanent = failure.permanent and self._proven
+            raise
+
+    def _received(self, message: bytes) -> bytes | None:
         step = _parse(message)
         kind = step.WhichOneof("step")
         if kind == "refusal":
-            # Whoever answers before it has proven anything cannot put a worker out of rotation for good.
-            permanent = step.refusal.permanent and self.peer is not None
-            raise HandshakeFailed(f"the worker refused: {harmless(step.refusal.reason)}", permanent=permanent)
+            reason = f"the worker refused: {harmless(step.refusal.reason)}"
+            raise HandshakeFailed(reason, permanent=step.refusal.permanent)
         if kind == "challenge" and self.peer is None:
             return self._challenged(step.challenge)
         if kind == "welcome" and self.peer is not None:
@@ -156,7 +166,8 @@ class CallerHandshake:
         if len(challenge.nonce) != NONCE_BYTES or not hmac.compare_digest(
             challenge.proof, _proof(self._secret, b"worker", self._nonce, challenge.nonce, body)
         ):
-            raise HandshakeFailed("the worker did not prove that it knows the secret", permanent=True)
+            raise HandshakeFailed("the worker did not prove that it knows the secret", permanent=False)
+        self._proven = True
         try:
             info = wire_pb2.WorkerInfo.FromString(body)
         except DecodeError:

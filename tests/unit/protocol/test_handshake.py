@@ -187,7 +187,7 @@ def test_a_worker_with_another_secret_is_refused_before_its_words_are_parsed(par
     challenge = there.receive(here.hello())
     with pytest.raises(HandshakeFailed, match="did not prove") as refused:
         here.receive(challenge)
-    assert refused.value.permanent
+    assert not refused.value.permanent
     assert here.peer is None
     assert "WorkerInfo" not in parsed
 
@@ -309,6 +309,24 @@ def test_a_refusal_that_may_pass_says_so() -> None:
     with pytest.raises(HandshakeFailed, match="later") as told:
         caller().receive(WorkerHandshake.refusal(HandshakeFailed("later", permanent=False)))
     assert not told.value.permanent
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 400 Bad Request",
+        bytes(MOST_HANDSHAKE_BYTES + 1),
+        wire_pb2.Handshake(welcome=wire_pb2.Welcome()).SerializeToString(),
+        wire_pb2.Handshake(challenge=wire_pb2.Challenge(nonce=WORKER_NONCE, proof=bytes(32))).SerializeToString(),
+        WorkerHandshake.refusal(HandshakeFailed("never", permanent=True)),
+    ],
+    ids=["no handshake", "too long", "out of order", "no proof", "refusal"],
+)
+def test_nothing_that_was_said_without_a_proof_is_for_good(said: bytes) -> None:
+    """Whoever stands at a worker's address could put it out of use otherwise."""
+    with pytest.raises(HandshakeFailed) as failed:
+        caller().receive(said)
+    assert not failed.value.permanent
 
 
 def test_a_long_refusal_is_cut() -> None:
