@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import hashlib
+import hmac
 import os
+import pickle
 import shutil
 import stat
 import subprocess
@@ -13,17 +17,26 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures import HOST, make
 
 import wool
 from support.command import environment
-from support.faults import until
 from support.hostile import add
+from support.peers import RawCaller, RawPeer
 from wool.authority import Issued
+from wool.definition import define
+from wool.discovery.base import WorkerMetadata
 from wool.limits import Limits
+from wool.protocol import wire_pb2
+from wool.protocol.codec import encode
+from wool.protocol.flow import body_of
+from wool.protocol.frames import PROTOCOL_VERSION, Accept, Body, Offer, Result, ResultKind, Start
+from wool.protocol.handshake import PYTHON, WorkerHandshake, WorkerWords
 from wool.runtime import current_runtime
+from wool.serialization import Payload
 from wool.transport.base import Stream, StreamLost
 from wool.transport.grpc import GrpcTransport
 
@@ -344,32 +357,150 @@ async def test_who_passes_a_handshake_of_one_way_tls_on_gets_no_session_with_a_c
     assert heard == []
 
 
-async def test_who_squats_on_the_port_that_a_dead_worker_has_left_learns_nothing_and_nothing_is_unpickled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with wool.LocalWorker(host=HOST) as worker:
-        metadata = worker.metadata
-    host, _, port = metadata.address.rpartition(":")
+# ---- what is unpickled leaves a trace ------------------------------------------------------------------
+
+
+class Trace:
+    """Makes a directory in whatever process it is unpickled in."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._path),)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> tuple[Path, bytes]:
+    """Where a trace would be, and the pickle that would leave it."""
+    return tmp_path / "unpickled", pickle.dumps(Trace(tmp_path / "unpickled"))
+
+
+def squatting(metadata: WorkerMetadata, secret: bytes, bomb: bytes, heard: list[bytes]) -> Callable[[Stream], Any]:
+    """Return who poses as a worker that has died, and goes on as if it were believed, whatever it knows."""
+    limits = Limits()
+    words = WorkerWords(
+        session=bytes(16),
+        metadata=metadata.to_bytes(),
+        window_tasks=limits.window_tasks,
+        window_bytes=limits.window_bytes,
+        payload_bytes=limits.payload_bytes,
+        credit_bytes=limits.credit_bytes,
+    )
+
+    async def squat(stream: Stream) -> None:
+        with contextlib.suppress(StreamLost):
+            heard.append(await stream.read())
+            await stream.write(WorkerHandshake(secret=secret, nonce=os.urandom(32), words=words).receive(heard[-1]))
+            heard.append(await stream.read())
+            await stream.write(wire_pb2.Handshake(welcome=wire_pb2.Welcome()).SerializeToString())
+            peer = RawPeer(stream)
+            offered = await peer.expect(Offer)
+            await peer.say(Accept(offered.number))
+            await peer.expect(Start)
+            await peer.say(Result(offered.number, ResultKind.RETURN, body_of(Payload((bomb,)), limits)))
+            await peer.expect_end()
+
+    return squat
+
+
+@asynccontextmanager
+async def in_place_of(metadata: WorkerMetadata, secret: bytes, bomb: bytes) -> AsyncIterator[list[bytes]]:
+    """Somebody listens where a dead worker has, and this process calls it; what is said to it."""
     heard: list[bytes] = []
-    asked = asyncio.Event()
+    transport = GrpcTransport(Limits())
+    directory = Path(metadata.address.removeprefix("unix:")).parent if metadata.address.startswith("unix:") else None
+    if directory is not None:  # it went with its worker
+        directory.mkdir(mode=0o700)
+    try:
+        listener = await transport.listen(metadata.address, squatting(metadata, secret, bomb, heard))
+        try:
+            async with wool.WorkerProxy(workers=[metadata]):
+                yield heard
+        finally:
+            await listener.close()
+            await transport.close()
+    finally:
+        if directory is not None:
+            shutil.rmtree(directory)
 
-    async def squat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.read(65536))
-        asked.set()
-        writer.write(b"\x80\x04cos\nsystem\n." * 100)
-        writer.close()
 
-    server = await asyncio.start_server(squat, host, int(port))
-    async with server:
-        async with wool.WorkerProxy(workers=[metadata]):
-            monkeypatch.setattr("pickle.loads", _never)
-            with wool.RuntimeContext(dispatch_timeout=1), pytest.raises(wool.NoWorkersAvailable):
-                await add(271828, 314159)
-        await until(asked.is_set)
+@pytest.mark.parametrize("host", [HOST, None], ids=["port", "socket"])
+async def test_who_squats_where_a_dead_worker_has_listened_learns_nothing_and_nothing_is_unpickled(
+    host: str | None, trace: tuple[Path, bytes]
+) -> None:
+    left, bomb = trace
+    async with wool.LocalWorker(host=host) as worker:
+        metadata = worker.metadata
+    key = current_runtime().user_key()
+    async with in_place_of(metadata, b"what it does not know", bomb) as heard:
+        with wool.RuntimeContext(dispatch_timeout=1), pytest.raises(wool.NoWorkersAvailable, match="did not prove"):
+            await add(271828, 314159)
+    assert heard, "nobody was asked"
     said = b"".join(heard)
+    assert {wire_pb2.Handshake.FromString(each).WhichOneof("step") for each in heard} == {"hello"}
     assert b"support.hostile" not in said
-    assert current_runtime().user_key() not in said
+    assert key not in said
+    assert not left.exists()
+    # The trace is one that is left, by who knows the key.
+    async with in_place_of(metadata, key, bomb):
+        with wool.RuntimeContext(dispatch_timeout=5):
+            await add(1, 2)
+    assert left.exists()
 
 
-def _never(*_: object, **__: object) -> object:
-    raise AssertionError("something was unpickled")
+def strangers(bomb: bytes, secret: bytes) -> dict[str, list[bytes]]:
+    """Return what somebody says to a worker, in the order of a session that it believes to be open."""
+    blob = b"v" + bomb
+    digest = hashlib.blake2b(blob, digest_size=16).digest()
+    offer = Offer(1, bytes(16), digest, True, Body((len(blob), len(bomb)), blob + bomb))
+    tasks = encode([offer, Start(1)])
+    caller = wire_pb2.CallerInfo(
+        protocol=PROTOCOL_VERSION, python=PYTHON, uid="c", pool=bomb, payload_bytes=1 << 20, credit_bytes=1 << 20
+    ).SerializeToString()
+    proof = hmac.digest(secret, b"anything", "sha256")
+    response = wire_pb2.Handshake(response=wire_pb2.Response(body=caller, proof=proof)).SerializeToString()
+    hello = wire_pb2.Handshake(hello=wire_pb2.Hello(nonce=os.urandom(32))).SerializeToString()
+    return {
+        "tasks": [tasks],
+        "a pickle": [bomb],
+        "hello and tasks": [hello, tasks],
+        "a wrong proof and tasks": [hello, response, tasks],
+    }
+
+
+@pytest.mark.parametrize("what", list(strangers(b"", b"")))
+async def test_nothing_is_unpickled_in_a_worker_of_who_does_not_know_the_key(
+    what: str, trace: tuple[Path, bytes]
+) -> None:
+    left, bomb = trace
+    async with wool.LocalWorker(host=HOST) as worker:
+        transport = GrpcTransport(Limits())
+        try:
+            stream = await transport.connect(worker.metadata.address)
+            with contextlib.suppress(StreamLost, TimeoutError):
+                async with asyncio.timeout(10):
+                    for message in strangers(bomb, b"what it does not know")[what]:
+                        await stream.write(message)
+                    while True:
+                        await stream.read()
+            stream.abort("the test is over")
+            await stream.close()
+            async with wool.WorkerProxy(workers=[worker.metadata]):
+                assert await add(1, 2) == 3
+            assert not left.exists()
+            # The trace is one that is left, by who knows the key.
+            peer = await RawCaller.over(
+                transport, worker.metadata.address, Limits(), secret=current_runtime().user_key()
+            )
+            offer = peer.offer(add, limits=Limits())
+            blob = define(add).blob
+            await peer.say(offer._replace(body=Body((len(blob), len(bomb)), blob + bomb)))
+            await peer.expect(Accept)
+            await peer.say(Start(offer.number))
+            await peer.expect(Result)
+            assert left.exists()
+            peer.stream.abort("the test is over")
+            await peer.stream.close()
+        finally:
+            await transport.close()
