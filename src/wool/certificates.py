@@ -2,8 +2,8 @@
 
 Owns the reading and the verdict, both pure: bytes and an instant in, a record out; no file, no clock. Real streams are
 judged by gRPC, which is to say by BoringSSL, and never by this. This is for what has no such stream: `wool certs show`,
-and the simulator, where time is virtual. A test holds the two against each other, certificate by certificate. Needs
-``pip install 'wool[certs]'``.
+and the simulator, where time is virtual; and for who was refused without a word, and wants to know what may be wrong. A
+test holds the two against each other, certificate by certificate. Needs ``pip install 'wool[certs]'``.
 """
 
 from __future__ import annotations

@@ -140,6 +140,11 @@ class Link:
         self._probe: asyncio.TimerHandle | None = None
 
     @property
+    def name(self) -> str:
+        """What a log calls it: the start of its uid, or the whole address as long as no uid is known."""
+        return self.status.metadata.uid[:8] or self.status.metadata.address
+
+    @property
     def usable(self) -> bool:
         """Whether new calls may be bound to it."""
         return not (self.dropped or self.draining or self.refuses)
@@ -177,7 +182,7 @@ class Link:
             self._failed(reason)
             return
         except Exception as error:
-            _log.exception("worker %s cannot be connected to", self.uid[:8])
+            _log.exception("worker %s cannot be connected to", self.name)
             unknown = TransientRpcError(f"{self.status.metadata.address}: {type(error).__name__}: {error}")
             unknown.__cause__ = error
             self._failed(unknown)

@@ -422,7 +422,7 @@ class Proxy:
     def unreachable(self, link: Link, reason: RpcError) -> None:
         """The session could not be opened. A refusal is told of; who is not there may not be there for days."""
         say = self._refusals.say if is_refusal(reason) else _log.debug
-        say("worker %s: %s", link.uid[:8], str(reason))  # whoever keeps a traceback keeps the connection
+        say("worker %s: %s", link.name, str(reason))  # whoever keeps a traceback keeps the connection
         for call in link.waiting:
             call.note_tried(link.uid, reason)
         self._view.make_way()

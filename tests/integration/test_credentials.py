@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from support.command import free_port, wool_command, worker_command
 from support.far_caller import through
 from support.faults import Journal, until
 from support.hosts import certify, far_caller, flags, worker_on
+from support.routines import add
 from support.traced import run, run_until
 from wool.cli.supervisor import Status
 from wool.context import credentials_in_force
@@ -234,6 +236,42 @@ async def test_a_worker_that_was_refused_is_used_as_soon_as_its_caller_shows_wha
                 except wool.NoWorkersAvailable:
                     continue
     assert [journal.executions(call) for call in ("refused", "taken")] == [0, 1]
+
+
+REFUSED = {
+    "the worker refuses a caller that has expired": ("worker", "expired", r"the worker .* expired: .* expired at 20"),
+    "the worker refuses a caller of another authority": ("worker", "wrong authority", "the worker .* authority: none"),
+    "the worker refuses a caller for its usage": ("worker", "server usage only", "the worker .* usage: .* not for a"),
+    "the worker refuses a caller that it does not name": ("naming", "caller", "the worker .* name: its certificate is"),
+    "the caller refuses a worker that has expired": ("expired", "caller", "this side .* expired: certificate has exp"),
+    "the caller refuses a worker of another authority": ("wrong authority", "caller", "this side .* authority: unable"),
+    "the caller refuses a worker of another name": ("wrong name", "caller", f"this side .* name: .* is not for {HOST}"),
+}
+"""What worker and caller show, and which side the caller's log says has refused, and why."""
+
+
+@pytest.mark.parametrize("how", REFUSED)
+async def test_the_callers_log_says_which_side_refused_which_worker_and_why(
+    fixtures: Fixtures, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    by_worker, by_caller, said = REFUSED[how]
+    naming = fixtures.credentials("worker", callers=("somebody",))
+    shown = naming if by_worker == "naming" else fixtures.credentials(by_worker)
+    caller = fixtures.credentials(by_caller)
+    async with wool.LocalWorker(host=HOST, credentials=shown) as worker:
+        uid, address = worker.metadata.uid, worker.metadata.address
+        named = wool.WorkerProxy(workers=[worker.metadata], credentials=caller)
+        found = wool.WorkerPool(discovery=wool.StaticDiscovery(address), credentials=caller)
+        # As long as nobody has said who it is, a worker is called by its address.
+        for way, name in ((named, uid[:8]), (found, address)):
+            caplog.clear()
+            async with way:
+                with pytest.raises(wool.NoWorkersAvailable, match=said):
+                    await add(1, 2)
+            lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+            assert lines
+            for line in lines:
+                assert re.match(f"worker {re.escape(name)}: {address}: cannot connect to {address}: {said}", line)
 
 
 def test_a_pool_says_what_credentials_are_for(fixtures: Fixtures) -> None:

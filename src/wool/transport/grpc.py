@@ -272,7 +272,7 @@ class GrpcTransport:
 
         async def opened(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> None:
             if (reason := await self._refused(call)) is not None:
-                why = credentials and why_refused(reason, expected)
+                why = credentials and why_refused(reason, expected, credentials)
                 if why:
                     raise ConnectRefused(f"cannot connect to {where.text}: {why} ({reason})")
                 raise ConnectFailed(f"cannot connect to {where.text}: {reason}")

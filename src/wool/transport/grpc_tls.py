@@ -6,6 +6,7 @@ authorities and names in `WorkerCredentials`; nothing here decides by itself tha
 
 from __future__ import annotations
 
+import datetime
 import re
 import threading
 from typing import Any, cast
@@ -22,6 +23,16 @@ NO_USE = "the credentials are no use: the key is not the certificate's, or the c
 """What gRPC does not tell of credentials that it cannot load."""
 
 _NAMES = "x509_subject_alternative_name"
+
+_WHY = {
+    "certificate has expired": "expired",
+    "certificate is not yet valid": "not yet valid",
+    "unsupported certificate purpose": "usage",
+    "unable to get local issuer certificate": "authority",
+    "self signed certificate in certificate chain": "authority",
+    "self signed certificate": "authority",
+}
+"""What BoringSSL says of a certificate that it does not take, and what `wool.certificates` calls it."""
 
 
 def channel_credentials(credentials: WorkerCredentials) -> grpc.ChannelCredentials:
@@ -80,19 +91,49 @@ def is_for_another(details: str) -> bool:
     return "Hostname Verification Check failed" in details
 
 
-def why_refused(details: str, expected: str) -> str | None:
-    """Tell which side refused whom, and why, from what gRPC says of a failed handshake; None if it was none."""
+def why_refused(details: str, expected: str, shown: WorkerCredentials) -> str | None:
+    """Tell which side refused whom, and why, from what gRPC says of a failed handshake; None if it was none.
+
+    A worker that refuses closes the connection without a word, alerts of TLS included. What this side has ``shown`` is
+    known here, though, so that is looked at: see `flaw_of`.
+    """
     if is_for_another(details):
-        return f"this side refused the worker: its certificate is not for {expected}"
+        return f"this side refused the worker: name: its certificate is not for {expected}"
     if found := re.search(r"CERTIFICATE_VERIFY_FAILED: ([^:]*)", details):
-        return f"this side refused the worker's certificate: {found[1]}"
+        said = found[1].strip()
+        return f"this side refused the worker's certificate: {_WHY.get(said, 'it is not valid')}: {said}"
     if "Failed to create security handshaker" in details:
         return NO_USE
     if "WRONG_VERSION_NUMBER" in details:
         return "this side speaks TLS, the worker does not: give it credentials"
+    if "does not take a caller" in details:
+        return "the worker refused this side: name: its certificate is for none of the callers that are named there"
     if "Socket closed" in details or "Connection reset" in details:
+        if not shown.mutual:
+            return "the worker refused this side, which shows no certificate; or it speaks no TLS"
+        if (flaw := flaw_of(shown)) is not None:
+            return f"the worker refused this side's certificate: {flaw}"
         return "the worker refused this side's certificate or wants none, and its log says why; or it speaks no TLS"
     return None
+
+
+def flaw_of(shown: WorkerCredentials) -> str | None:
+    """Say why whoever believes what this side believes would refuse a caller that shows this, now.
+
+    None if nobody can tell: without ``wool[certs]``, or because nothing is wrong with it but for others.
+    """
+    try:
+        from wool.certificates import judge_caller
+    except ImportError:
+        return None
+    assert shown.cert is not None
+    try:
+        refusal = judge_caller(shown.cert, shown.ca, (), datetime.datetime.now(datetime.UTC))
+    except ValueError:  # gRPC reads more: a file that holds the key too, for one
+        return None
+    if refusal is None:
+        return None
+    return "authority: none that this side believes has signed it" if refusal.why == "authority" else str(refusal)
 
 
 def names_of_caller(context: grpc.aio.ServicerContext[bytes, bytes]) -> list[str]:

@@ -7,6 +7,7 @@ import datetime
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,11 +25,11 @@ from wool.certificates import Why, judge_caller, judge_worker
 from wool.credentials import CredentialsProvider, WorkerCredentials
 from wool.limits import Limits
 from wool.sim.invariants.safety import FLAWS
-from wool.transport.base import ConnectFailed, Stream
+from wool.transport.base import ConnectFailed, ConnectRefused, Stream
 from wool.transport.grpc import GrpcTransport
 from wool.transport.grpc_environment import environment_for_import
 from wool.transport.grpc_pulse import METHOD, STREAM_KEY
-from wool.transport.grpc_tls import channel_credentials
+from wool.transport.grpc_tls import channel_credentials, flaw_of
 
 with environment_for_import():
     import grpc
@@ -83,15 +84,15 @@ WORKERS = {
     "worker": None,
     "worker of an intermediate": None,
     "server usage only": None,
-    "worker by identity": ("name", f"its certificate is not for {HOST}"),
-    "wrong name": ("name", f"its certificate is not for {HOST}"),
-    "expired": ("expired", "certificate has expired"),
-    "not yet valid": ("not yet valid", "certificate is not yet valid"),
-    "wrong authority": ("authority", "unable to get local issuer certificate"),
-    "caller of a wrong authority": ("usage", "unable to get local issuer certificate"),
-    "revoked by rotation": ("authority", "unable to get local issuer certificate"),
-    "client usage only": ("usage", "unsupported certificate purpose"),
-    "caller": ("usage", "unsupported certificate purpose"),
+    "worker by identity": ("name", f"name: its certificate is not for {HOST}"),
+    "wrong name": ("name", f"name: its certificate is not for {HOST}"),
+    "expired": ("expired", "expired: certificate has expired"),
+    "not yet valid": ("not yet valid", "not yet valid: certificate is not yet valid"),
+    "wrong authority": ("authority", "authority: unable to get local issuer certificate"),
+    "caller of a wrong authority": ("usage", "authority: unable to get local issuer certificate"),
+    "revoked by rotation": ("authority", "authority: unable to get local issuer certificate"),
+    "client usage only": ("usage", "usage: unsupported certificate purpose"),
+    "caller": ("usage", "usage: unsupported certificate purpose"),
 }
 """What a worker shows, and why its caller refuses it: in the words of `judge_worker`, and in those of gRPC."""
 
@@ -159,8 +160,29 @@ async def test_a_worker_judges_the_certificate_of_a_caller(fixtures: Fixtures, s
         if judged is None:
             await call(address, lambda: caller)
         else:
-            with pytest.raises(ConnectFailed, match=f"{address}: the worker refused this side's certificate"):
+            with pytest.raises(
+                ConnectRefused, match=f"{address}: the worker refused this side's cert.*: {judged.why}: "
+            ):
                 await call(address, lambda: caller)
+
+
+async def test_of_a_refusal_whose_reason_this_side_cannot_know_it_says_who_knows(
+    fixtures: Fixtures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = fixtures.issued["revoked by rotation"]
+    other = WorkerCredentials(ca=fixtures.both, key=caller.key, cert=caller.cert)  # to this side it is good
+    async with serving(lambda: fixtures.credentials("worker")) as address:
+        with pytest.raises(ConnectRefused, match="refused this side's certificate or wants none, and its log says why"):
+            await call(address, lambda: other)
+        monkeypatch.setitem(sys.modules, "wool.certificates", None)  # as without wool[certs]
+        with pytest.raises(ConnectRefused, match="refused this side's certificate or wants none, and its log says why"):
+            await call(address, lambda: fixtures.credentials("expired"))
+
+
+def test_a_certificate_that_is_kept_with_its_key_is_not_looked_at_and_has_no_known_flaw(fixtures: Fixtures) -> None:
+    shown = fixtures.issued["expired"]
+    assert flaw_of(WorkerCredentials(ca=fixtures.ca, key=shown.key, cert=shown.cert)) is not None
+    assert flaw_of(WorkerCredentials(ca=fixtures.ca, key=shown.key, cert=shown.cert + shown.key)) is None
 
 
 async def test_while_an_authority_takes_anothers_place_both_are_believed(fixtures: Fixtures) -> None:
@@ -325,7 +347,7 @@ async def test_one_end_with_tls_and_one_without_do_not_meet(fixtures: Fixtures) 
 async def test_a_caller_without_a_certificate_is_refused_where_both_must_show_one(fixtures: Fixtures) -> None:
     nameless = WorkerCredentials(ca=fixtures.ca, mutual=False, secret=SECRET)
     async with serving(lambda: fixtures.credentials("worker")) as address:
-        with pytest.raises(ConnectFailed, match="the worker refused this side's certificate or wants none"):
+        with pytest.raises(ConnectFailed, match="the worker refused this side, which shows no certificate"):
             await call(address, lambda: nameless)
 
 
