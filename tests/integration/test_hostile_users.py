@@ -27,8 +27,11 @@ from support.command import environment
 from support.hostile import add
 from support.peers import RawCaller, RawPeer
 from wool.authority import Issued
+from wool.connection import Connection
 from wool.definition import define
 from wool.discovery.base import WorkerMetadata
+from wool.dispatch import Dispatcher, ProxySpec
+from wool.errors import RpcError
 from wool.limits import Limits
 from wool.protocol import wire_pb2
 from wool.protocol.codec import encode
@@ -111,6 +114,54 @@ async def test_another_user_cannot_connect_to_a_pool_read_its_secret_or_its_shar
         assert [line for line in said if line.startswith("POSSIBLE")] == []
         assert sum(line.startswith("refused") for line in said) == 6 * len(paths) + 7 * len(pids)
         assert await add(2, 3) == 5
+
+
+async def test_each_pool_has_a_fresh_secret_which_opens_no_session_with_the_workers_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets: list[bytes] = []
+    open_dispatcher = Dispatcher.open
+
+    async def noting(spec: ProxySpec, *, secret: bytes, **others: Any) -> Dispatcher:
+        secrets.append(secret)
+        return await open_dispatcher(spec, secret=secret, **others)
+
+    monkeypatch.setattr(Dispatcher, "open", noting)
+    async with wool.WorkerPool(size=1) as one, wool.WorkerPool(size=1) as other:
+        assert await add(1, 2) == 3
+        known = [*secrets, current_runtime().user_key()]
+        assert [len(secret) for secret in known] == [32, 32, 32]
+        assert len(set(known)) == 3
+        for number, pool in enumerate((one, other)):
+            (worker,) = pool.workers
+            said = [await refusal(worker.address, secret) for secret in known]
+            assert said.pop(number) == ""
+            assert said == 2 * [f"{worker.address}: the worker did not prove that it knows the secret"]
+    async with wool.WorkerPool(size=1):
+        assert secrets[2] not in known
+
+
+async def refusal(address: str, secret: bytes) -> str:
+    """Say why a worker and who has this secret have no session; nothing if they have one."""
+    transport = GrpcTransport(Limits())
+    try:
+        connection = await Connection.open(
+            transport=transport,
+            address=address,
+            expects="",
+            secret=secret,
+            caller="c",
+            pool=b"",
+            limits=Limits(),
+            random_bytes=os.urandom,
+        )
+    except RpcError as error:
+        return str(error)
+    else:
+        await connection.decline("looked")
+        return ""
+    finally:
+        await transport.close()
 
 
 @as_another

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import os
 import pickle
@@ -40,6 +41,17 @@ def test_they_are_read_from_files(fixtures: Fixtures, tmp_path: Path) -> None:
         secret=SECRET.hex().encode(),
     )
     assert (tmp_path / "worker.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(WorkerCredentials)])
+def test_they_are_frozen(fixtures: Fixtures, name: str) -> None:
+    shown = fixtures.credentials("worker")
+    before = dataclasses.replace(shown)
+    with pytest.raises(dataclasses.FrozenInstanceError, match=name):
+        setattr(shown, name, getattr(fixtures.credentials("caller"), name))
+    with pytest.raises(dataclasses.FrozenInstanceError, match=name):
+        delattr(shown, name)
+    assert shown == before
 
 
 def test_a_key_of_another_certificate_is_named(fixtures: Fixtures, tmp_path: Path) -> None:

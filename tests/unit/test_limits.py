@@ -190,6 +190,42 @@ KEEPALIVE = {name for name in EXCEEDED if "keepalive" in name or "ping_timeout" 
 """Told by the comment above them."""
 
 
+THREAT_MODEL = {
+    "the first frame, and the handshake": ("handshake_seconds", 5.0),
+    "drain": ("drain_seconds", 30.0),
+    "a traceback": ("traceback_bytes", 64 * 1024),
+    "a message": ("message_bytes", 2 * 1024**2),
+    "a payload": ("payload_bytes", 1024**3),
+    "frames of one message": ("MOST_FRAMES", 16384),
+    "tasks in flight": ("window_tasks", 1024),
+    "a discovery record, and the metadata in it": ("record_bytes", 2 * 1024),
+    "the table of a namespace": ("local_workers", 1024),
+}
+"""What the threat model bounds, by which limit, and its default."""
+
+
+@pytest.mark.parametrize("what", THREAT_MODEL)
+def test_a_default_of_the_threat_model_is_what_it_says(what: str) -> None:
+    name, value = THREAT_MODEL[what]
+    assert {**vars(limits), **dataclasses.asdict(DEFAULT_LIMITS), **dataclasses.asdict(Limits())}[name] == value
+
+
+SAID = [
+    ("SECURITY.md", "for each connection and for five seconds", DEFAULT_LIMITS.handshake_seconds, 5),
+    ("docs/security.md", "every five seconds for workers", DEFAULT_LIMITS.credentials_seconds, 5),
+    ("docs/security.md", "files over 1 MiB", limits.MOST_CREDENTIAL_BYTES, 1024**2),
+]
+
+
+@pytest.mark.parametrize(("page", "words", "limit", "value"), SAID)
+def test_a_default_that_a_page_on_security_names_is_what_it_says(
+    page: str, words: str, limit: float, value: float
+) -> None:
+    text = " ".join((TESTS.parent / page).read_text().split())
+    assert words in text, f"{page} says it no more: say so here too"
+    assert limit == value
+
+
 # ---- limits that nothing else exceeds ------------------------------------------------------------------
 
 
