@@ -51,6 +51,20 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="round-robin-index-is-raced",
+        broken="The round robin writes its index back a moment after it has read it: calls at one time get one worker.",
+        caught_by="round_robin_is_even",
+        edits=(
+            Edit(
+                module="wool.balancer",
+                old="        self._next = first + 1\n",
+                new="        import asyncio\n"
+                "\n"
+                '        asyncio.get_running_loop().call_soon(setattr, self, "_next", first + 1)\n',
+            ),
+        ),
+    ),
+    Mutant(
         name="lock-across-connect",
         broken="While one session is being opened, no call is offered on another: as if a lock were held.",
         caught_by="nobody_waits_for_others",
@@ -201,6 +215,21 @@ MUTANTS = (
                 module=LINKS,
                 old="        if self.links.get(link.uid) is link:\n            del self.links[link.uid]\n",
                 new="        if self.links.get(link.uid) is link:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="dropped-worker-is-resurrected",
+        broken="A worker that was dropped while a task was on it is back when its session is lost, and tried again.",
+        caught_by="candidates_are_in_view",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="        if not link.dropped:\n            link.probe_later()\n",
+                new="        if self._closing is None:\n"
+                "            link.dropped = False\n"
+                "            self._view.links.setdefault(link.uid, link)\n"
+                "            link.probe_later()\n",
             ),
         ),
     ),
