@@ -30,7 +30,7 @@ from wool.sim.plan import LABEL_BYTES
 from wool.sim.suspended import where
 from wool.sim.told import SimEvents
 from wool.sim.traced import sim_tracing
-from wool.sim.watch import Names, NodeObserver
+from wool.sim.watch import Names, NodeObserver, WatchedBalancer
 from wool.transport.memory import MemoryTransport
 
 if TYPE_CHECKING:
@@ -219,6 +219,8 @@ class Incarnation:
         self.seams_left: int | None = None
         """At the so-manieth seam from here it is killed."""
         self.executions: int = 0
+        self.balancer: WatchedBalancer = WatchedBalancer()
+        """Of its pool, if it is a caller's."""
         self._random: random.Random | None = None
         self.provider: CredentialsProvider | None = None
         """What its streams show, if they speak TLS."""
@@ -296,7 +298,9 @@ class Incarnation:
         error: BaseException | None = context.get("exception")
         message = str(context.get("message", ""))
         if "never retrieved" in message:
-            self.note("leak.never-retrieved", detail=(("what", type(error).__name__),))
+            task: object = context.get("task")
+            whose = f" of {task.get_name()}" if isinstance(task, asyncio.Task) else ""
+            self.note("leak.never-retrieved", detail=(("what", f"{type(error).__name__}{whose}"),))
         else:
             said = "" if error is None else f"{type(error).__name__}: {error}"
             self.note("loop.error", detail=(("message", said or message),))
@@ -369,6 +373,9 @@ class Incarnation:
             self.note("leak.subscription", detail=(("what", f"{sockets} sockets of multicast DNS"),))
         if self.host.users:
             self.note("leak.permit", detail=(("what", f"{self.host.users} uses of the I/O loop"),))
+        for calls, uid in self.balancer.owed():
+            what = f"{calls} calls that count as under way at {self.cluster.incarnation_of(uid)}"
+            self.note("leak.permit", detail=(("what", what), ("calls", calls)))
 
 
 def _next_key() -> bytes:

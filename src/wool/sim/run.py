@@ -116,9 +116,11 @@ class _Conductor:
     def _open(self, number: int) -> WorkerPool | WorkerProxy:
         """Make the pool of a caller; run in its process."""
         topology = self.plan.topology
+        balancer = self.callers[number].node.balancer
         if topology.mode == "pool":
             return WorkerPool(
                 size=topology.workers,
+                loadbalancer=balancer,
                 max_concurrency=self.plan.knobs.places or None,
                 admission=hook_of(self.plan.knobs.admits),
             )
@@ -126,7 +128,7 @@ class _Conductor:
         trust = self.cluster.trust
         credentials = None if trust is None else trust.provider(f"c{number}")
         if topology.mode == "proxy":
-            return WorkerProxy(discovery=discovery.subscriber, credentials=credentials)
+            return WorkerProxy(discovery=discovery.subscriber, loadbalancer=balancer, credentials=credentials)
         size = topology.size if number == 0 and topology.size else None
         return WorkerPool(
             *self.cluster.tags,
@@ -134,6 +136,7 @@ class _Conductor:
             max_concurrency=(self.plan.knobs.places or None) if size else None,
             admission=hook_of(self.plan.knobs.admits) if size else None,
             discovery=discovery,
+            loadbalancer=balancer,
             lease=topology.lease or None,
             credentials=credentials,
         )

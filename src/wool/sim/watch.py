@@ -6,13 +6,15 @@ the engine knows uids and numbers. It must never change anything, nor look into 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
+from wool.balancer import RoundRobinLoadBalancer, WorkerStatus
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
 from wool.protocol import frames
 from wool.protocol.frames import Frame
 from wool.sim.network import FRAME_NAMES, SimStream
+from wool.task import Task
 from wool.transport.base import Stream
 
 if TYPE_CHECKING:
@@ -149,3 +151,23 @@ class NodeObserver:
         known = tuple(names(uid) for uid in candidates)
         label = task.rstrip(b"\0").decode("ascii", "replace")
         node.note("place.bound", label, detail=(("worker", names(worker)), ("candidates", known), ("suspect", suspect)))
+
+
+class WatchedBalancer(RoundRobinLoadBalancer):
+    """The round robin, and whom it was shown: what is counted of each must come back to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[WorkerStatus, None] = {}
+
+    def order(self, task: Task, workers: Sequence[WorkerStatus], /) -> Iterable[WorkerStatus]:
+        """See `RoundRobinLoadBalancer.order`."""
+        for worker in workers:
+            self._shown[worker] = None
+        return super().order(task, workers)
+
+    def owed(self) -> Iterator[tuple[int, str]]:
+        """Yield how many calls are counted as under way at a worker, if there are any, and the worker's uid."""
+        for worker in self._shown:
+            if worker.in_flight:
+                yield worker.in_flight, worker.metadata.key

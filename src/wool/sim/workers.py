@@ -72,6 +72,8 @@ class SimWorker:
         else:
             await self._announced(self.metadata)
         await self.node.close()
+        if places := self.node.places_kept():
+            process.note("leak.permit", detail=(("what", f"{places} places of bodies that have ended"),))
         process.census(user_tasks=False)
         process.exit()
 

@@ -97,6 +97,7 @@ class WorkerNode:
                 mailbox=runtime.mailbox,
                 tell=lambda fresh, used: answers.post(changed, fresh, used),
             )
+        self._desk: Desk | None = desk
         self._runner = Runner(
             loop=loop,
             io=answers,
@@ -173,6 +174,12 @@ class WorkerNode:
         """Return what the worker has done, and how it is; run on the I/O loop, after `start`."""
         assert self._service is not None
         return self._service.statistics()
+
+    def places_kept(self) -> int:
+        """Return how many places are taken or waited for though no body is left; run on the routine loop."""
+        if self._desk is None or self._runner.running:
+            return 0
+        return self._desk.places.held + self._desk.places.waiting
 
     def sweep(self) -> None:
         """See `Runner.sweep`."""

@@ -46,6 +46,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="failure-is-never-retrieved",
+        broken="A worker that cannot be reached leaves its failure in the task that tried, where nobody looks for it.",
+        caught_by="nothing_is_left",
+        edits=(
+            Edit(
+                module=LINK,
+                old="            self._failed(reason)\n            return\n        except Exception as error:\n",
+                new="            self._failed(reason)\n            raise\n        except Exception as error:\n",
+            ),
+        ),
+    ),
+    Mutant(
         name="answer-meets-a-cancelled-future",
         broken="An answer that meets a cancellation on the last stretch is set on a future that is done.",
         caught_by="nothing_goes_unhandled",

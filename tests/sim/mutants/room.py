@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.mutants.mutant import Edit, Mutant
 
+PROXY = "wool.proxy"
 SEATS = "wool.worker.seats"
 ADMISSION = "wool.worker.admission"
 
@@ -39,6 +40,34 @@ MUTANTS = (
                 module=SEATS,
                 old="        self._nested -= 1\n        self._settle()\n",
                 new="        pass\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="place-is-lost-with-the-caller",
+        broken="The place of a body whose caller has gone is never given back.",
+        caught_by="nothing_is_left",
+        edits=(
+            Edit(
+                module="wool.worker.runner",
+                old="            if state.seat is not None:\n"
+                "                state.seat.rest()\n"
+                "            if state.owed and not state.abandoned:\n",
+                new="            if state.seat is not None and not state.abandoned:\n"
+                "                state.seat.rest()\n"
+                "            if state.owed and not state.abandoned:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="failed-connect-keeps-what-it-counted",
+        broken="A call that waits for a worker which cannot be reached counts as under way there for ever.",
+        caught_by="nothing_is_left",
+        edits=(
+            Edit(
+                module=PROXY,
+                old="        for call in waiting:\n            self._unbind(call)\n            self._bind(call)\n",
+                new="        for call in waiting:\n            call.link = None\n            self._bind(call)\n",
             ),
         ),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.simulated import (
     Script,
     all_found,
@@ -10,6 +12,7 @@ from support.simulated import (
     cluster,
     ended,
     found,
+    generator,
     made,
     offered,
     one_call,
@@ -142,6 +145,21 @@ def test_x_what_is_left_on_a_live_node_is_found() -> None:
     assert found("nothing_is_left", script)
     script = cluster("w0#0").add("w0#0", "node.crashed").add("w0#0", "leak.task", what="wool closing")
     assert not found("nothing_is_left", script)
+
+
+def test_x_a_failure_that_nobody_looks_at_is_found_also_where_a_generator_was_let_go() -> None:
+    plan = plan_of(generator(1))
+    script = ended(made(cluster("w0#0"), form="generator"), "dropped")
+    assert found("nothing_is_left", script.add("c0#0", "leak.never-retrieved", what="RpcError of wool link"), plan)
+
+
+@pytest.mark.parametrize(("calls", "wrong"), [(1, False), (2, True), (-1, True)])
+def test_x_calls_that_count_as_under_way_at_the_end_are_generators_that_were_let_go(calls: int, wrong: bool) -> None:
+    plan = plan_of(generator(1))
+    script = ended(made(cluster("w0#0"), form="generator"), "dropped")
+    script.add("c0#0", "leak.permit", what=f"{calls} calls", calls=calls)
+    assert bool(found("nothing_is_left", script, plan)) is wrong
+    assert found("nothing_is_left", script)
 
 
 def test_x_what_nobody_handled_is_found() -> None:
