@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -36,6 +38,29 @@ async def test_a_body_that_cancels_every_task_of_its_loop_does_not_end_the_worke
             assert await pid() == worker.pid
             os.unlink(journal.path)
         assert pool.workers == (worker,)
+
+
+@wool.routine
+async def stop_the_loop() -> int:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_body_that_stops_its_loop_does_not_end_the_worker(
+    loop: Literal["asyncio", "uvloop"], journal: Journal, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with wool.WorkerPool(size=1, loop=loop) as pool:
+        [worker] = pool.workers
+        beside = asyncio.create_task(run_until(journal.path, "beside", f"{journal.path}.gate"))
+        await journal.appears("begin", "beside")
+        for _ in range(3):
+            assert await stop_the_loop() == worker.pid
+        Path(f"{journal.path}.gate").touch()
+        assert await beside == worker.pid
+        assert pool.workers == (worker,)
+    assert "a routine has stopped the event loop of its worker: it runs on" in capfd.readouterr().err
 
 
 @wool.routine

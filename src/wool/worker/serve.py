@@ -283,6 +283,11 @@ def _serve(configure: Configure, channel: ChildChannel) -> None:
             if main.done():
                 raise
             _log.exception("a routine's background task tried to end the worker")
+        except RuntimeError as error:
+            forks.leave_if_forked(error)
+            if main.done():
+                raise
+            _log.warning("a routine has stopped the event loop of its worker: it runs on")
     main.result()
 
 
