@@ -15,8 +15,12 @@ from fixtures import HOST, Fixtures, make
 import wool
 from support.faults import until
 from support.hostile import (
+    ACK,
+    CANCEL,
     CONTINUATION,
+    END_STREAM,
     HEADERS,
+    MAX_CONCURRENT_STREAMS,
     MIB,
     OPENING,
     PING,
@@ -31,6 +35,7 @@ from support.hostile import (
     frame,
     memory_bytes,
     message,
+    read_frame,
     say_within_the_window,
     served_meanwhile,
 )
@@ -184,12 +189,48 @@ async def served_once() -> None:
             return
 
 
+async def test_a_connection_has_so_many_streams_and_one_more_is_refused_until_there_is_room(
+    worker: wool.LocalWorker,
+) -> None:
+    most = LIMITS.streams
+    allowed = [1 + 2 * number for number in range(most)]
+    further, later = 1 + 2 * most, 3 + 2 * most
+    proxy = wool.WorkerProxy(workers=[worker.metadata])
+    async with served_meanwhile(proxy, worker.metadata.pid, most_bytes=MOST_BYTES):
+        host, _, port = worker.metadata.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        accepted: list[int] = []
+        refused: list[int] = []
+
+        async def hear(until: Callable[[], bool]) -> None:
+            async with asyncio.timeout(GONE_SECONDS):
+                while not until():
+                    kind, flags, stream, _ = await read_frame(reader)
+                    if kind == HEADERS and not flags & END_STREAM:
+                        accepted.append(stream)
+                    elif kind == RESET and stream not in accepted:
+                        refused.append(stream)
+
+        writer.write(OPENING)
+        kind, _, _, settings = await read_frame(reader)
+        assert kind == SETTINGS
+        assert MAX_CONCURRENT_STREAMS + most.to_bytes(4, "big") in settings
+        writer.write(frame(SETTINGS, flags=ACK))
+        writer.write(b"".join(call(stream) for stream in (*allowed, further)))
+        await hear(lambda: len(accepted) == most and bool(refused))
+        assert (sorted(accepted), refused) == (allowed, [further])
+        writer.write(frame(RESET, allowed[0], CANCEL.to_bytes(4, "big")) + call(later))
+        await hear(lambda: later in (*accepted, *refused))
+        assert (accepted[most:], refused) == ([later], [further])
+        writer.transport.abort()
+
+
 def _many_streams() -> bytes:
     return OPENING + b"".join(call(1 + 2 * number) + message(1 + 2 * number, HELLO) for number in range(500))
 
 
 def _rapid_resets() -> bytes:
-    cancel = (8).to_bytes(4, "big")
+    cancel = CANCEL.to_bytes(4, "big")
     return OPENING + b"".join(call(1 + 2 * number) + frame(RESET, 1 + 2 * number, cancel) for number in range(2000))
 
 

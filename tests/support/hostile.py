@@ -17,7 +17,11 @@ import wool
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RESET, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
-END_HEADERS = 4
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+CANCEL = 8
+"""Why a stream is reset by who opened it."""
+MAX_CONCURRENT_STREAMS = b"\0\x03"
+"""The setting, as it stands before its value."""
 SESSION = "/wool.protocol.Worker/Session"
 PULSE = "/wool.protocol.Worker/Pulse"
 MIB = 1024 * 1024
@@ -27,6 +31,13 @@ def frame(kind: int, stream: int = 0, payload: bytes = b"", flags: int = 0, leng
     """Return an HTTP/2 frame, which may lie about its length."""
     size = len(payload) if length is None else length
     return size.to_bytes(3, "big") + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, int, int, bytes]:
+    """Return the next HTTP/2 frame: its kind, flags, stream and payload."""
+    head = await reader.readexactly(9)
+    payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+    return head[3], head[4], int.from_bytes(head[5:], "big"), payload
 
 
 def _field(name: str, value: str) -> bytes:

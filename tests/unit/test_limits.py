@@ -35,7 +35,8 @@ EXCEEDED = {
     "::test_of_more_handshakes_than_there_is_room_for_the_oldest_is_given_up_and_others_are_served",
     "connections": "integration/test_hostile_strangers.py"
     "::test_more_connections_than_there_is_room_for_leave_the_worker_its_descriptors",
-    "streams": "unit/transport/test_grpc_options.py::test_a_connection_has_no_more_streams_than_the_limit",
+    "streams": "integration/test_hostile_strangers.py"
+    "::test_a_connection_has_so_many_streams_and_one_more_is_refused_until_there_is_room",
     "refusals": "unit/test_refusals.py::test_a_flood_without_end_is_a_bounded_number_of_lines",
     "refusal_seconds": "unit/test_refusals.py::test_more_are_counted_and_summed_up_when_the_time_is_over",
     "unread_answers": "unit/worker/test_service.py"
