@@ -16,8 +16,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from cryptography import x509
-
 from wool.authority import CLIENT, SERVER, Authority, Issued
 from wool.certificates import Refusal, judge_caller, judge_worker
 from wool.credentials import WorkerCredentials
@@ -38,7 +36,7 @@ WORKER_IDENTITY = "wool-worker"
 ELSEWHERE = "192.0.2.1"
 
 
-_Usages: TypeAlias = tuple[x509.ObjectIdentifier, ...]
+_Ends: TypeAlias = Literal["worker", "caller", "both"]
 _Valid: TypeAlias = tuple[datetime.datetime, datetime.datetime]
 
 
@@ -53,8 +51,9 @@ def _authority(number: int) -> Authority:
 
 
 @functools.lru_cache(maxsize=4096)
-def _issued(number: int, names: tuple[str, ...], usages: _Usages, valid: _Valid) -> Issued:
+def _issued(number: int, names: tuple[str, ...], ends: _Ends, valid: _Valid) -> Issued:
     not_before, not_after = valid
+    usages = {"worker": (SERVER,), "caller": (CLIENT,), "both": (SERVER, CLIENT)}[ends]
     return _authority(number).issue(names, usages=usages, not_before=not_before, not_after=not_after)
 
 
@@ -64,7 +63,7 @@ def _credentials(
     number: int,
     names: tuple[str, ...],
     server: bool,
-    usages: _Usages,
+    ends: _Ends,
     valid: _Valid,
     secret: bytes,
     identities: bool,
@@ -74,7 +73,7 @@ def _credentials(
     workers = (WORKER_IDENTITY,) if identities else ()
     if one_way and not server:
         return WorkerCredentials(ca=ca, mutual=False, secret=secret, workers=workers)
-    issued = _issued(number, names, usages, valid)
+    issued = _issued(number, names, ends, valid)
     return WorkerCredentials(
         ca=ca,
         key=issued.key,
@@ -134,14 +133,14 @@ class Trust:
         flaws = self._flaws.get(label, {})
         is_worker = label.startswith("w")
         own = (net_address_of(label).partition(":")[0], WORKER_IDENTITY) if is_worker else (IDENTITY,)
-        usages = (SERVER, CLIENT) if is_worker else (CLIENT,)
+        ends: _Ends = "both" if is_worker else "caller"
         return _credentials(
             self._believed,
             STRANGER if flaws.get("wrong-authority") else self._signs,
             (ELSEWHERE,) if flaws.get("wrong-name") else own,
             is_worker,
             # For the end that it is not: what a worker shows is then good for its own calls alone.
-            ((CLIENT,) if is_worker else (SERVER,)) if flaws.get("wrong-usage") else usages,
+            ("caller" if is_worker else "worker") if flaws.get("wrong-usage") else ends,
             self._valid(label),
             self._secret(label),
             self._identities,
