@@ -20,6 +20,8 @@ from wool.transport.grpc import SessionServicer, add_servicer_to_server
 
 Call = grpc.aio.StreamStreamCall[bytes, bytes]
 
+LIMITS = Limits(close_seconds=0.3, handshake_seconds=0.2, unix_silence_seconds=0.2)
+
 
 class ChannelFactory(Protocol):
     """What the plugin's fixture `grpc_aio_channel` is."""
@@ -75,7 +77,7 @@ async def handler() -> Handler:
 
 @pytest.fixture
 def grpc_servicer(handler: Handler) -> SessionServicer:
-    return SessionServicer(handler, Limits(close_seconds=0.3, handshake_seconds=0.2, unix_silence_seconds=0.2))
+    return SessionServicer(handler, LIMITS)
 
 
 @pytest.fixture
@@ -220,7 +222,9 @@ async def test_a_stream_whose_pulse_breaks_is_lost_if_nothing_arrives(
     await call.write(b"hello")
     assert await call.read() == b"hello"
     beat.cancel()
+    since = time.monotonic()
     await handler.ended.wait()
+    assert time.monotonic() - since > LIMITS.unix_silence_seconds / 2
     assert handler.ends == ["the other end gives no sign of life"]
     assert await call.code() == grpc.StatusCode.ABORTED
 
@@ -232,7 +236,7 @@ async def test_a_stream_whose_pulse_breaks_is_read_as_long_as_something_arrives(
     await call.write(b"hello")
     assert await call.read() == b"hello"
     beat.cancel()
-    until = time.monotonic() + 0.6  # three times the silence that would end it
+    until = time.monotonic() + 3 * LIMITS.unix_silence_seconds
     while time.monotonic() < until:
         await call.write(b"still here")
         assert await call.read() == b"still here"
