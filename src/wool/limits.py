@@ -151,6 +151,16 @@ class Limits:
     probe_bytes: int = 4 * KIB
     """One question of a probe, which names a service."""
 
+    # `wool worker --metrics`: whoever reaches that port is answered.
+    metrics_answer_seconds: float = 2.0
+    """A worker that does not answer in time, frozen perhaps, is told of as not up."""
+    metrics_connections: int = 32
+    """At a time; further ones are closed at once. Two Prometheus servers and a curious person need three."""
+    metrics_connection_seconds: float = 10.0
+    """A connection is ended after so long, asked or not. Prometheus itself waits for ten seconds."""
+    metrics_request_bytes: int = 16 * KIB
+    """What a request may have of lines and headers."""
+
     # Processes.
     worker_start_seconds: float = 60.0
     """From spawn to ready; imports on a cold disk take long."""
@@ -194,7 +204,8 @@ class Limits:
     discovery_lease_seconds: float = 0.5
     """How often it looks for publishers that died without a word."""
     publish_seconds: float = 5.0
-    """One announcement by a pool through a discovery that was given to it, before the pool goes on without."""
+    """One announcement by a pool through a discovery that was given to it, before the pool goes on without; and one by
+    `wool worker`: a worker that could not be withdrawn is stopped all the same."""
     addresses: int = 1024
     """Addresses that are taken from one answer of a name server."""
     lookup_seconds: float = 5.0

@@ -86,6 +86,12 @@ EXCEEDED = {
     "probe_connection_seconds": "integration/test_health.py"
     "::test_nobody_keeps_a_connection_to_the_health_port_for_long_and_probes_are_answered_meanwhile",
     "probe_bytes": "integration/test_health.py::test_a_question_longer_than_a_probe_has_is_not_read",
+    "metrics_answer_seconds": "unit/cli/test_metrics.py::test_an_event_loop_that_does_not_answer_is_no_success",
+    "metrics_connections": "unit/cli/test_metrics.py"
+    "::test_nobody_keeps_a_connection_for_long_nor_more_than_there_is_room_for",
+    "metrics_connection_seconds": "unit/cli/test_metrics.py::test_who_sends_a_byte_now_and_then_is_let_go_as_well",
+    "metrics_request_bytes": "unit/cli/test_metrics.py"
+    "::test_a_question_of_more_bytes_than_a_request_may_have_gets_no_answer",
     "worker_start_seconds": "integration/test_pool_lifecycle.py"
     "::test_a_worker_that_is_not_ready_in_time_fails_the_entry",
     "drain_seconds": "integration/test_pool_lifecycle.py::test_what_outlasts_the_drain_time_is_interrupted",

@@ -32,6 +32,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from wool.discovery.base import WorkerMetadata
+from wool.limits import DEFAULT_LIMITS, Limits
 from wool.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -39,14 +40,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("wool.cli")
 
-ANSWER_SECONDS = 2.0
-"""A worker that does not answer in time, frozen perhaps, is told of as not up."""
-CONNECTIONS = 32
-"""At a time; further ones are closed at once. Two Prometheus servers and a curious person need three."""
-CONNECTION_SECONDS = 10.0
-"""A connection is ended after so long, asked or not. Prometheus itself waits for ten seconds."""
-REQUEST_BYTES = 16 * 1024
-"""What a request may have of lines and headers."""
 PAUSE_SECONDS = 0.1
 """When the system has no descriptor left, the next connection is waited for."""
 
@@ -88,10 +81,10 @@ Said = Sequence[tuple[WorkerMetadata, Statistics | None]]
 """Each worker, and what it says; None if it does not answer."""
 
 
-async def ask(workers: Iterable[Asked]) -> Said:
-    """Ask all of them at once; bounded by `ANSWER_SECONDS`."""
+async def ask(workers: Iterable[Asked], seconds: float) -> Said:
+    """Ask all of them at once; bounded by ``seconds``."""
     known = list(workers)
-    told = await asyncio.gather(*(worker.statistics(ANSWER_SECONDS) for worker in known))
+    told = await asyncio.gather(*(worker.statistics(seconds) for worker in known))
     return [(worker.metadata, said) for worker, said in zip(known, told, strict=True)]
 
 
@@ -135,13 +128,13 @@ class _Head:
 
     def __init__(self, file: BufferedIOBase, most: int) -> None:
         self._file = file
-        self._left = most
+        self._most = self._left = most
 
     def readline(self, size: int = -1) -> bytes:
         line = self._file.readline(self._left if size < 0 else min(size, self._left))
         self._left -= len(line)
         if self._left <= 0:
-            raise ConnectionError(f"a request of more than {REQUEST_BYTES} bytes")
+            raise ConnectionError(f"a request of more than {self._most} bytes (metrics_request_bytes)")
         return line
 
     def close(self) -> None:
@@ -151,11 +144,11 @@ class _Head:
 class _Handler(WSGIRequestHandler):
     """One connection, in a thread of its own."""
 
-    timeout = CONNECTION_SECONDS
-
     def setup(self) -> None:
+        limits = cast(_Server, self.server).limits
+        self.request.settimeout(limits.metrics_connection_seconds)
         super().setup()
-        head: Any = _Head(self.rfile, REQUEST_BYTES)
+        head: Any = _Head(self.rfile, limits.metrics_request_bytes)
         self.rfile = head
 
     def log_message(self, format: str, *args: object) -> None:
@@ -172,7 +165,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, limits: Limits) -> None:
+        self.limits = limits
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._open: dict[Any, float] = {}
         super().__init__((host, port), _Handler)
@@ -193,10 +187,10 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if len(self._open) >= CONNECTIONS:
+        if len(self._open) >= self.limits.metrics_connections:
             self.shutdown_request(request)
             return
-        self._open[request] = time.monotonic() + CONNECTION_SECONDS
+        self._open[request] = time.monotonic() + self.limits.metrics_connection_seconds
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
@@ -223,7 +217,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 class MetricsServer:
     """Answers Prometheus on ``address``, an IP address and a port (0: a free one). To be used on one event loop."""
 
-    def __init__(self, address: str, workers: Callable[[], Iterable[Asked]]) -> None:
+    def __init__(self, address: str, workers: Callable[[], Iterable[Asked]], limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
         self._address = address
         self._workers = workers
         self._loop = asyncio.get_running_loop()
@@ -235,7 +230,7 @@ class MetricsServer:
         """Listen; return the port. Raises `OSError` if that address cannot be had."""
         host, _, port = self._address.rpartition(":")
         try:
-            server = _Server(host.strip("[]"), int(port))
+            server = _Server(host.strip("[]"), int(port), self._limits)
         except OSError as error:
             raise OSError(
                 f"cannot listen on {self._address} for metrics: {error.strerror or error}; choose another port with "
@@ -273,7 +268,7 @@ class MetricsServer:
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         asking = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
         try:
-            said = asking.result(2 * ANSWER_SECONDS)
+            said = asking.result(2 * self._limits.metrics_answer_seconds)
         except (TimeoutError, concurrent.futures.CancelledError):
             asking.cancel()
             start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
@@ -285,4 +280,4 @@ class MetricsServer:
         return app(environ, start_response)
 
     async def _ask(self) -> Said:
-        return await ask(self._workers())
+        return await ask(self._workers(), self._limits.metrics_answer_seconds)

@@ -33,9 +33,6 @@ from wool.worker.succession import WORN, Replaceable, Succession
 
 _log = logging.getLogger("wool.cli")
 
-PUBLISH_SECONDS = 5.0
-"""A discovery that takes longer is not waited for: a worker that could not be withdrawn is stopped all the same."""
-
 
 class Status(IntEnum):
     """The exit statuses of ``wool worker``. 2 is argparse's own, for what makes no sense."""
@@ -150,6 +147,7 @@ class Supervisor:
         self._workers: dict[int, Worker] = {}
         self._retiring: list[Worker] = []
         self._succession = Succession(limits, _say_event)
+        self._publish_seconds = limits.publish_seconds
         self._announced: dict[str, WorkerMetadata] = {}
         self._waited_for = set(range(size))
         self._is_ready = False
@@ -333,10 +331,10 @@ class Supervisor:
 
     async def _tell(self, type: DiscoveryEventType, metadata: WorkerMetadata) -> None:
         try:
-            async with asyncio.timeout(PUBLISH_SECONDS):
+            async with asyncio.timeout(self._publish_seconds):
                 await self._publish(type, metadata)
         except TimeoutError as error:
-            why = str(error) or f"the discovery took longer than {PUBLISH_SECONDS:g} s"
+            why = str(error) or f"the discovery took longer than {self._publish_seconds:g} s (publish_seconds)"
             raise TimeoutError(f"{type} of worker {metadata.uid[:8]} could not be published: {why}") from error
 
     async def _unless_hurried(self, work: Coroutine[Any, Any, None]) -> None:

@@ -445,7 +445,7 @@ class _Command:
         # Late: most commands are not asked, and its package is an extra.
         from wool.cli.metrics import MetricsServer
 
-        server = MetricsServer(self._plan.metrics, lambda: supervisor.workers)
+        server = MetricsServer(self._plan.metrics, lambda: supervisor.workers, self._runtime.limits)
         _log.info("metrics", extra=fields(port=server.start()))
         try:
             yield

@@ -17,11 +17,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from wool.cli import metrics
 from wool.cli.main import main
 from wool.cli.metrics import COUNTERS, GAUGES, MetricsServer, WorkersCollector
 from wool.cli.worker import metrics_address
 from wool.discovery.base import WorkerMetadata
+from wool.limits import DEFAULT_LIMITS, Limits
 from wool.statistics import Statistics
 
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
@@ -58,8 +58,8 @@ def values(family: Metric) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def serving(*workers: Worker) -> AsyncIterator[int]:
-    server = MetricsServer("127.0.0.1:0", lambda: workers)
+async def serving(*workers: Worker, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[int]:
+    server = MetricsServer("127.0.0.1:0", lambda: workers, limits)
     port = server.start()
     try:
         yield port
@@ -158,11 +158,10 @@ async def test_all_workers_are_asked_at_once_when_somebody_asks_and_not_before()
         assert values(families(body)["wool_worker_tasks_done"]) == {"a": SAID.done, "b": SAID.done}
 
 
-async def test_an_event_loop_that_does_not_answer_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "ANSWER_SECONDS", 0.05)
+async def test_an_event_loop_that_does_not_answer_is_no_success() -> None:
     stuck = Worker("a")
     stuck.answers.clear()
-    async with serving(stuck) as port:
+    async with serving(stuck, limits=Limits(metrics_answer_seconds=0.05)) as port:
         status, _ = await request(port)
         assert status == b"HTTP/1.0 503 Service Unavailable"
 
@@ -188,6 +187,13 @@ async def test_what_is_no_question_is_refused_and_the_next_one_is_answered(said:
         assert (await request(port))[0] == b"HTTP/1.0 200 OK"
 
 
+async def test_a_question_of_more_bytes_than_a_request_may_have_gets_no_answer() -> None:
+    asked = b"GET /metrics HTTP/1.1\r\nX: %s\r\n\r\n" % (b"a" * 200)
+    for most, answered in ((200, b""), (300, b"HTTP/1.0 200 OK")):
+        async with serving(Worker("a"), limits=Limits(metrics_request_bytes=most)) as port:
+            assert (await request(port, asked))[0] == answered
+
+
 async def connected(port: int, count: int, said: bytes = b"") -> list[asyncio.StreamReader]:
     opened: list[asyncio.StreamReader] = []
     for _ in range(count):
@@ -206,11 +212,10 @@ async def ended(reader: asyncio.StreamReader) -> None:
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\nX:"], ids=["says nothing", "stops in its question"])
 async def test_nobody_keeps_a_connection_for_long_nor_more_than_there_is_room_for(
-    said: bytes, monkeypatch: pytest.MonkeyPatch
+    said: bytes,
 ) -> None:
-    monkeypatch.setattr(metrics, "CONNECTION_SECONDS", 0.5)
-    monkeypatch.setattr(metrics, "CONNECTIONS", 4)
-    async with serving(Worker("a")) as port, asyncio.timeout(PATIENCE_SECONDS):
+    limits = Limits(metrics_connection_seconds=0.5, metrics_connections=4)
+    async with serving(Worker("a"), limits=limits) as port, asyncio.timeout(PATIENCE_SECONDS):
         held = [asyncio.ensure_future(ended(reader)) for reader in await connected(port, 12, said)]
         await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
         assert sum(thread.name.startswith("Thread") for thread in threading.enumerate()) <= 4
@@ -219,9 +224,9 @@ async def test_nobody_keeps_a_connection_for_long_nor_more_than_there_is_room_fo
             pass
 
 
-async def test_who_sends_a_byte_now_and_then_is_let_go_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "CONNECTION_SECONDS", 0.5)
-    async with serving(Worker("a")) as port, asyncio.timeout(PATIENCE_SECONDS):
+async def test_who_sends_a_byte_now_and_then_is_let_go_as_well() -> None:
+    limits = Limits(metrics_connection_seconds=0.5)
+    async with serving(Worker("a"), limits=limits) as port, asyncio.timeout(PATIENCE_SECONDS):
         [reader] = await connected(port, 1)
         gone = asyncio.ensure_future(ended(reader))
         while not gone.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.one_loop import until
-from wool.cli import supervisor as module
 from wool.cli.supervisor import STATUSES, GaveUp, Intensity, Status, Supervisor, headline
 from wool.discovery.base import WorkerMetadata
 from wool.limits import Limits
@@ -259,9 +259,8 @@ async def test_a_worker_that_cannot_be_announced_ends_everything_and_is_not_with
     assert made.events == ["start 1", "stop 1 in 7", "end 1"]
 
 
-async def test_a_discovery_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.02)
-    made = House(size=1)
+async def test_a_discovery_that_hangs_is_not_waited_for() -> None:
+    made = House(size=1, limits=dataclasses.replace(QUICK, publish_seconds=0.02))
     made.publish_gate = asyncio.Event()
     with pytest.raises(TimeoutError, match=r"worker-added of worker uid-1 could not be published: .* longer than 0.02"):
         await made.supervisor.run()
