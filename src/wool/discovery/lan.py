@@ -407,8 +407,8 @@ async def listen(
         roster, news, tell_at = Roster(filter), asyncio.Event(), loop.time()
 
         def hear(records: Sequence[Record]) -> None:
-            sightings.heard(records, loop.time())
-            news.set()
+            if sightings.heard(records, loop.time()):
+                news.set()
 
         multicast.listen(hear)
         while True:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from wool.discovery.base import WorkerMetadata
 from wool.discovery.records import SERVICE, Interface, RecordError, worker_of
@@ -71,6 +71,12 @@ _NEVER = _Held(0.0, 0.0)
 _UNTIL = operator.attrgetter("until")
 
 
+class _Said(NamedTuple):
+    text: bytes
+    port: int
+    addresses: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Instance:
     name: str
@@ -83,7 +89,9 @@ class _Instance:
     addresses: dict[str, _Held] = field(default_factory=dict[str, _Held])
     asked: int = 0
     ask_at: float = 0.0
-    parsed: tuple[tuple[object, ...], WorkerMetadata | RecordError] | None = None
+    parsed: tuple[_Said, WorkerMetadata | RecordError] | None = None
+    shown: bool = False
+    """It was there when the workers were looked at last, even if it makes no sense."""
     last: WorkerMetadata | None = None
     """The worker that was there last."""
     address: _Held = _NEVER
@@ -95,6 +103,16 @@ class _Instance:
         """Work out what follows from the records; to be called when one of them is another."""
         self.address = max(self.addresses.values(), key=_UNTIL, default=_NEVER)
         self.until = min(self.pointer.until, self.service.until, self.text_held.until, self.address.until)
+
+    def said(self, now: float) -> _Said:
+        """Return what its worker is made of."""
+        return _Said(self.text, self.port, tuple(who for who, held in self.addresses.items() if held.until > now))
+
+    def is_news(self, now: float) -> bool:
+        """Whether it is another than when the workers were looked at last."""
+        if self.until <= now:
+            return self.shown
+        return self.parsed is None or not self.shown or self.parsed[0] != self.said(now)
 
     def refresh_at(self) -> float:
         """Return when a part of it is to be asked for again."""
@@ -111,6 +129,7 @@ class Sightings:
         self._browsed = 0
         self._started = now
         self._browse_at = now
+        self._next_at = now
         self.complaint: str = ""
         """What was wrong with what was heard, the last of it; empty again once it was told."""
 
@@ -119,15 +138,21 @@ class Sightings:
 
     # ---- what is heard ----
 
-    def heard(self, records: Sequence[Record], now: float) -> None:
-        """Take records that came in one message; their order says nothing."""
+    def heard(self, records: Sequence[Record], now: float) -> bool:
+        """Take records that came in one message; their order says nothing.
+
+        Return whether to look again at once: a worker comes, goes or is another, or there is something to do before
+        `next_at` has said. Mostly it is not so: workers say again what they have said.
+        """
         of: dict[Kind, list[Record]] = {"PTR": [], "SRV": [], "TXT": [], "A": [], "AAAA": []}
         for record in records:
             of[record.kind].append(record)
-        news: dict[str, _Instance] = {}
+        names = [*(record.target for record in of["PTR"]), *(record.name for record in [*of["SRV"], *of["TXT"]])]
+        before = {key: self._instances.get(key) for key in map(str.lower, names)}
         for record in of["PTR"]:
             if record.name.lower() == SERVICE:
                 self._pointer(record, now)
+        news: dict[str, _Instance] = {}
         for record in of["SRV"]:
             if (instance := self._instances.get(key := record.name.lower())) is not None:
                 self._service(instance, record, now)
@@ -144,6 +169,16 @@ class Sightings:
             # What belongs together comes together, as a rule: the next question waits for it.
             missing = instance.until <= now
             instance.ask_at = now + self._limits.lan_retry_first_seconds if missing else instance.refresh_at()
+        return (
+            bool(self.complaint)
+            or any(self._instances.get(key) is not instance for key, instance in before.items())
+            or any(self._is_news(instance, now) for instance in {**before, **news}.values() if instance is not None)
+        )
+
+    def _is_news(self, instance: _Instance, now: float) -> bool:
+        if instance.ask_at < self._next_at or now < instance.until < self._next_at:
+            return True
+        return instance.is_news(now)
 
     def _pointer(self, record: Record, now: float) -> None:
         key = record.target.lower()
@@ -196,12 +231,12 @@ class Sightings:
 
     def _readable(self, now: float) -> Iterator[WorkerMetadata]:
         for instance in self._instances.values():
-            if instance.until <= now:
+            instance.shown = instance.until > now
+            if not instance.shown:
                 continue
-            addresses = tuple(address for address, held in instance.addresses.items() if held.until > now)
-            said = (instance.text, instance.port, addresses)
+            said = instance.said(now)
             if instance.parsed is None or instance.parsed[0] != said:
-                instance.parsed = (said, self._parse(instance, addresses))
+                instance.parsed = (said, self._parse(instance, said.addresses))
                 self._compare(instance, instance.parsed[1])
             if isinstance(instance.parsed[1], WorkerMetadata):
                 yield instance.parsed[1]
@@ -267,10 +302,11 @@ class Sightings:
         ]
 
     def next_at(self, now: float) -> float:
-        """Return when to look again, if nothing is heard before."""
+        """Return when to look again, if nothing is heard before that asks for it."""
         times = [self._browse_at]
         for instance in self._instances.values():
             times.append(instance.ask_at)
             if instance.until > now:
                 times.append(instance.until)
-        return min(times)
+        self._next_at = min(times)
+        return self._next_at

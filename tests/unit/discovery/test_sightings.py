@@ -316,6 +316,58 @@ def test_whatever_is_heard_the_grammar_holds_nobody_outlives_its_time_and_the_qu
         assert all(now - last[uid] < TTL for uid in present)
 
 
+class Looker:
+    """Looks as a subscription does: when it is time, and when it has heard news, or anything at all."""
+
+    def __init__(self, *, always: bool) -> None:
+        self.view = sightings()
+        self.always = always
+        self.seen: list[WorkerMetadata] = []
+        self.asked: list[tuple[float, list[tuple[str, str]]]] = []
+        self.looks = 0
+        self.look(0.0)
+
+    def look(self, now: float) -> None:
+        self.looks += 1
+        self.seen = self.view.workers(now)
+        if asked := self.view.questions(now):
+            self.asked.append((now, list(asked)))
+        self.next_at = self.view.next_at(now)
+
+    def wait(self, until: float) -> None:
+        while (at := self.next_at) <= until:
+            self.look(at)
+
+    def hear(self, records: list[Record], now: float) -> None:
+        if self.view.heard(records, now) or self.always:
+            self.look(now)
+
+
+@given(steps)
+def test_who_looks_only_at_news_sees_and_asks_what_one_does_who_looks_each_time(
+    heard: list[tuple[str, str, dict[str, float], float]],
+) -> None:
+    rare, always, now = Looker(always=False), Looker(always=True), 0.0
+    for uid, tag, seconds, wait in heard:
+        now += wait
+        for looker in (rare, always):
+            looker.wait(now)
+            looker.hear(records(worker(uid, *([tag] if tag else [])), **seconds), now)
+        assert rare.seen == always.seen
+    assert rare.asked == always.asked
+
+
+def test_a_worker_that_says_again_what_it_has_said_is_no_news() -> None:
+    looker = Looker(always=False)
+    looker.hear(records(worker("a")), 0.0)
+    before = looker.looks
+    for now in range(1, 20):
+        looker.hear(records(worker("a")), float(now))
+    assert looker.looks == before
+    looker.hear(records(worker("a", "gpu")), 20.0)
+    assert (looker.looks, looker.seen) == (before + 1, [worker("a", "gpu")])
+
+
 @given(
     st.lists(
         st.builds(
