@@ -7,7 +7,7 @@ machinery: it sees what a user sees.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from wool.errors import (
@@ -36,7 +36,7 @@ class Note(Protocol):
 
 async def consume(
     make: Callable[[], AsyncGenerator[Any, Any]],
-    script: tuple[Ask, ...],
+    script: Sequence[Ask],
     note: Note,
     sleep: Callable[[float], Awaitable[None]],
 ) -> str:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from wool.pool import WorkerPool, WorkerProxy
-from wool.sim.bodies import Body, Step
+from wool.sim.bodies import Ask, Body, Step
 from wool.sim.loop import SimFuture, SimTask
 from wool.sim.plan import Call
 from wool.sim.quiet import settling_seconds
+from wool.sim.waiting import LiveScript, Wait
 from wool.sim.workload import make_top_call
 
 if TYPE_CHECKING:
@@ -35,10 +37,15 @@ class Caller:
         self.node: Incarnation = cluster.new_incarnation(f"c{number}")
         self.late: bool = False
         """Calls were still under way at the horizon."""
+        self.grows: bool = False
+        """More calls may come than are known: it waits for them."""
         self._open = open
-        self._calls = sorted((c for c in cluster.plan.calls if c.caller == number), key=lambda c: (c.at, c.ordinal))
+        mine = (call for call in cluster.plan.calls if call.caller == number)
+        self._calls = deque(sorted(mine, key=lambda call: (call.at, call.ordinal)))
         self._left = len(self._calls)
-        self._tasks: list[SimTask[None]] = []
+        self._wait: Wait | None = None
+        self._scripts: dict[str, LiveScript] = {}
+        self._tasks: dict[str, SimTask[None]] = {}
         self._healed: SimFuture[tuple[bool, float]] = self.node.user.create_future()
         self._probes = 1 + cluster.plan.topology.workers
         for index in range(self._probes):
@@ -57,6 +64,27 @@ class Caller:
     def healed(self, *, probes: bool, horizon: float) -> None:
         """The faulty phase is over; told by the world."""
         self._healed.set_result((probes, horizon))
+
+    def add(self, call: Call, script: LiveScript | None = None) -> None:
+        """Have one call more made; ``script`` is what its consumer does."""
+        self._calls.append(call)
+        self._left += 1
+        if script is not None:
+            self._scripts[call.label] = script
+        if self._wait is not None and self._wait.endless:
+            self._wait.end_at(call.at)
+
+    def is_under_way(self, label: str) -> bool:
+        """Whether a call was made and has not ended."""
+        return label in self._tasks and not self._tasks[label].done()
+
+    def cancel(self, call: Call) -> None:
+        """Cancel a call that was made, when and as often as it says."""
+        assert call.cancel_at is not None
+        loop = self.node.user
+        for turn in range(call.cancels):
+            when = max(call.cancel_at, loop.time()) + turn * BETWEEN_CANCELS_SECONDS
+            loop.call_at(when, self._cancel, call.label, self._tasks[call.label])
 
     async def _main(self) -> None:
         node = self.node
@@ -95,12 +123,10 @@ class Caller:
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
-        for call in self._calls:
-            if call.at > loop.time():
-                await asyncio.sleep(call.at - loop.time())
+        while (call := await self._next()) is not None:
             self._make(call)
         probes, horizon = await self._healed
-        pending = [task for task in self._tasks if not task.done()]
+        pending = [task for task in self._tasks.values() if not task.done()]
         if pending:
             _, late = await asyncio.wait(pending, timeout=max(0.0, horizon - loop.time()))
             self.late = bool(late)
@@ -112,20 +138,29 @@ class Caller:
             await self._probe(f"p.{index}")
         self._tasks.clear()
 
+    async def _next(self) -> Call | None:
+        """Return the next call when it is to be made; None if there is no other."""
+        loop = asyncio.get_running_loop()
+        if not self._calls and self.grows:
+            self._wait = Wait(self.node.user)
+            await self._wait.over()
+        if not self._calls:
+            return None
+        call = self._calls.popleft()
+        if call.at > loop.time():
+            await asyncio.sleep(call.at - loop.time())
+        return call
+
     def _make(self, call: Call) -> None:
-        limits = self.cluster.limits
-        loop = self.node.user
-        timeout = call.timeout or limits.dispatch_timeout_seconds
-        task = loop.create_task(
-            make_top_call(self.node, call.label, call.body, call.script, timeout, call.size), name=f"call {call.label}"
-        )
+        timeout = call.timeout or self.cluster.limits.dispatch_timeout_seconds
+        live = self._scripts.get(call.label)
+        script: Sequence[Ask] = call.script if live is None else live.asks
+        sleep = asyncio.sleep if live is None else live.sleep
+        made = make_top_call(self.node, call.label, call.body, script, timeout, call.size, sleep=sleep)
+        task = self._tasks[call.label] = self.node.user.create_task(made, name=f"call {call.label}")
         task.add_done_callback(self._ended)
-        self._tasks.append(task)
         if call.cancel_at is not None:
-            for turn in range(call.cancels):
-                loop.call_at(
-                    max(call.cancel_at, loop.time()) + turn * BETWEEN_CANCELS_SECONDS, self._cancel, call.label, task
-                )
+            self.cancel(call)
 
     def _cancel(self, label: str, task: SimTask[None]) -> None:
         if not task.done():
@@ -138,7 +173,9 @@ class Caller:
     async def _probe(self, label: str) -> None:
         self.node.note("probe.made", label)
         before = len(self.cluster.history)
-        await make_top_call(self.node, label, PROBE, (), self.cluster.limits.dispatch_timeout_seconds, 0)
+        await make_top_call(
+            self.node, label, PROBE, (), self.cluster.limits.dispatch_timeout_seconds, 0, sleep=asyncio.sleep
+        )
         events = self.cluster.history.events[before:]
         outcome = next((e.get("outcome") for e in events if e.kind == "call.ended" and e.task == label), "")
         self.node.note("probe.ended", label, "", (("outcome", outcome),))

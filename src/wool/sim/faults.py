@@ -32,9 +32,10 @@ class Injector:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._undo: dict[int, Undo] = {}
+        self._since: dict[int, float] = {}
         self._release: dict[int, Undo] = {}
         for index, fault in enumerate(cluster.plan.faults):
-            self._arm(index, fault)
+            self.arm(index, fault)
         for index, stall in enumerate(cluster.plan.stalls):
             cluster.world.loop.call_at(stall.at, self._stall, index, stall)
 
@@ -60,7 +61,8 @@ class Injector:
         """Whether a fault waits for a frame."""
         return any(not watch.fired for watch in self.cluster.network.watches)
 
-    def _arm(self, index: int, fault: Fault) -> None:
+    def arm(self, index: int, fault: Fault) -> None:
+        """Let a fault of the plan strike, when it is to."""
         cluster = self.cluster
         if fault.frame:
 
@@ -98,6 +100,7 @@ class Injector:
         if undo is None:
             return
         self._note("fault.injected", index, fault)
+        self._since[index] = self.cluster.world.now
         if fault.kind == "rolling-restart":
             self._undo[index] = undo
             _Rolling(self.cluster, fault, lambda: self._heal_one(index, fault)).next(0)
@@ -105,6 +108,16 @@ class Injector:
             self._undo[index] = undo
             if fault.seconds > 0:
                 self.cluster.world.loop.call_later(fault.seconds, self._heal_one, index, fault)
+
+    def lasted(self, index: int, when: float) -> float | None:
+        """Return for how long a fault will have struck then; None if it does not strike now."""
+        return when - self._since[index] if index in self._undo else None
+
+    def end_at(self, index: int, when: float) -> None:
+        """Let a fault that strikes be over then."""
+        # This sum, and not ``when``: it is what a fault that lasts so long comes to.
+        when = self._since[index] + (when - self._since[index])
+        self.cluster.world.loop.call_at(when, self._heal_one, index, self.cluster.plan.faults[index])
 
     def _heal_one(self, index: int, fault: Fault) -> None:
         undo = self._undo.pop(index, None)

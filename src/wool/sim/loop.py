@@ -434,6 +434,15 @@ class World:
             self.current = None
             asyncio._set_running_loop(before)
 
+    def idle_until(self, when: float) -> bool:
+        """Whether nothing is left to be run that is due by then."""
+        timers = self.timers
+        if self.now >= when:
+            return True
+        while timers and timers[0][2].call is None:
+            heappop(timers)
+        return not self.ready and (not timers or timers[0][0] > when)
+
     def _run(self, until: Callable[[], bool], most_seconds: float, most_steps: int) -> None:
         ready, timers = self.ready, self.timers
         popleft, set_running_loop = ready.popleft, asyncio._set_running_loop

@@ -54,34 +54,44 @@ def run(plan: Plan) -> History:
 
 def execute(plan: Plan) -> Result:
     """Run the plan; return what happened and how much it took."""
+    with conducted(plan) as conductor:
+        conductor.begin()
+        conductor.foresee()
+        conductor.end()
+    cluster = conductor.cluster
+    return Result(history=cluster.history, seconds=cluster.world.now, steps=cluster.world.steps)
+
+
+@contextmanager
+def conducted(plan: Plan) -> Generator[Conductor]:
+    """Yield who runs the plan; when it is left, nothing of the run is left in this interpreter."""
     with _quiet() as errors:
-        conductor = _Conductor(plan)
-        cluster = conductor.cluster
-        errors.cluster = cluster
+        conductor = Conductor(plan)
+        cluster = errors.cluster = conductor.cluster
         try:
-            conductor.run()
+            yield conductor
         finally:
             errors.cluster = None
             for known in cluster.incarnations.values():
                 for process in known:
                     process.dead = True
             cluster.world.dismantle()
-    return Result(history=cluster.history, seconds=cluster.world.now, steps=cluster.world.steps)
 
 
-class _Conductor:
-    """One run, from the first process to the last."""
+class Conductor:
+    """One run, from the first process to the last: `begin`, `advance` if somebody looks on, `foresee`, `end`."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
         self.cluster = Cluster(plan)
         self.injector = Injector(self.cluster)
         self.callers: list[Caller] = []
+        self._last = 0.0
         self._finished = False
         self._closing = False
 
-    def run(self) -> None:
-        cluster, plan = self.cluster, self.plan
+    def begin(self) -> None:
+        """Start the processes; nothing happens yet."""
+        cluster, plan = self.cluster, self.cluster.plan
         cluster.when_ended.append(self._ended)
         if plan.topology.finds:
             for number in range(plan.topology.workers):
@@ -90,13 +100,26 @@ class _Conductor:
             caller = Caller(cluster, number, self._open)
             self.callers.append(caller)
             caller.start()
-        last = max((self.injector.last_seconds, *(max(c.at, c.cancel_at or 0.0) for c in plan.calls)))
+
+    def advance(self, until: float) -> None:
+        """Let all happen that happens until then. Raises `Livelock` if it spins."""
+        world = self.cluster.world
+        world.run(lambda: world.idle_until(until), most_seconds=float("inf"), most_steps=MOST_STEPS)
+
+    def foresee(self) -> None:
+        """See to it that all is healed when all that the plan says has happened."""
+        cluster, plan = self.cluster, self.cluster.plan
+        last = self._last = max((self.injector.last_seconds, *(max(c.at, c.cancel_at or 0.0) for c in plan.calls)))
         cluster.world.loop.call_at(last, self._look, last)
+
+    def end(self) -> None:
+        """Let the rest happen: the faulty phase to its end, healing, probes, exit, and the census."""
+        cluster = self.cluster
         how, words = "done", ""
         try:
             cluster.world.run(
                 self._is_finished,
-                most_seconds=last + STILL_SECONDS + HORIZON_SECONDS + EXIT_SECONDS,
+                most_seconds=self._last + STILL_SECONDS + HORIZON_SECONDS + EXIT_SECONDS,
                 most_steps=MOST_STEPS,
             )
         except Deadlock as error:
@@ -115,14 +138,14 @@ class _Conductor:
 
     def _open(self, number: int) -> WorkerPool | WorkerProxy:
         """Make the pool of a caller; run in its process."""
-        topology = self.plan.topology
+        topology = self.cluster.plan.topology
         balancer = self.callers[number].node.balancer
         if topology.mode == "pool":
             return WorkerPool(
                 size=topology.workers,
                 loadbalancer=balancer,
-                max_concurrency=self.plan.knobs.places or None,
-                admission=hook_of(self.plan.knobs.admits),
+                max_concurrency=self.cluster.plan.knobs.places or None,
+                admission=hook_of(self.cluster.plan.knobs.admits),
             )
         discovery = self.cluster.discovery(disturbed=self.cluster.disturbed)
         trust = self.cluster.trust
@@ -133,8 +156,8 @@ class _Conductor:
         return WorkerPool(
             *self.cluster.tags,
             size=size,
-            max_concurrency=(self.plan.knobs.places or None) if size else None,
-            admission=hook_of(self.plan.knobs.admits) if size else None,
+            max_concurrency=(self.cluster.plan.knobs.places or None) if size else None,
+            admission=hook_of(self.cluster.plan.knobs.admits) if size else None,
             discovery=discovery,
             loadbalancer=balancer,
             lease=topology.lease or None,
@@ -151,7 +174,7 @@ class _Conductor:
             world.loop.call_later(LOOK_SECONDS, self._look, last)
             return
         self.injector.heal()
-        if self.plan.topology.finds:
+        if self.cluster.plan.topology.finds:
             self.cluster.restore_one()
         alive = [caller for caller in self.callers if not caller.node.dead]
         for caller in alive:
@@ -163,7 +186,7 @@ class _Conductor:
         if not self.cluster.healed:
             return
         if any(not caller.node.dead for caller in self.callers):
-            if process is not None and self.plan.topology.finds:
+            if process is not None and self.cluster.plan.topology.finds:
                 # All were draining when everything was healed; now there is room for another.
                 self.cluster.restore_one()
             return

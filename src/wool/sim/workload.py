@@ -10,7 +10,7 @@ What it must never do: reach from one process into another. What happens is writ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from wool.context import RuntimeContext
@@ -118,11 +118,12 @@ async def make_call(
     node: Incarnation,
     label: str,
     body: Body,
-    script: tuple[Ask, ...],
+    script: Sequence[Ask],
     *,
     parent: str = "",
     timeout: float | None = None,
     size: int = 0,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Make one call, consume what it gives, and write down its outcome, which is raised if it is an exception."""
     form = "generator" if body.generator else "coroutine"
@@ -138,7 +139,7 @@ async def make_call(
     value: Any = None
     try:
         if body.generator:
-            outcome = await consume(lambda: simulated_generator(code, env), script, note, asyncio.sleep)
+            outcome = await consume(lambda: simulated_generator(code, env), script, note, sleep)
         else:
             begun_by, value = await simulated_coroutine(code, env)
             outcome, value = "value", say_value(value)
@@ -155,12 +156,19 @@ def _note_end(node: Incarnation, label: str, outcome: str, executed: str, value:
 
 
 async def make_top_call(
-    node: Incarnation, label: str, body: Body, script: tuple[Ask, ...], timeout: float, size: int
+    node: Incarnation,
+    label: str,
+    body: Body,
+    script: Sequence[Ask],
+    timeout: float,
+    size: int,
+    *,
+    sleep: Callable[[float], Awaitable[None]],
 ) -> None:
-    """Make a call of the driver's: its outcome is in the history, and that is all."""
+    """Make a call of the driver's: its outcome is in the history, and that is all. ``sleep`` is its consumer's."""
     try:
         with RuntimeContext(dispatch_timeout=timeout):
-            await make_call(node, label, body, script, timeout=timeout, size=size)
+            await make_call(node, label, body, script, timeout=timeout, size=size, sleep=sleep)
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException:  # Whatever it was, it is written down.
