@@ -196,7 +196,7 @@ CANCELS: tuple[tuple[float, int] | None, ...] = (
 )
 """How long after it was made a call is cancelled, and how often."""
 TIMEOUTS = (*(0.0,) * 14, 0.05, 0.4)
-SIZES = (*(0,) * 12, 100, 3 * KIB, 24 * KIB, 300 * KIB)
+SIZES = (*(0,) * 12, 100, 3 * KIB, 24 * KIB, 200 * KIB, 300 * KIB)
 
 # ---- faults -----------------------------------------------------------------------------------------
 

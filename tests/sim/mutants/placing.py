@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.mutants.mutant import Edit, Mutant
 
 PROXY, LINKS, LINK = "wool.proxy", "wool.links", "wool.link"
-SERVICE, CONNECTION = "wool.worker.service", "wool.connection"
+SERVICE, CONNECTION, FLOW = "wool.worker.service", "wool.connection", "wool.protocol.flow"
 
 MUTANTS = (
     # ---- who is tried ----
@@ -105,6 +105,35 @@ MUTANTS = (
                 module=CONNECTION,
                 old="        self.session.say(frames.Withdraw(number))\n        self._settle(number)\n",
                 new="        self.session.say(frames.Withdraw(number))\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="start-waits-behind-chunks",
+        broken="Start leaves when no payload has still to leave, and not before its chunks.",
+        caught_by="nothing_small_waits_for_payloads",
+        edits=(
+            Edit(
+                module=FLOW,
+                old="        self._large = 0\n",
+                new="        self._large = 0\n        self._late: list[tuple[Frame, Payload | None]] = []\n",
+            ),
+            Edit(
+                module=FLOW,
+                old="        else:\n            self._control.append((frame, None))\n\n    def drop(",
+                new='        elif self._large and type(frame).__name__ == "Start":\n'
+                "            self._late.append((frame, None))\n"
+                "        else:\n"
+                "            self._control.append((frame, None))\n\n    def drop(",
+            ),
+            Edit(
+                module=FLOW,
+                old="        return bool(self._control) or (self._large > 0 and self._chunk_ready())\n",
+                new="        ready = self._large > 0 and self._chunk_ready()\n"
+                "        if not self._large:\n"
+                "            self._control.extend(self._late)\n"
+                "            self._late.clear()\n"
+                "        return bool(self._control) or ready\n",
             ),
         ),
     ),

@@ -20,7 +20,7 @@ from support.simulated import (
     started,
 )
 from wool.sim.kinds import Fault
-from wool.sim.plan import Call, Knobs
+from wool.sim.plan import Call, Knobs, Stall
 
 
 def bind(script: Script, task: str, worker: str, *candidates: str) -> Script:
@@ -138,6 +138,24 @@ def test_d_what_is_added_twice_or_dropped_or_updated_unknown_is_found() -> None:
     assert not found("events_follow_the_grammar", right.add("c0#0", "view.added", worker="w0#0"))
     distorted = plan_of(faults=(Fault(kind="view-duplicate", target="c0>w0"),))
     assert not found("events_follow_the_grammar", cluster("w0#0").add("c0#0", "view.added", worker="w0#0"), distorted)
+
+
+@pytest.mark.parametrize("frame", ["start", "withdraw", "cancel", "accept", "reject"])
+def test_b_a_small_frame_that_is_late_is_found_where_nothing_disturbs_it(frame: str) -> None:
+    attempt = "c0#0>w0#0/0:1"
+    sayer, hearer = ("w0#0", "c0#0") if frame in ("accept", "reject") else ("c0#0", "w0#0")
+
+    def script(late: float) -> Script:
+        life = made(cluster("w0#0")).wire(attempt, "offer", "c0.0")
+        life.add(sayer, "wire.said", "c0.0", attempt, at=1.0, frame=frame)
+        return life.add(hearer, "wire.heard", "c0.0", attempt, at=1.001 + late, frame=frame)
+
+    name = "nothing_small_waits_for_payloads"
+    assert not found(name, script(0.0001))
+    assert found(name, script(0.01))
+    assert not found(name, script(0.01), plan_of(stalls=(Stall(loop="w0#0.io", at=1.0, seconds=0.01),)))
+    assert not found(name, script(0.01), plan_of(faults=(Fault(kind="clog", target="c0>w0", seconds=0.01),)))
+    assert found(name, script(0.01), plan_of(faults=(Fault(kind="clog", target="c0>w1", seconds=0.01),)))
 
 
 def test_x_what_is_left_on_a_live_node_is_found() -> None:

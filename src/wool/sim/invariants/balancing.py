@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from wool.limits import KIB
-from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of
+from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of, worker_of
 
 SAME_INSTANT_SECONDS = 0.0005
 """Steps of a loop take a microsecond each; an offer follows its binding in the same step."""
 SPARE_ATTEMPTS = 4
+SMALL = ("start", "withdraw", "cancel", "accept", "reject")
+"""Frames of a few bytes, which wait for nobody's payload."""
 ANNOUNCED_SECONDS = 0.1
 """A large offer is announced, and refused or not, before its last chunk comes."""
 
@@ -199,6 +201,32 @@ class _Unstarted:
         return False
 
 
+def nothing_small_waits_for_payloads(story: Story) -> Iterator[Violation]:
+    """B: say(f) at t over a link that nothing disturbs, f small ∧ heard ⇒ heard by t + latency: no chunk goes before.
+
+    So a start, a cancel or an answer to an offer is not late because somebody's arguments are large.
+    """
+    struck = {fault.target for fault in story.plan.faults if fault.group == "wire"}
+    for label, task in story.tasks.items():
+        for frame in SMALL:
+            heard = {item.event.attempt: item for item in reversed(task.frames(frame, heard=True))}
+            for said in task.frames(frame):
+                attempt = said.event.attempt
+                there, ends = heard.get(attempt), (caller_of(attempt), worker_of(attempt))
+                if there is None or there.at <= said.at + story.plan.knobs.latency + SAME_INSTANT_SECONDS:
+                    continue
+                if ">".join(end.partition("#")[0] for end in ends) in struck:
+                    continue
+                late = there.at - said.at - story.plan.knobs.latency
+                if late > SAME_INSTANT_SECONDS + sum(map(story.disturbance, ends)):
+                    yield Violation(
+                        invariant="B",
+                        task=label,
+                        sentence=f"{said.node} said {frame} for {label}, which came {late:.3f} s too late",
+                        events=(said.index, there.index),
+                    )
+
+
 def nobody_is_evicted_for_good(story: Story) -> Iterator[Violation]:
     """B: after everything has healed and been quiet, n probes in a row reach each of n live workers in view.
 
@@ -264,6 +292,7 @@ INVARIANTS = (
     attempts_are_bounded,
     round_robin_is_even,
     nobody_waits_for_others,
+    nothing_small_waits_for_payloads,
     nobody_is_evicted_for_good,
     draining_takes_nothing,
 )
