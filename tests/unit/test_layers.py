@@ -202,6 +202,7 @@ LAYERS = (
             "sim.invariants.story",
             "sim.invariants.table",
             "sim.invariants.telling",
+            "sim.invariants.variables",
             "sim.kinds",
             "sim.loop",
             "sim.mailbox",

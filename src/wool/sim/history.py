@@ -34,6 +34,8 @@ KINDS: dict[str, str] = {
     "body.yielded": "it is about to yield: ordinal, value",
     "body.cancelled": "the body has seen CancelledError",
     "body.finally": "its outermost finally has run",
+    "variable.read": "a body reads the context variable: where (begin or end), value",
+    "variable.back": "its caller reads it, when the call has ended: value",
     "body.ended": "how: returned, raised, cancelled, closed; value, or the error as text",
     "place.bound": "a call was bound to a worker: worker, candidates, suspect",
     "view.added": "a caller's proxy has heard worker-added: worker, address",

@@ -255,6 +255,8 @@ class Plan:
     seed: int = 0
     told: bool = False
     """Callers have handlers of task events with ``remote=True``, and everybody traces."""
+    variables: bool = False
+    """Callers and bodies set a `wool.ContextVar`, and read it."""
 
     def __post_init__(self) -> None:
         labels = [call.label for call in self.calls]

@@ -371,6 +371,7 @@ def decode(
         noise=Noise(amplitude=amplitude),
         seed=seed,
         told=seed % 4 == 1,
+        variables=seed % 4 == 2,
     )
     if finds and seed % 16 == 3:
         plan = _restarting(plan)

@@ -264,5 +264,7 @@ def simpler_surroundings(plan: Plan) -> Iterator[Plan]:
             yield replace(plan, knobs=replace(plan.knobs, **changed))
     if plan.told:
         yield replace(plan, told=False)
+    if plan.variables:
+        yield replace(plan, variables=False)
     if plan.seed and not plan.noise.amplitude:
         yield replace(plan, seed=0)

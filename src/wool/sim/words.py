@@ -47,6 +47,8 @@ def _surroundings(plan: Plan) -> Iterator[str]:
         yield who + (" What counts is the identity, and not the host." if topology.identities else "")
     if plan.told:
         yield "Callers ask to be told what happens to their tasks on the workers, and everybody traces."
+    if plan.variables:
+        yield "Callers and bodies set a context variable, and read it."
     changed = [
         f"{field.name} is {getattr(plan.knobs, field.name):g}"
         for field in fields(Knobs)

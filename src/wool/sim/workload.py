@@ -20,9 +20,24 @@ from wool.sim.consumer import consume, outcome_of
 from wool.sim.loop import SimLoop
 from wool.sim.node import Incarnation, next_label
 from wool.sim.program import plain_value, run_coroutine, run_generator, say_value
+from wool.variables import ContextVar
 
 if TYPE_CHECKING:
     from wool.sim.history import Detail
+
+
+_trail: ContextVar[str] = ContextVar("_trail", default="")
+"""The task that has set it last, as `set_by_caller` or `set_by_body` has it."""
+
+
+def set_by_caller(label: str) -> str:
+    """Return what a caller sets before the call of this label."""
+    return f"for {label}"
+
+
+def set_by_body(label: str) -> str:
+    """Return what the body of this label sets when it begins."""
+    return f"by {label}"
 
 
 def here() -> Incarnation:
@@ -71,6 +86,9 @@ class Surroundings:
         node.executions += 1
         self.execution = f"{node.name}/{node.executions}"
         node.note("body.began", self._label, "", (("execution", self.execution),))
+        if node.cluster.plan.variables:
+            node.note("variable.read", self._label, "", (("where", "begin"), ("value", _trail.get())))
+            _trail.set(set_by_body(self._label))
 
     async def sleep(self, seconds: float) -> None:
         """See `Env`."""
@@ -97,6 +115,8 @@ class Surroundings:
     def note(self, kind: str, detail: Detail = ()) -> None:
         """See `Env`."""
         self._node.note(kind, self._label, "", detail)
+        if kind == "body.ended" and self._node.cluster.plan.variables:
+            self._node.note("variable.read", self._label, "", (("where", "end"), ("value", _trail.get())))
 
     def value(self, step: Step) -> Any:
         """See `Env`."""
@@ -137,6 +157,9 @@ async def make_call(
     code, env = cast("Body", Code(label)), Surroundings(label, bytes(size))
     begun_by = ""
     value: Any = None
+    watched, before = node.cluster.plan.variables, _trail.get()
+    if watched:
+        _trail.set(set_by_caller(label))
     try:
         if body.generator:
             outcome = await consume(lambda: simulated_generator(code, env), script, note, sleep)
@@ -147,6 +170,10 @@ async def make_call(
         outcome, executed, text = outcome_of(error)
         _note_end(node, label, outcome, executed, text, "")
         raise
+    finally:
+        if watched and not node.dead:
+            note("variable.back", (("value", _trail.get()),))
+            _trail.set(before)
     _note_end(node, label, outcome, "yes", value, begun_by)
 
 

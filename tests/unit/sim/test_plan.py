@@ -140,6 +140,7 @@ def test_each_word_of_a_plan_is_a_field_that_json_has() -> None:
         "faults",
         "stalls",
         "told",
+        "variables",
         "noise",
         "seed",
     }

@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from wool.sim.history import History
-from wool.sim.invariants import balancing, cancellation, discovery, exits, finding, generators, room, safety, telling
+from wool.sim.invariants import (
+    balancing,
+    cancellation,
+    discovery,
+    exits,
+    finding,
+    generators,
+    room,
+    safety,
+    telling,
+    variables,
+)
 from wool.sim.invariants.story import Story, Violation
 from wool.sim.plan import Plan
 
@@ -18,7 +29,7 @@ Invariant: TypeAlias = Callable[[Story], Iterator[Violation]]
 
 INVARIANTS: dict[str, Invariant] = {
     function.__name__: function
-    for module in (safety, cancellation, generators, balancing, room, discovery, finding, telling, exits)
+    for module in (safety, cancellation, generators, balancing, room, discovery, finding, telling, variables, exits)
     for function in module.INVARIANTS
 }
 
