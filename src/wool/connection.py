@@ -125,7 +125,7 @@ class Connection:
             owner=self,
             limits=limits,
             peer_credit_bytes=peer.credit_bytes,
-            name=f"wool session with worker {metadata.uid[:8]}",
+            name=f"wool session with worker {metadata.uid[:8]} at {metadata.address}",
             observer=observer,
             refusals=refusals,
         )

@@ -59,6 +59,10 @@ class ScriptedStream:
         self._lost = ""
         self._read = 0
 
+    @property
+    def other_end(self) -> str:
+        return "a fuzzer"
+
     async def read(self) -> bytes:
         self._check()
         while True:

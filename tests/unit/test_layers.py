@@ -80,6 +80,7 @@ LAYERS = (
             "transport.grpc_streams",
             "transport.grpc_tls",
             "transport.memory",
+            "transport.onlookers",
             "transport.serving",
         },
     ),

@@ -30,6 +30,11 @@ class Stream(Protocol):
     breaks the whole stream, so time-outs belong in the queues above.
     """
 
+    @property
+    def other_end(self) -> str:
+        """Who is at the other end, as far as the transport knows: words for a log."""
+        ...
+
     async def read(self) -> bytes:
         """Return the next message. Raises `StreamLost` at the end of the stream, however it came."""
         ...

@@ -37,6 +37,7 @@ from wool.transport.grpc_tls import (
     server_credentials,
     why_refused,
 )
+from wool.transport.onlookers import Onlookers, readable
 from wool.transport.serving import Handlers
 
 with environment_for_import():
@@ -71,7 +72,10 @@ class SessionServicer:
         self._name = name
         self._limits = limits
         self._credentials = credentials
-        self._refusals = Refusals(_logger.warning, limits)
+        self.refusals: Refusals = Refusals(_logger.warning, limits)
+        """Tells of those who did not get as far as the handler, at a bounded rate."""
+        self.onlookers: Onlookers | None = None
+        """Who is connected and calls nothing, if that can be seen: not on a Unix socket, where nobody has a name."""
         self._handlers = Handlers(handler, name=name, close_seconds=limits.close_seconds)
         # Those that wait for their stream.
         self._pulses: dict[str, asyncio.Future[AcceptedStream]] = {}
@@ -98,10 +102,11 @@ class SessionServicer:
             await context.send_initial_metadata((_OPEN,))
         if self._handlers.closing:  # perhaps since a moment ago
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the listener was closed")
-        stream = AcceptedStream(context, f"{self._name} from {context.peer()}", self._limits)
+        stream = AcceptedStream(context, self._name, self._limits)
         pulse = self._pulses.get(name_of(context) or "")
         if pulse is not None and not pulse.done():
             pulse.set_result(stream)
+        self._met(context)
         self._handlers.start(stream)
         try:
             verdict = await stream.verdict
@@ -115,7 +120,7 @@ class SessionServicer:
     async def _refuse_strangers(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         """End the call if whoever makes it is nobody whose identity is accepted."""
         if (stranger := self._stranger(context)) is not None:
-            self._refusals.say("%s: refused a caller %s", self._name, stranger)
+            self._refuse(context, "%s: refused a caller %s", self._name, stranger)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this worker does not take a caller {stranger}")
 
     def _stranger(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> str | None:
@@ -126,13 +131,14 @@ class SessionServicer:
         names = names_of_caller(context)
         if set(names) & set(accepted):
             return None
-        return f"at {context.peer()} whose certificate is for {harmless(', '.join(names)) or 'nobody'}"
+        return f"at {readable(context.peer())} whose certificate is for {harmless(', '.join(names)) or 'nobody'}"
 
     async def Pulse(self, _: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:  # noqa: N802
         """Be the pulse of the stream of that name, which is yet to come: one, as long as that stream is open."""
         await self._refuse_strangers(context)
-        name = name_of(context)
+        name, caller = name_of(context), readable(context.peer())
         if not name or name in self._pulses:
+            self._refuse(context, "%s: refused a pulse from %s that names no stream of its own", self._name, caller)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a pulse must name a stream of its own")
         pulse = self._pulses[name] = asyncio.get_running_loop().create_future()
         try:
@@ -141,6 +147,7 @@ class SessionServicer:
                 async with asyncio.timeout(self._limits.handshake_seconds):
                     stream = await pulse
             except TimeoutError:
+                self._refuse(context, "%s: refused a pulse from %s whose stream has not come", self._name, caller)
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "a pulse of no stream")
             await stream.ended.wait()
         finally:  # gRPC cancels this when the connection breaks
@@ -148,12 +155,40 @@ class SessionServicer:
             if pulse.done() and not pulse.cancelled():
                 pulse.result().pulse_stopped()
 
+    def _met(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        if self.onlookers is not None:
+            self.onlookers.met(context.peer())
+
+    def _refuse(self, context: grpc.aio.ServicerContext[bytes, bytes], message: str, *args: object) -> None:
+        self._met(context)
+        self.refusals.say(message, *args)
+
+    async def refuse_method(self, method: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        """End a call of what no worker serves."""
+        await self._refuse_strangers(context)
+        caller, asked = readable(context.peer()), harmless(method)
+        self._refuse(context, "%s: refused a caller at %s: there is no method %s", self._name, caller, asked)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
+
     async def close(self, reason: str) -> None:
         """Accept no more, abort every open stream, wait for the handlers, bounded."""
         try:
             await self._handlers.close(reason)
         finally:
-            self._refusals.close()
+            self.refusals.close()
+
+
+class _NoMethods(grpc.GenericRpcHandler):
+    """Asked last, for methods that nobody serves: gRPC would refuse those who call them without a word."""
+
+    def __init__(self, servicer: SessionServicer) -> None:
+        self._servicer = servicer
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        async def refuse(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            await self._servicer.refuse_method(handler_call_details.method, context)
+
+        return grpc.stream_stream_rpc_method_handler(cast(Any, refuse))
 
 
 def add_servicer_to_server(servicer: SessionServicer, server: grpc.aio.Server) -> None:
@@ -162,7 +197,7 @@ def add_servicer_to_server(servicer: SessionServicer, server: grpc.aio.Server) -
         name: cast("grpc.RpcMethodHandler[bytes, bytes]", grpc.stream_stream_rpc_method_handler(cast(Any, method)))
         for name, method in {"Session": servicer.Session, "Pulse": servicer.Pulse}.items()
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods), _NoMethods(servicer)))
 
 
 class GrpcListener:
@@ -195,6 +230,8 @@ class GrpcListener:
         is cancelled leaves at once; the closing goes on, as bounded as before.
         """
         if self._closing is None:
+            if self._servicer.onlookers is not None:
+                self._servicer.onlookers.close()
             self._closing = asyncio.create_task(self._close(), name=f"{self._where.text}: close")
         await asyncio.shield(self._closing)
 
@@ -300,7 +337,7 @@ class GrpcTransport:
             traceback.clear_frames(error.__traceback__)
             del call, channel, pulse
             raise
-        return ConnectedStream(channel, call, f"to {where.text}", self._limits, pulse)
+        return ConnectedStream(channel, call, where.text, self._limits, pulse)
 
     async def _refused(self, call: grpc.aio.StreamStreamCall[bytes, bytes]) -> str | None:
         """Wait until the other end has accepted the call; return why, if it has not."""
@@ -339,6 +376,10 @@ class GrpcTransport:
             servicer = SessionServicer(handler, self._limits, name=where.text, credentials=credentials)
             add_servicer_to_server(servicer, server)
             await server.start()
+            if where.kind == "tcp":
+                seconds, say = self._limits.handshake_seconds, servicer.refusals.say
+                servicer.onlookers = Onlookers(where.port, where.text, seconds, say)
+                servicer.onlookers.start()
             return GrpcListener(where, server, servicer, self._limits)
         except BaseException:
             # A server that was never started cannot be stopped, and one that was not stopped is never freed.

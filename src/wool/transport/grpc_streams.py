@@ -21,6 +21,7 @@ from wool.limits import Limits
 from wool.transport.base import StreamLost
 from wool.transport.grpc_environment import environment_for_import
 from wool.transport.grpc_pulse import Pulse
+from wool.transport.onlookers import readable
 
 with environment_for_import():
     import grpc
@@ -71,8 +72,10 @@ class _Turn:
 class GrpcStream(ABC):
     """What both ends of a stream have in common."""
 
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(self, name: str, limits: Limits, other_end: str) -> None:
         self._name = name
+        self.other_end: str = other_end
+        """Who is at the other end: an address, for logs."""
         self._message_bytes = limits.message_bytes
         self._close_seconds = limits.close_seconds
         self._lost: str | None = None
@@ -205,11 +208,11 @@ class ConnectedStream(GrpcStream):
         self,
         channel: grpc.aio.Channel,
         call: grpc.aio.StreamStreamCall[bytes, bytes],
-        name: str,
+        other_end: str,
         limits: Limits,
         pulse: Pulse | None = None,
     ) -> None:
-        super().__init__(name, limits)
+        super().__init__(f"to {other_end}", limits, other_end)
         self._channel = channel
         self._pulse = pulse
         if pulse is not None:
@@ -297,7 +300,8 @@ class AcceptedStream(GrpcStream):
     """
 
     def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes], name: str, limits: Limits) -> None:
-        super().__init__(name, limits)
+        other_end = readable(context.peer())
+        super().__init__(f"{name} from {other_end}", limits, other_end)
         self._context: grpc.aio.ServicerContext[bytes, bytes] | None = context
         loop = asyncio.get_running_loop()
         self.verdict: asyncio.Future[str | None] = loop.create_future()
@@ -330,8 +334,9 @@ class AcceptedStream(GrpcStream):
         if isinstance(message, bytes):
             return message
         # The other end has closed or is gone. It reads no more, so the call may end, whatever the handler
-        # does next: a closing peer waits for that.
-        self._lose(_ENDED_THERE)
+        # does next: a closing peer waits for that. Or gRPC has ended it, for too large a message, and does not say so.
+        too_large = f", or by gRPC for a message above {self._message_bytes} B (message_bytes)"
+        self._lose(_ENDED_THERE if self._received else _ENDED_THERE + too_large)
         self._decide(None)
         return None
 

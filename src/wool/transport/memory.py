@@ -125,6 +125,11 @@ class MemoryStream:
         state = self._lost or self._ended or "open"
         return f"<{type(self).__name__} {self._name}: {state}, {self._unread_bytes} B unread>"
 
+    @property
+    def other_end(self) -> str:
+        """Who is at the other end: for logs."""
+        return self.peer._name
+
     async def read(self) -> bytes:
         """Return the next message. Raises `StreamLost`; a cancelled read breaks the stream."""
         turn, arrived = self._reading, self._arrived

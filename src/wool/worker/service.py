@@ -75,7 +75,7 @@ class CallerSession:
             owner=self,
             limits=limits,
             peer_credit_bytes=caller.credit_bytes,
-            name=f"wool session with caller {caller.uid[:8]}",
+            name=f"wool session with caller {caller.uid[:8]} at {stream.other_end}",
             observer=observer,
             refusals=service.refusals,
         )
@@ -456,7 +456,7 @@ class WorkerService:
                 caller = await self._shake_hands(stream)
         except (HandshakeFailed, StreamLost, TimeoutError) as failure:
             why = str(failure) or f"no handshake in {self._limits.handshake_seconds} s (handshake_seconds)"
-            self.refusals.say("a caller was refused: %s", why)
+            self.refusals.say("a caller was refused: %s (at %s)", why, stream.other_end)
             return
         finally:
             self._strangers.pop(stream, None)

@@ -155,7 +155,8 @@ async def test_a_cancelled_call_is_the_end_of_the_stream_and_no_cancellation(
     await call.initial_metadata()
     call.cancel()
     await handler.ended.wait()
-    assert handler.ends in (["ended by the other end"], ["the other end is gone"])
+    [end] = handler.ends
+    assert end.startswith(("ended by the other end", "the other end is gone"))
 
 
 async def test_a_caller_that_goes_while_it_is_written_to_is_the_end(
@@ -245,15 +246,21 @@ async def test_a_stream_whose_pulse_breaks_is_read_as_long_as_something_arrives(
     assert await call.code() == grpc.StatusCode.OK
 
 
-async def test_a_pulse_without_a_stream_is_ended_in_time(channel: grpc.aio.Channel) -> None:
+async def test_a_pulse_without_a_stream_is_ended_in_time_and_named_in_the_log(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
     assert await pulse(channel, "a").code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert any("refused a pulse from" in each and "stream has not come" in each for each in caplog.messages)
 
 
 @pytest.mark.parametrize("taken", [False, True], ids=["nameless", "taken"])
-async def test_a_pulse_needs_a_name_of_its_own(channel: grpc.aio.Channel, taken: bool) -> None:
+async def test_a_pulse_needs_a_name_of_its_own(
+    channel: grpc.aio.Channel, taken: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     first = pulse(channel, "a")
     await first.initial_metadata()
     assert await pulse(channel, "a" if taken else "").code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert any("names no stream of its own" in each for each in caplog.messages)
     call = session(channel, "a")
     await call.write(b"unharmed")
     assert await call.read() == b"unharmed"
@@ -265,3 +272,12 @@ async def test_another_method_is_not_implemented(channel: grpc.aio.Channel) -> N
     method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
     method = channel.stream_stream("/wool.protocol.Worker/Other")
     assert await method().code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_who_calls_a_method_that_nobody_serves_is_told_so_and_named_in_the_log(
+    channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream("/wool.protocol.Worker/Stop")
+    assert await method().code() == grpc.StatusCode.UNIMPLEMENTED
+    [message] = [each for each in caplog.messages if "refused" in each]
+    assert message.endswith(": there is no method /wool.protocol.Worker/Stop")
