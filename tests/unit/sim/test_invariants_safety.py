@@ -16,6 +16,7 @@ from support.simulated import (
     plan_of,
     started,
 )
+from wool.sim.bodies import Body, Step
 from wool.sim.plan import Call
 
 
@@ -175,6 +176,65 @@ def test_s5_no_outcome_is_found_only_if_the_caller_lives_and_the_run_came_to_its
     assert found("one_outcome", script.done())
     script = made(cluster("w0#0")).add("c0#0", "node.crashed", reason="killed").done()
     assert not found("one_outcome", script)
+
+
+INNER = Body(steps=(Step(op="return", number=1),))
+OUTER = plan_of(Call(ordinal=0, body=Body(steps=(Step(op="call", number=1, body=INNER), Step(op="return")))))
+
+
+def nested(*, start: bool = True) -> Script:
+    """A body on w0 has made a call, which w1 has begun."""
+    script = cluster("w0#0", "w1#0")
+    started(script, offered(made(script)))
+    began(script)
+    script.known("w0#0", "w1#0").opened("w0#0>w1#0/0")
+    attempt = offered(made(script, "c0.0.1", "w0#0"), "c0.0.1", "w1#0", caller="w0#0")
+    if start:
+        started(script, attempt, "c0.0.1")
+        began(script, "c0.0.1", "w1#0")
+    return script
+
+
+def left(script: Script) -> Script:
+    """The workers end as they do in every run, after its caller."""
+    script.add("c0#0", "node.exited", reason="")
+    return script.add("w0#0", "node.exited", reason="").add("w1#0", "node.exited", reason="").done()
+
+
+def test_s5_a_nested_call_without_outcome_is_found_when_the_body_that_made_it_has_ended() -> None:
+    script = nested()
+    body_ended(script, "c0.0.1", "w1#0", value=1)
+    body_ended(script)
+    (violation,) = found("one_outcome", left(ended(script, "value", executed="yes", value=0)), OUTER)
+    assert violation.task == "c0.0.1"
+    script = nested()
+    ended(script, "value", "c0.0.1", "w0#0", executed="yes", value=1)
+    body_ended(script)
+    assert not found("one_outcome", left(ended(script, "value", executed="yes", value=0)), OUTER)
+
+
+def test_s5_a_nested_call_without_outcome_is_found_when_its_worker_lives_long_after_the_healing() -> None:
+    def closed(script: Script, at: float) -> Script:
+        ended(script, "cancelled").add("", "phase.healed", at=2.0, all=True)
+        return left(script.add("c0#0", "pool.closing", at=at))
+
+    (violation,) = found("one_outcome", closed(nested(), 8.0), OUTER)
+    assert violation.task == "c0.0.1"
+    assert not found("one_outcome", closed(nested(), 3.0), OUTER), "it may still be on its way"
+    assert not found("one_outcome", closed(nested(start=False), 5.0), OUTER), "it may look for a worker so long"
+    script = nested().add("w0#0", "node.crashed", reason="killed")
+    assert not found("one_outcome", closed(script, 8.0), OUTER)
+
+
+def test_s3_an_offer_of_a_nested_call_that_is_never_settled_is_found() -> None:
+    def over(script: Script, at: float) -> Script:
+        ended(script, "timeout", "c0.0.1", "w0#0", executed="no")
+        return script.add("w0#0", "node.exited", at=at, reason="").done()
+
+    (violation,) = found("offers_are_settled", over(nested(start=False), 20.0), OUTER)
+    assert violation.task == "c0.0.1"
+    assert not found("offers_are_settled", over(nested(start=False), 0.5), OUTER), "its sessions have ended with it"
+    assert not found("offers_are_settled", over(nested(), 20.0), OUTER)
 
 
 def test_s6_an_identity_that_crosses_is_found() -> None:

@@ -226,7 +226,7 @@ def finally_runs_once(story: Story) -> Iterator[Violation]:
         program = story.program(label)
         if program is None or _may_hold_on(list(walk(program[0].steps))):
             continue
-        if story.died_by(began.node, _over(story, task) + _longest(story, label) + story.disturbance(began.node)):
+        if story.died_by(began.node, _over(story, task) + story.longest(label) + story.disturbance(began.node)):
             continue
         yield Violation(
             invariant="G",
@@ -234,9 +234,6 @@ def finally_runs_once(story: Story) -> Iterator[Violation]:
             sentence=f"the finally of {label} has not run, and {began.node}, where it began, lives",
             events=(began.index,),
         )
-
-
-SLACK_SECONDS = 1.0
 
 
 def _over(story: Story, task: TaskStory) -> float:
@@ -250,12 +247,6 @@ def _over(story: Story, task: TaskStory) -> float:
     else:
         return float("inf")
     return max(ends) if task.outcome == "dropped" else min(ends)
-
-
-def _longest(story: Story, label: str) -> float:
-    programs = story.programs_of_family(label)
-    seconds = sum(step.seconds for body, _ in programs for step in walk(body.steps))
-    return seconds + story.plan.knobs.cancel_grace * 2 + SLACK_SECONDS
 
 
 def _may_hold_on(steps: list[Step]) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of, worker_of
 
 TASK_FRAMES = frozenset({"offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result"})
+SETTLED_SECONDS = 1.0
+"""After the end of a call, for what its caller still says of it."""
 HANDSHAKE_MESSAGES = 2
 """Of each direction."""
 FLAWS = frozenset({"expired", "not-yet-valid", "wrong-authority", "wrong-name", "wrong-usage"})
@@ -180,7 +182,9 @@ def lost_was_started(story: Story) -> Iterator[Violation]:
 def one_outcome(story: Story) -> Iterator[Violation]:
     """S5: made(τ) ⇒ |{end(τ)}| = 1, unless the caller died; without made(τ) there is no end.
 
-    In a deadlock, too, what is missing is missing for good.
+    In a deadlock, too, what is missing is missing for good. A worker lives for ever only if it is not told to stop, so
+    of the calls that bodies make each has its end before that of the body; or, if that has none either, before the
+    first pool closes, if that comes T after the healing.
     """
     for label, task in story.tasks.items():
         if len(task.ended) > 1:
@@ -191,12 +195,12 @@ def one_outcome(story: Story) -> Iterator[Violation]:
                 + " and ".join(str(value_of(item, "outcome")) for item in task.ended),
                 events=tuple(item.index for item in task.ended),
             )
-        elif task.made and not task.ended and story.how in ("done", "deadlock") and not story.died(task.caller):
+        elif task.made and not task.ended and (due := _outcome_due(story, task)) is not None:
             yield Violation(
                 invariant="S5",
                 task=label,
                 sentence=f"{label}, made by {task.caller} at {task.made[0].at:.6f}, has no outcome",
-                events=(task.made[0].index,),
+                events=(task.made[0].index, *([due] if due >= 0 else [])),
             )
         elif len(task.made) > 1:
             yield Violation(
@@ -205,6 +209,35 @@ def one_outcome(story: Story) -> Iterator[Violation]:
                 sentence=f"{label} was made {len(task.made)} times",
                 events=tuple(item.index for item in task.made),
             )
+
+
+def _outcome_due(story: Story, task: TaskStory) -> int | None:
+    """Return the place by which a call without an outcome ought to have one, -1 for the end; None if it need not."""
+    made, caller = task.made[0], task.caller
+    if caller.startswith("c"):
+        return -1 if story.how in ("done", "deadlock") and not story.died(caller) else None
+    parent = story.tasks.get(str(value_of(made, "parent")))
+    for item in parent.body_ended if parent is not None else ():
+        if item.node == caller and item.index > made.index:
+            return item.index
+    closing = story.of("pool.closing")
+    if story.healed is None or not closing or story.died(caller, closing[0].index):
+        return None
+    return closing[0].index if closing[0].at > _settled_by(story, task, story.healed) else None
+
+
+def _settled_by(story: Story, task: TaskStory, healed: At) -> float:
+    """Return when a nested call has its outcome at the latest, if nothing strikes after the healing.
+
+    Until it was started, its caller may look for a worker for as long as it may; and so for each that its body makes.
+    """
+    knobs, top = story.plan.knobs, story.top(task.label)
+    timeout = max(knobs.dispatch_timeout, top.timeout if top is not None else 0.0)
+    nested = len(list(story.programs_of_family(task.label))) - 1
+    placed = task.made[0].at + (0.0 if task.frames("start") else timeout)
+    until = max(healed.at, placed) + nested * timeout + knobs.ping_timeout + story.longest(task.label)
+    until += story.blocked + story.plan.noise.amplitude * 20
+    return until + (sum(step.seconds for step in story.steps()) if knobs.places else 0.0)
 
 
 def no_identity_crosses(story: Story) -> Iterator[Violation]:
@@ -370,13 +403,16 @@ def offers_are_settled(story: Story) -> Iterator[Violation]:
         return
     for label, task in story.tasks.items():
         offers = task.frames("offer")
-        if not offers or not task.ended or story.died(task.caller):
+        if not offers or not task.ended or story.died(task.caller, task.ended[0].index):
+            continue
+        if task.caller.startswith("w") and story.died_by(task.caller, task.ended[0].at + SETTLED_SECONDS):
+            # Whoever ends does so with all its sessions: a worker has none when the run is over, whatever it owed.
             continue
         settled = {item.event.attempt for frame in ("start", "withdraw") for item in task.frames(frame)}
         settled.update(item.event.attempt for item in task.frames("reject", heard=True))
         for offer in offers:
             lost = story.sessions_lost.get((offer.node, offer.event.session))
-            if offer.event.attempt not in settled and (lost is None or lost.at > task.ended[0].at + 1.0):
+            if offer.event.attempt not in settled and (lost is None or lost.at > task.ended[0].at + SETTLED_SECONDS):
                 yield Violation(
                     invariant="S3",
                     task=label,

@@ -129,6 +129,8 @@ class NodeStory:
         return self.crashed is None and self.exited is None
 
 
+LONGER_SECONDS = 1.0
+"""Of a task: deadlines that fire late look once more at what has arrived, and loops take turns."""
 _NONE: list[At] = []
 _NO_VIEWS: tuple[list[int], list[frozenset[str]]] = ([], [frozenset()])
 
@@ -280,6 +282,12 @@ class Story:
         """Yield the steps of all bodies."""
         for body, _ in self.programs.values():
             yield from walk(body.steps)
+
+    def longest(self, label: str) -> float:
+        """Return for how long a task goes on, at most, with all that it calls, if all of them find their workers."""
+        programs = self.programs_of_family(label)
+        seconds = sum(step.seconds for body, _ in programs for step in walk(body.steps))
+        return seconds + self.plan.knobs.cancel_grace * 2 + LONGER_SECONDS
 
     def disturbance(self, node: str) -> float:
         """Return for how many seconds, at most, the plan itself held up this node."""
