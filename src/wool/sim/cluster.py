@@ -66,6 +66,8 @@ class Cluster:
             for fault in plan.faults
         )
         """Whether the plan has something to do to what subscribers hear."""
+        self._closes: set[str] = set()
+        """Callers that have begun to close their pools."""
         self.incarnations: dict[str, list[Incarnation]] = {}
         self.workers: dict[str, SimWorker] = {}
         self.when_ended: list[Callable[[Incarnation], None]] = []
@@ -396,6 +398,24 @@ class Cluster:
         if index not in self._struck:
             self._struck.add(index)
             self.note("fault.injected", (("fault", fault.kind), ("index", index), ("target", fault.target)))
+
+    def pool_closes(self, caller: Incarnation) -> None:
+        """A pool begins to close. From the last on, those workers stand still that the plan has stand still then."""
+        self._closes.add(caller.label)
+        callers = (f"c{number}" for number in range(self.plan.topology.callers))
+        if any(self.present(label) is not None and label not in self._closes for label in callers):
+            return
+        for index, fault in enumerate(self.plan.faults):
+            process = self.present(fault.target) if fault.kind == "freeze" and fault.at <= self.world.now else None
+            if process is not None and not process.paused:
+                self.struck(index, fault)
+                process.pause()
+
+    def thaw(self) -> None:
+        """All pools are closed: let everybody go on."""
+        for known in self.incarnations.values():
+            for process in known:
+                process.resume()
 
     def fails_to_start(self, label: str) -> bool:
         """Whether the plan has the process of a worker fail to start, now."""

@@ -105,6 +105,7 @@ class Caller:
                 await self._work()
             finally:
                 node.note("pool.closing")
+                self.cluster.pool_closes(node)
                 await pool.__aexit__(None, None, None)
             node.note("pool.closed")
         await self._healed

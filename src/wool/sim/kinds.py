@@ -91,6 +91,12 @@ FAULTS: dict[str, FaultKind] = {
         fields=(*_PLACED, "seconds"),
         words="{target} stands still {where}, for {seconds}",
     ),
+    "freeze": FaultKind(
+        group="process",
+        target="worker",
+        fields=(),
+        words="{target} stands still from when the last pool begins to close, until it is closed ({where} or later)",
+    ),
     "crawl": FaultKind(
         group="process",
         target="node",

@@ -193,6 +193,7 @@ class Conductor:
         world = self.cluster.world
         if not self._closing:
             self._closing = True
+            self.cluster.thaw()
             for worker in self.cluster.workers.values():
                 # A pool's own are its own: they have ended with it, or end with its process.
                 if worker.namespace is not None and not worker.process.dead:

@@ -287,6 +287,7 @@ KNOBS: tuple[dict[str, Any], ...] = (
     {"payload_bytes": 16 * KIB},
     {"handshake": 0.1, "patience": 0.3},
     {"ping_timeout": 0.3},
+    {"ping_timeout": 20.0},
     {"places": 1},
     {"places": 2},
     {"admits": 2},

@@ -71,14 +71,20 @@ MUTANTS = (
     ),
     Mutant(
         name="exit-waits-for-the-worker",
-        broken="A proxy that is closed waits for its workers to end the sessions, and asks none to.",
+        broken="A proxy that is closed says goodbye to its workers, and waits until each has ended its session.",
         caught_by="exit_ends_in_time",
+        fault="freeze",
         edits=(
             Edit(
                 module=LINK,
                 old="            connection.session.finish(reason)\n"
                 "            await asyncio.wait([task], timeout=self._limits.handshake_seconds)\n",
-                new="            await asyncio.wait([task])\n",
+                new="            connection.session.finish(reason)\n            await asyncio.wait([task])\n",
+            ),
+            Edit(
+                module="wool.session",
+                old=" what was written, and our own reader with them.\n                    await stream.close()\n",
+                new="\n",
             ),
         ),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from support.plans import (
     QUICK,
     begun,
@@ -198,6 +200,18 @@ def test_a_paused_worker_goes_on_where_it_stood() -> None:
     assert not [e for e in history if e.node == "w0#0" and 0.2001 < e.at < resumed.at]
     assert ended.get("outcome") == "value"
     assert 0.9 <= ended.at < 0.95
+
+
+def test_a_worker_that_freezes_when_the_last_pool_closes_does_not_hold_up_its_end() -> None:
+    knobs = replace(QUICK, ping_timeout=20.0)
+    fault = Fault(kind="freeze", target="w0")
+    history = played(Plan(topology=Topology(mode="proxy", callers=2, workers=2), knobs=knobs, faults=(fault,)))
+    assert struck(history, "freeze")
+    *_, closing = [event.at for event in history.of("pool.closing")]
+    *_, closed = [event.at for event in history.of("pool.closed")]
+    ((frozen,), (resumed,)) = ([event.at for event in history.of(kind)] for kind in ("node.paused", "node.resumed"))
+    assert closing == frozen < closed <= closing + knobs.handshake + 0.1
+    assert closed < resumed
 
 
 def test_a_worker_paused_for_longer_than_the_ping_timeout_is_lost_and_cleans_up_later() -> None:

@@ -304,8 +304,8 @@ class Story:
         label = node.partition("#")[0]
         total = self.blocked + self.plan.noise.amplitude * 20
         for fault in self.plan.faults:
-            if fault.target == label and fault.kind in ("pause", "crawl"):
-                total += fault.seconds + (1e9 if fault.kind == "crawl" else 0.0)
+            if fault.target == label and fault.kind in ("pause", "crawl", "freeze"):
+                total += fault.seconds + (0.0 if fault.kind == "pause" else 1e9)
         for stall in self.plan.stalls:
             if stall.loop.startswith(f"{label}#"):
                 total += stall.seconds
