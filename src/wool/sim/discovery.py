@@ -411,7 +411,7 @@ class _Ear:
         self._count: dict[str, int] = {}
         self._there: dict[str, dict[str, WorkerMetadata]] = {}
         self._hidden: dict[str, int] = {}
-        self._behind: dict[str, DiscoveryEvent] = {}
+        self._behind: dict[str, list[DiscoveryEvent]] = {}
         self._due: dict[str, float] = {}
         self._timers: list[asyncio.TimerHandle] = []
         for index, fault in enumerate(here.cluster.plan.faults):
@@ -475,7 +475,7 @@ class _Ear:
                 return
             elif fault.kind == "view-reorder" and fault.ordinal == ordinal:
                 cluster.struck(index, fault)
-                self._behind[worker] = event
+                self._behind.setdefault(worker, []).append(event)
                 # If nothing follows, it comes by itself.
                 self._at(now + 1.0, self._release, worker)
                 return
@@ -483,8 +483,7 @@ class _Ear:
         self._release(worker)
 
     def _release(self, worker: str) -> None:
-        event = self._behind.pop(worker, None)
-        if event is not None:
+        for event in self._behind.pop(worker, ()):
             self._tell(worker, event, 0.0)
             self._at(self._loop.time() + 1.0, self._refresh, worker, event)
 
