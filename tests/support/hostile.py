@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -12,6 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import pytest
 
 import wool
 
@@ -226,3 +229,29 @@ async def served_meanwhile(proxy: wool.WorkerProxy, pid: int, *, most_bytes: int
             results = await asyncio.gather(task, measuring, return_exceptions=True)
         assert all(isinstance(result, asyncio.CancelledError) for result in results), results
         assert highest - before < most_bytes, f"{(highest - before) / MIB:.0f} MiB more"
+
+
+@asynccontextmanager
+async def unharmed(
+    worker: wool.LocalWorker,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    says: str | None,
+    most_bytes: int,
+    most_lines: int,
+    credentials: wool.WorkerCredentials | None = None,
+) -> AsyncIterator[Bystander]:
+    """While the block runs a worker stays up, its memory is bounded, others are served; and then its log ``says`` why.
+
+    That is a pattern that some line of it has, of at most so many; None, if nobody above gRPC could know.
+    """
+    capfd.readouterr()
+    proxy = wool.WorkerProxy(workers=[worker.metadata], credentials=credentials)
+    async with served_meanwhile(proxy, worker.metadata.pid, most_bytes=most_bytes) as bystander:
+        yield bystander
+    assert worker.exit_reason is None
+    await worker.stop()  # what has not been said is summed up
+    _, printed = capfd.readouterr()
+    lines = printed.splitlines()
+    assert says is None or any(re.search(says, line) for line in lines), printed
+    assert len(lines) <= most_lines, printed
