@@ -21,7 +21,7 @@ from typing import Protocol
 from wool.admission import Outside, Terms
 from wool.balancer import WorkerStatus
 from wool.call import PlacedCall
-from wool.connection import Connection
+from wool.connection import Connection, is_refusal
 from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
 from wool.events import PROCESS, Events
@@ -417,9 +417,14 @@ class Links:
         return made_way
 
     def _yields(self, link: Link) -> bool:
-        """Whether the worker makes way for one that waits: it drains, or its probe has become as slow as it gets."""
-        unreachable = link.status.suspect and link.connection is None
-        return link.draining or (unreachable and link.backoff >= self._limits.reconnect_most_seconds)
+        """Whether the worker makes way for one that waits.
+
+        It drains; or nobody is sure who it is; or it cannot be reached, and its probe has become as slow as it gets.
+        """
+        if link.draining or link.connection is not None or not link.status.suspect:
+            return link.draining
+        refused = link.reason is not None and is_refusal(link.reason)
+        return refused or link.backoff >= self._limits.reconnect_most_seconds
 
     def _send_outside(self, link: Link) -> None:
         del self.links[link.uid]

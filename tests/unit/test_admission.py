@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import bodies
-from support.one_loop import QUICK, Cluster, Worker, cluster, metadata_of, until
+from support.one_loop import QUICK, SECRET, Cluster, Worker, cluster, metadata_of, until
 from support.peers import RawWorker
 from wool.admission import Terms
 from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerMetadata
@@ -174,10 +174,41 @@ async def test_where_all_drain_they_do_not_take_turns_for_ever() -> None:
         assert sum(len(worker.sessions) for worker in made.workers.values()) <= 3
 
 
-async def test_a_worker_that_refuses_for_good_takes_no_place() -> None:
-    async with cluster(terms=Terms(lease=1)) as made:
+async def unfit(made: Cluster) -> Worker:
+    """Start a worker that nobody can use, for good: it says that it speaks TLS."""
+    worker = made.workers["a"] = Worker(made.network, "a", made.limits)
+    await worker.listen()
+    worker.service._metadata = dataclasses.replace(worker.metadata, secure=True)
+    return worker
+
+
+@pytest.mark.parametrize("by", ["name", "address"])
+async def test_a_worker_that_does_not_prove_the_secret_makes_way_at_once_and_waits_for_its_turn(by: str) -> None:
+    slow = dataclasses.replace(QUICK, reconnect_first_seconds=0.02, reconnect_most_seconds=60.0)
+    async with cluster(terms=Terms(lease=1), limits=slow) as made:
         made.workers["a"] = stranger = Worker(made.network, "a", made.limits, secret=b"another")
         await stranger.listen()
+        if by == "name":
+            made.announce("a")
+        else:
+            tell(made, "worker-added", place("unix:/a"))
+        await made.add("b")
+        first = "a" if by == "name" else "unix:/a"
+        assert view(made) == [first]
+        assert await made.call(bodies.echo, 1) == 1
+        assert view(made) == ["b"]
+        stranger.service._secret = SECRET
+        assert await made.call(bodies.echo, 2) == 2
+        assert stranger.service.started == 0
+        made.drop("b")
+        assert view(made) == [first]
+        assert await made.call(bodies.echo, 3) == 3
+        assert stranger.service.started == 1
+
+
+async def test_a_worker_that_refuses_for_good_takes_no_place() -> None:
+    async with cluster(terms=Terms(lease=1)) as made:
+        await unfit(made)
         made.announce("a")
         await made.add("b")
         assert view(made) == ["a"]
@@ -271,8 +302,7 @@ async def test_of_addresses_those_where_somebody_is_wanted_have_the_places() -> 
 async def test_who_was_refused_at_its_address_and_is_no_more_finds_the_places_taken() -> None:
     soon = dataclasses.replace(QUICK, address_retry_seconds=0.05)
     async with cluster(terms=Terms(lease=1), limits=soon) as made:
-        stranger = Worker(made.network, "a", made.limits, secret=b"another")
-        await stranger.listen()
+        stranger = await unfit(made)
         tell(made, "worker-added", place("unix:/a"))
         await made.add("b")
         assert await made.call(bodies.echo, 1) == 1
@@ -287,8 +317,7 @@ async def test_who_was_refused_at_its_address_and_is_no_more_finds_the_places_ta
 async def test_while_who_was_refused_is_asked_again_it_has_no_place() -> None:
     soon = dataclasses.replace(QUICK, address_retry_seconds=0.05)
     async with cluster(terms=Terms(lease=1), limits=soon) as made:
-        stranger = Worker(made.network, "a", made.limits, secret=b"another")
-        await stranger.listen()
+        stranger = await unfit(made)
         tell(made, "worker-added", place("unix:/a"))
         await made.add("b")
         assert await made.call(bodies.echo, 1) == 1
