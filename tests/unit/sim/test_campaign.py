@@ -45,7 +45,7 @@ def kept(directory: Path, plan: Plan = SMALL) -> Path:
 
 def test_every_invariant_has_its_letter_and_its_formula() -> None:
     assert {letter_of(name) for name in INVARIANTS} == {
-        *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "T", "C1", "C2", "C3", "C4", "G", "B", "D", "X", "L", "R")
+        *("S1", "S2", "S3", "S4", "S5", "S6", "S7", "T", "C1", "C2", "C3", "C4", "G", "B", "D", "X", "L", "R", "V")
     }
     status, said = command("--invariants")
     assert status == 0
