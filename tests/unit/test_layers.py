@@ -224,6 +224,7 @@ LAYERS = (
             "sim.speed",
             "sim.stepping",
             "sim.strategies",
+            "sim.subscribed",
             "sim.suspended",
             "sim.told",
             "sim.traced",

@@ -30,6 +30,7 @@ from wool.discovery.base import (
 from wool.discovery.local import LocalDiscovery
 from wool.limits import Limits
 from wool.sim.loop import LoopOwner, SimLoop
+from wool.sim.subscribed import Overheard
 from wool.supplied import is_manager
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ class SimDiscovery:
 
     def subscribe(self, filter: WorkerFilter | None = None, /) -> DiscoverySubscriberLike:
         """See `LocalDiscovery.subscribe`."""
-        inner = self.local.subscribe(filter)
+        inner = Overheard(self.local.subscribe(filter))
         return Told(inner) if self._disturbed else inner
 
     def __repr__(self) -> str:
@@ -348,7 +349,7 @@ class Disturbed:
 
     def subscribe(self, filter: WorkerFilter | None = None, /) -> DiscoverySubscriberLike:
         """Return a subscriber that sees only the workers for which ``filter`` is true."""
-        inner = self._made.subscribe(filter)
+        inner = Overheard(self._made.subscribe(filter))
         return Told(inner) if self._disturbed else inner
 
     def __repr__(self) -> str:

@@ -219,6 +219,7 @@ class Incarnation:
         self.seams_left: int | None = None
         """At the so-manieth seam from here it is killed."""
         self.executions: int = 0
+        self.subscriptions: int = 0
         self.balancer: WatchedBalancer = WatchedBalancer()
         """Of its pool, if it is a caller's."""
         self._random: random.Random | None = None

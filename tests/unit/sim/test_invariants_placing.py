@@ -140,6 +140,22 @@ def test_d_what_is_added_twice_or_dropped_or_updated_unknown_is_found() -> None:
     assert not found("events_follow_the_grammar", cluster("w0#0").add("c0#0", "view.added", worker="w0#0"), distorted)
 
 
+def test_d_what_a_subscription_says_out_of_the_grammar_is_found_and_each_subscription_has_its_own() -> None:
+    def heard(*kinds: str, subscription: int = 0) -> Script:
+        script = cluster("w0#0")
+        for kind in kinds:
+            script.add("c0#0", f"heard.{kind}", subscription=subscription, worker="w0#0")
+        return script
+
+    for kinds in (("added", "added"), ("updated",), ("dropped",), ("added", "dropped", "updated")):
+        assert found("subscriptions_follow_the_grammar", heard(*kinds)), kinds
+    right = heard("added", "updated", "updated", "dropped", "added")
+    right.add("c0#0", "heard.added", subscription=1, worker="w0#0").add(
+        "c0#0", "heard.added", subscription=0, worker="w1#0"
+    )
+    assert not found("subscriptions_follow_the_grammar", right)
+
+
 @pytest.mark.parametrize("frame", ["start", "withdraw", "cancel", "accept", "reject"])
 def test_b_a_small_frame_that_is_late_is_found_where_nothing_disturbs_it(frame: str) -> None:
     attempt = "c0#0>w0#0/0:1"

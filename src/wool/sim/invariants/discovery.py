@@ -133,4 +133,35 @@ def events_follow_the_grammar(story: Story) -> Iterator[Violation]:
                 known[worker] = item
 
 
-INVARIANTS = (view_becomes_truth, nothing_is_offered_to_the_dropped, events_follow_the_grammar)
+def subscriptions_follow_the_grammar(story: Story) -> Iterator[Violation]:
+    """D: per subscription and worker, what discovery itself says is (added updated* dropped)*, whatever happens to it.
+
+    Heard at its iterator, before anybody swallows what is known already: `events_follow_the_grammar` is of what a
+    caller has made of it. A subscription that begins late says added once of each worker that is there.
+    """
+    known: dict[tuple[str, int, str], At] = {}
+    for item in story.together("heard.added", "heard.updated", "heard.dropped"):
+        worker, kind = str(value_of(item, "worker")), item.event.kind
+        key = (item.node, int(value_of(item, "subscription")), worker)
+        before = known.get(key)
+        if (kind == "heard.added") == (before is not None):
+            yield Violation(
+                invariant="D",
+                task="",
+                sentence=f"subscription {key[1]} of {item.node} said {kind.partition('.')[2]} of {worker}, which it "
+                + ("had added already" if before is not None else "had not added"),
+                events=(*([before.index] if before is not None else []), item.index),
+            )
+            return
+        if kind == "heard.dropped":
+            del known[key]
+        else:
+            known[key] = item
+
+
+INVARIANTS = (
+    view_becomes_truth,
+    nothing_is_offered_to_the_dropped,
+    events_follow_the_grammar,
+    subscriptions_follow_the_grammar,
+)

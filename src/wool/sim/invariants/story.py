@@ -335,7 +335,7 @@ class Story:
     def views(self) -> dict[str, list[At]]:
         """What each caller's proxy has heard of workers, in order."""
         views: dict[str, list[At]] = {}
-        for item in self._together("view.added", "view.updated", "view.dropped"):
+        for item in self.together("view.added", "view.updated", "view.dropped"):
             views.setdefault(item.node, []).append(item)
         return views
 
@@ -359,9 +359,10 @@ class Story:
     @functools.cached_property
     def truths(self) -> list[At]:
         """What is really so of workers, in order."""
-        return self._together("truth.published", "truth.withdrawn", "truth.dead")
+        return self.together("truth.published", "truth.withdrawn", "truth.dead")
 
-    def _together(self, *kinds: str) -> list[At]:
+    def together(self, *kinds: str) -> list[At]:
+        """Return the events of these kinds that belong to no task, in order."""
         return sorted((item for kind in kinds for item in self.of(kind)), key=lambda item: item.index)
 
     # ---- sessions ----
