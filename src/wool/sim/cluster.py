@@ -308,6 +308,15 @@ class Cluster:
                 detail = (("worker", self.incarnation_of(metadata.uid)), ("address", metadata.address))
                 self.note("truth.published", detail)
 
+    def reached(self, process: Incarnation, point: str) -> None:
+        """A worker has come to this point of its life: kill it, if the plan says so."""
+        for index, fault in enumerate(self.plan.faults):
+            if (fault.point, fault.target) != (point, process.label) or process.dead or self.healed:
+                continue
+            if fault.at <= self.world.now and index not in self._struck:
+                self.struck(index, fault)
+                process.crash(f"the plan says so: {point}", silent=fault.how == "silence")
+
     def ready(self, process: Incarnation, metadata: WorkerMetadata) -> None:
         """A worker that announces nothing itself serves."""
         self.note("truth.published", (("worker", process.name), ("address", metadata.address)))

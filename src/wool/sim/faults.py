@@ -72,7 +72,7 @@ class Injector:
             watch = Watch(target=fault.target, frame=fault.frame, ordinal=fault.ordinal, strike=strike)
             watch.before = fault.when == "before"
             cluster.network.watches.append(watch)
-        elif fault.kind not in _TOLD:
+        elif fault.kind not in _TOLD and not fault.point:
             cluster.world.loop.call_at(fault.at, self._strike, index, fault)
 
     def _frame(self, index: int, fault: Fault, wire: Wire, to_worker: bool, says: bool) -> None:

@@ -29,6 +29,8 @@ _TARGETS: dict[Sort, re.Pattern[str]] = {
 }
 
 FRAMES = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "goodbye")
+POINTS = ("listening", "announced", "withdrawn")
+"""Of a worker's life: it listens and nobody knows, it has just been announced, it was withdrawn and has not exited."""
 TO_WORKER = frozenset({"offer", "start", "withdraw", "cancel", "step"})
 """Said by the caller; the other frames are the worker's. ``goodbye`` is said by both."""
 
@@ -82,7 +84,7 @@ FAULTS: dict[str, FaultKind] = {
     "crash": FaultKind(
         group="process",
         target="node",
-        fields=(*_PLACED, "seam", "how"),
+        fields=(*_PLACED, "seam", "point", "how"),
         words="{target} is killed {where}, and its peers hear {how}",
     ),
     "pause": FaultKind(
@@ -366,6 +368,7 @@ _FAULT_DEFAULTS: dict[str, Any] = {
     "ordinal": 0,
     "when": "before",
     "seam": 0,
+    "point": "",
     "seconds": 0.0,
     "amount": 0.0,
     "direction": "both",
@@ -381,7 +384,8 @@ class Fault:
     ``ordinal`` (from 0, counted per link from the beginning of the run) passes, ``before`` it arrives or
     ``after``. A process is struck when such a frame reaches it (``after``) or leaves for it (``before``).
     With ``seam`` (from 1), a process is killed at its so-manieth call of the network, a mailbox or
-    discovery, counted from ``at``: everything that it does after that has no effect.
+    discovery, counted from ``at``: everything that it does after that has no effect. With ``point`` a worker is killed
+    the first time that it is there (`POINTS`), from ``at`` on.
     """
 
     kind: str
@@ -391,6 +395,7 @@ class Fault:
     ordinal: int = 0
     when: Literal["before", "after"] = "before"
     seam: int = 0
+    point: str = ""
     seconds: float = 0.0
     amount: float = 0.0
     direction: Literal["both", "to", "back"] = "both"
@@ -412,6 +417,8 @@ class Fault:
             raise ValueError("a delay needs a frame")
         if self.ordinal < 0 or self.seam < 0:
             raise ValueError("ordinal and seam must not be negative")
+        if self.point and (self.point not in POINTS or self.frame or self.seam or not self.target.startswith("w")):
+            raise ValueError(f"a worker, and nothing else, is struck at a point, one of {', '.join(POINTS)}")
         for name in ("at", "seconds", "amount"):
             check_seconds(name, getattr(self, name))
 

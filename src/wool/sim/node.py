@@ -148,6 +148,10 @@ class Surroundings(Host, Names, Protocol):
         """Return the secret that a process with this label has now."""
         ...
 
+    def reached(self, process: Incarnation, point: str) -> None:
+        """A worker has come to this point of its life."""
+        ...
+
     def fails_to_start(self, label: str) -> bool:
         """Whether the process of a worker fails to start, now."""
         ...

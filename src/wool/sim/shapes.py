@@ -17,7 +17,7 @@ from typing import Any
 
 from wool.limits import KIB
 from wool.sim.bodies import Ask, Body, Step, labelled
-from wool.sim.kinds import FAULTS, WAYS, Fault
+from wool.sim.kinds import FAULTS, POINTS, WAYS, Fault
 from wool.sim.plan import Call, Knobs, Noise, Plan, Stall, Topology
 from wool.sim.quiet import known_seconds
 
@@ -477,7 +477,7 @@ def _faults(number: int, finds: bool, kinds: tuple[str, ...], callers: int, work
     digits = _Digits(number - 1)
     fault = _fault(digits, kinds, callers, workers)
     yield fault
-    if fault.kind == "lost-goodbye":
+    if fault.kind == "lost-goodbye" or fault.point == "withdrawn":
         # Else nobody says it.
         yield Fault(kind="terminate", target=fault.target, at=round(fault.at + 0.01, 3))
     if finds and fault.kind in ("crash", "terminate") and fault.target.startswith("w"):
@@ -523,6 +523,10 @@ def _fault(digits: _Digits, kinds: tuple[str, ...], callers: int, workers: int) 
         seam = digits.of((0, 0, 0, 1, 2, 3, 5, 8, 13))
         if seam and "frame" not in said:
             said["seam"] = seam
+        point = digits.of(("", "", "", "", *POINTS, *POINTS))
+        if point and "frame" not in said and not seam and said["target"].startswith("w"):
+            # Workers come up at once, and are withdrawn when they are told to stop.
+            said.update(point=point, at=at if point == "withdrawn" else 0.0)
     if "seconds" in fields:
         said["seconds"] = digits.of(SECONDS)
     if "amount" in fields:

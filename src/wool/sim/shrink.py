@@ -142,6 +142,8 @@ def simpler_faults(fault: Fault) -> Iterator[Fault]:
     """Yield what is simpler than a fault."""
     if fault.seam:
         yield replace(fault, seam=0)
+    if fault.point:
+        yield replace(fault, point="")
     if fault.frame:
         if fault.kind != "delay":
             yield replace(fault, frame="", ordinal=0, when="before")

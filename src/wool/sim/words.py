@@ -132,6 +132,8 @@ def fault(item: Fault) -> str:
         where = f"{'just after' if item.when == 'after' else 'just before'} {item.frame} {item.ordinal}"
     elif item.seam:
         where = f"at its seam call {item.seam} after {seconds(item.at)}"
+    elif item.point:
+        where = f"as soon as it is {item.point}, after {seconds(item.at)}"
     else:
         where = f"at {seconds(item.at)}"
     time = f", from {seconds(item.at)}"

@@ -63,8 +63,11 @@ class SimWorker:
         process = self.process
         self.node = WorkerNode(configure=configure, runtime=process.runtime, io_loop=process.io)
         self.metadata = await self.node.start()
+        if not self._lives_on("listening"):
+            return
         if self.ready is not None:
             self.ready(self.metadata)
+            self._lives_on("announced")
         if self.worn is not None and configure.retirement:
             process.io.call_soon_threadsafe(self.node.watch_wear, self.worn)
         if self.namespace is None:
@@ -92,8 +95,10 @@ class SimWorker:
         self._news = lambda: self.process.user.call_soon_threadsafe(news.set)
         if cluster.plan.topology.discovery in ("dns", "static"):
             cluster.ready(self.process, metadata)
+            self._lives_on("announced")
             await withdrawn.wait()
             cluster.leaving(self.process, metadata)
+            self._lives_on("withdrawn")
             await self._stopped
             return
         async with cluster.discovery(disturbed=False) as discovery:
@@ -105,13 +110,21 @@ class SimWorker:
                     try:
                         await discovery.publisher.publish("worker-dropped" if said else "worker-added", metadata)
                         said = not said
+                        if said:
+                            self._lives_on("announced")
                         continue
                     except RuntimeError:
                         wait = REPUBLISH_SECONDS
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await news.wait()
+        self._lives_on("withdrawn")
         await self._stopped
+
+    def _lives_on(self, point: str) -> bool:
+        """Come to this point of its life; return whether it lives then."""
+        self.cluster.reached(self.process, point)
+        return not self.process.dead
 
     def announce(self, *, wanted: bool) -> None:
         """Announce it, or withdraw it while it serves."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from support.plans import (
     QUICK,
     begun,
@@ -19,8 +21,8 @@ from support.plans import (
     struck,
     yields,
 )
-from wool.sim.kinds import FAULTS, Fault
-from wool.sim.plan import Knobs, Plan, Topology
+from wool.sim.kinds import FAULTS, POINTS, Discovery, Fault
+from wool.sim.plan import Call, Knobs, Plan, Topology
 from wool.sim.run import run
 
 SLOW = returns(7, step("sleep", seconds=0.5))
@@ -200,6 +202,23 @@ def test_a_paused_worker_goes_on_where_it_stood() -> None:
     assert not [e for e in history if e.node == "w0#0" and 0.2001 < e.at < resumed.at]
     assert ended.get("outcome") == "value"
     assert 0.9 <= ended.at < 0.95
+
+
+@pytest.mark.parametrize("discovery", ["local", "lan", "dns", "static"])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_that_dies_at_a_point_of_its_life_takes_no_call_with_it(point: str, discovery: Discovery) -> None:
+    stop = Fault(kind="terminate", target="w0", at=0.3)
+    faults = (Fault(kind="crash", target="w0", point=point), *([stop] if point == "withdrawn" else []))
+    topology = Topology(mode="proxy", workers=2, discovery=discovery)
+    made = tuple(Call(ordinal=number, at=2.0, body=returns(7)) for number in range(4))
+    history = played(Plan(topology=topology, knobs=QUICK, faults=faults, calls=made))
+    assert struck(history, "crash")
+    assert nodes(history, "node.crashed") == ["w0#0"]
+    events = [event.kind for event in history if "w0#0" in (event.node, event.get("worker"))]
+    assert ("truth.published" in events) is (point != "listening")
+    assert ("node.terminated" in events[: events.index("node.crashed")]) is (point == "withdrawn")
+    assert "node.exited" not in events
+    assert [outcome(history, call.label) for call in made] == ["value"] * 4
 
 
 def test_a_worker_that_freezes_when_the_last_pool_closes_does_not_hold_up_its_end() -> None:
