@@ -363,12 +363,11 @@ async def refused(metadata: WorkerMetadata, journal: Journal) -> BaseException:
     [
         ({"python": "2.7"}, rf"the worker runs Python 2\.7, this side {PYTHON}: use the same Python major\.minor"),
         ({"protocol": PROTOCOL_VERSION + 1}, "speaks protocol version .*: install the same wool"),
-        ({"secret": b"x" * 32}, "did not prove that it knows the secret"),
         ({"claims": "e" * 32}, "worker eeeeeeee answers where ffffffff was expected"),
         ({"window_tasks": 0}, "gives no window"),
         ({"metadata": b"nonsense"}, "describes itself wrongly"),
     ],
-    ids=["another Python", "another protocol", "another secret", "another uid", "no window", "nonsense"],
+    ids=["another Python", "another protocol", "another uid", "no window", "nonsense"],
 )
 async def test_a_worker_that_does_not_fit_is_refused_for_good(
     words: dict[str, Any], reason: str, journal: Journal
@@ -378,6 +377,15 @@ async def test_a_worker_that_does_not_fit_is_refused_for_good(
     assert type(error) is wool.RpcError
     with pytest.raises(wool.RpcError, match=reason):
         raise error
+
+
+async def test_a_worker_that_does_not_know_the_secret_gets_no_task_and_may_be_mended(
+    journal: Journal,
+) -> None:
+    async with impostor(secret=b"x" * 32) as metadata:
+        error = await refused(metadata, journal)
+    assert type(error) is wool.TransientRpcError
+    assert "the worker did not prove that it knows the secret" in str(error)
 
 
 async def test_a_worker_that_breaks_the_protocol_before_start_costs_no_execution(journal: Journal) -> None:
