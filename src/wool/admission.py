@@ -20,9 +20,7 @@ from typing import Any
 from wool.discovery.base import WorkerFilter, WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
 from wool.harmless import harmless
-
-_MOST_TOLD = 64
-"""Workers that an error names; the reasons of more are no more use to anybody."""
+from wool.limits import MOST_TOLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +111,7 @@ class Outside:
         """Note that a worker is not wanted, and why."""
         self.forget(worker)
         self._unwanted[worker] = why
-        while len(self._unwanted) > _MOST_TOLD:
+        while len(self._unwanted) > MOST_TOLD:
             del self._unwanted[next(iter(self._unwanted))]
 
     def wait(self, metadata: WorkerMetadata, wanted: WorkerFilter | None = None, why: RpcError | None = None) -> None:
@@ -134,6 +132,6 @@ class Outside:
     def reasons(self) -> Iterator[tuple[str, RpcError]]:
         """Yield why workers are not used, of some of them if they are many."""
         yield from self._unwanted.items()
-        for key, candidate in list(self._waiting.items())[:_MOST_TOLD]:
+        for key, candidate in list(self._waiting.items())[:MOST_TOLD]:
             why = f"; it had one before: {candidate.why}" if candidate.why is not None else ""
             yield key, TransientRpcError(f"it waits for one of the {self._terms.lease} places of the lease{why}")

@@ -36,6 +36,7 @@ from types import (
 )
 from typing import Any, NamedTuple, cast
 
+from wool.limits import KNOWN_DEFINITIONS
 from wool.references import (
     MAIN_MODULES,
     ROUTINE_ATTRIBUTE,
@@ -60,9 +61,6 @@ PROVEN_BLOB_BYTES = 1024 * 1024
 
 PROVEN_FUNCTIONS = 64
 """Functions in one proof: beyond, checking it costs as much as pickling again."""
-
-KNOWN_DEFINITIONS = 4096
-"""Functions whose definition is remembered; beyond, all are forgotten, which costs a pickle each."""
 
 LOADED_REFERENCES = 1024
 """By-reference definitions that a worker keeps resolved: as many as a session keeps definitions."""

@@ -25,13 +25,12 @@ from types import BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorTyp
 from typing import Any, NamedTuple, cast
 
 from wool.errors import RemoteError, WoolError
-from wool.limits import DEFAULT_LIMITS, Limits
+from wool.limits import DEFAULT_LIMITS, MOST_LABEL_CHARACTERS, Limits
 from wool.remote_traceback import (
     ARGS,
     ATTRIBUTES,
     CAUSE,
     CONTEXT,
-    LABEL_CHARACTERS,
     MEMBERS,
     SUPPRESS_CONTEXT,
     TRACEBACK,
@@ -251,7 +250,7 @@ class _Capture:
         try:
             stream = dumps_inline(value)
         except BaseException as error:  # Its own __reduce__ may raise anything: only this value is lost.
-            why = f"{type_name(type(error))}: {message_of(error, LABEL_CHARACTERS)}"
+            why = f"{type_name(type(error))}: {message_of(error, MOST_LABEL_CHARACTERS)}"
             return _TEXT, f"<not picklable: {bounded_repr(value)} ({why})>"
         if not self.take(len(stream)):
             return _TEXT, f"<too large: {bounded_repr(value)}>"
@@ -302,7 +301,7 @@ def rebuild(payload: Payload, thrown: BaseException | None = None) -> BaseExcept
         return _Rebuild([_Node(*node) for node in nodes], values, mark, thrown).run()
     except Exception as error:  # Not what `capture` makes: the peer is to blame, and the body has run all the same.
         return _stand_in(
-            f"an exception that could not be read: {type_name(type(error))}: {message_of(error, LABEL_CHARACTERS)}"
+            f"an exception that could not be read: {type_name(type(error))}: {message_of(error, MOST_LABEL_CHARACTERS)}"
         )
 
 
@@ -486,7 +485,7 @@ def _load(stream: bytes, name: str) -> object:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        return _NotLoaded(f"<not loaded: {name}: {type_name(type(error))}: {message_of(error, LABEL_CHARACTERS)}>")
+        return _NotLoaded(f"<not loaded: {name}: {type_name(type(error))}: {message_of(error, MOST_LABEL_CHARACTERS)}>")
 
 
 # --- What the caller sees ------------------------------------------------------------------------------

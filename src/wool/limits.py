@@ -30,6 +30,53 @@ MOST_UID_CHARACTERS = 64
 MOST_ADDRESSES = 16
 """Addresses of one worker that multicast DNS announces: a host has a few for each interface."""
 
+MOST_TRACE_STATE_BYTES = 512
+"""Of a ``tracestate``: as much as the recommendation asks everybody to pass on; a longer one is left out."""
+MOST_TRACE_MEMBERS = 32
+"""Of a ``tracestate``: what the recommendation allows."""
+MOST_REASON_CHARACTERS = 200
+"""Of an admission hook's reason, as it is told to the caller."""
+MOST_LABEL_CHARACTERS = 1024
+"""Where a file, a function or a type is named, by a peer or by a strange user, the name is cut here."""
+
+# What this process keeps, beyond any session.
+MOST_BUFFERS = 1024
+"""Buffers of one value that travel beside it; further ones go in band, since a peer takes so many parts and no more."""
+KNOWN_DEFINITIONS = 4096
+"""Functions whose definition is remembered; beyond, all are forgotten, which costs a pickle each."""
+MOST_GONE = 64
+"""Workers that are gone, remembered to say why nobody is left."""
+MOST_TOLD = 64
+"""Workers that an error names; the reasons of more are no more use to anybody."""
+MOST_NAMED = 1024
+"""So much longer than there are workers an order may be: one that repeats itself for ever is the balancer's fault."""
+
+# What processes of one user share on one machine.
+LOCK_RETRY_SECONDS = 0.002
+"""Pause before a lock that somebody holds is tried again: about as long as it is ever held."""
+LOCK_ATTEMPTS = 1000
+"""After so many pauses (2 s) its holder must be stopped or stuck, and we say so."""
+REMOVE_ATTEMPTS = 3
+"""A directory into which a dying process still writes is removed again so often."""
+LOOK_ATTEMPTS = 3
+"""A copy of a shared table takes a fraction of a change; who is overtaken so often waits for the next poll."""
+MOST_NAMESPACE_CHARACTERS = 64
+"""The longest name of a namespace: it is part of a path."""
+MOST_SLOTS = 1 << 20
+MOST_SLOT_BYTES = 1 << 24
+"""Of a shared table: beyond these a header is taken for damaged, not for large."""
+MOST_LIFE_BYTES = 8 * KIB
+"""The longest record of a worker's life: a path and three numbers."""
+
+# The command.
+MOST_WORKERS = 1024
+"""Workers of one `wool worker`."""
+MOST_LAST_LINES = 50
+MOST_LAST_LINE_BYTES = 2 * KIB
+"""Of what a worker of it printed last, kept to explain its end."""
+MOST_DAYS = 36500
+"""For which `wool certs` makes a certificate: a century."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

@@ -25,17 +25,11 @@ from wool.connection import Connection, is_refusal
 from wool.discovery.base import DiscoveryEvent, WorkerFilter, WorkerMetadata
 from wool.errors import RpcError, TransientRpcError
 from wool.events import PROCESS, Events
-from wool.limits import Limits
+from wool.limits import MOST_GONE, MOST_NAMED, Limits
 from wool.link import Link, LinkOwner, LinkState
 from wool.observer import Observer
 
 _LOT_BYTES = 8
-_MOST_GONE = 64
-"""Workers that are gone, remembered to say why nobody is left."""
-
-
-_MOST_NAMED = 1024
-"""So much longer than there are workers an order may be: one that repeats itself for ever is the balancer's fault."""
 
 
 class LinksOwner(LinkOwner, Protocol):
@@ -136,7 +130,7 @@ class Links:
         unproven: Link | None = None
         wary = self._loop.time() < self._wary_until
         for place, status in enumerate(ordered):
-            if place >= _MOST_NAMED + len(self.links):
+            if place >= MOST_NAMED + len(self.links):
                 raise RuntimeError(f"it has named workers {place} times and goes on; there are {len(self.links)}")
             link = self.links.get(status.metadata.key)
             if link is None or not link.usable or (tried is not None and link.uid in tried):
@@ -360,7 +354,7 @@ class Links:
 
     def _remember(self, uid: str, reason: RpcError) -> None:
         self.gone[uid] = reason
-        while len(self.gone) > _MOST_GONE:
+        while len(self.gone) > MOST_GONE:
             del self.gone[next(iter(self.gone))]
 
     # ---- a lease ----

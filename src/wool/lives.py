@@ -22,9 +22,6 @@ from typing import NamedTuple, Self
 
 from wool.runtime_directory import LockFile, RuntimeDirectoryError, runtime_directory, user_key
 
-LIFE_BYTES = 8192
-"""The longest record of a life: a path and three numbers."""
-
 _FLOCK = struct.Struct("hhqqi0q")
 """The kernel's: type, whence, start, length, process."""
 

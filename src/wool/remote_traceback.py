@@ -22,6 +22,8 @@ from itertools import islice
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, TypeAlias, cast
 
+from wool.limits import MOST_LABEL_CHARACTERS
+
 FRAME_BYTES = 24
 """What a recorded frame is reckoned to take beyond its texts."""
 
@@ -30,9 +32,6 @@ FRAMES_SHOWN = 50
 
 LINKS_SHOWN = 8
 """Exceptions of a chain of causes and contexts, and of a group, in the text of one exception."""
-
-LABEL_CHARACTERS = 1024
-"""Where a file, a function or a type is named, by a peer or by a strange user, the name is cut here."""
 
 # Of an exception, past any property, ``__getattribute__`` or ``__setattr__`` of the user's class.
 ARGS: Any = BaseException.__dict__["args"]
@@ -90,7 +89,7 @@ def _origin_of(frame: FrameType) -> Origin | None:
 
 def border(here: Origin) -> FrameRecord:
     """Return the frame that stands for the border of the worker ``here``."""
-    worker, host, task = cut(here.worker, LABEL_CHARACTERS), cut(here.host, LABEL_CHARACTERS), cut(here.task)
+    worker, host, task = cut(here.worker, MOST_LABEL_CHARACTERS), cut(here.host, MOST_LABEL_CHARACTERS), cut(here.task)
     filename = f"<worker {worker} on {host}, pid {here.pid}>"
     return FrameRecord(filename, f"task {task}", 1, "", (worker, host, here.pid, task))
 
@@ -130,10 +129,10 @@ def _record(link: TracebackType, texts: dict[str, str]) -> FrameRecord:
     module = link.tb_frame.f_globals.get("__name__")
     marker = _origin_of(link.tb_frame)
     return FrameRecord(
-        cut(code.co_filename, LABEL_CHARACTERS),
-        cut(code.co_name, LABEL_CHARACTERS),
+        cut(code.co_filename, MOST_LABEL_CHARACTERS),
+        cut(code.co_name, MOST_LABEL_CHARACTERS),
         link.tb_lineno or 1,
-        cut(module, LABEL_CHARACTERS) if type(module) is str else "",
+        cut(module, MOST_LABEL_CHARACTERS) if type(module) is str else "",
         (marker.worker, marker.host, marker.pid, marker.task) if marker else None,
     )
 
@@ -187,7 +186,7 @@ def format_records(records: Iterable[FrameRecord]) -> str:
 # --- Texts ---------------------------------------------------------------------------------------------
 
 
-def cut(text: str, limit: int = LABEL_CHARACTERS) -> str:
+def cut(text: str, limit: int = MOST_LABEL_CHARACTERS) -> str:
     """Return ``text`` in at most ``limit`` characters, and a few that say how many there were."""
     if type(text) is not str:
         text = str.__str__(text)  # A subclass may lie about its length.
@@ -202,7 +201,7 @@ class _BoundedRepr(reprlib.Repr):
         self.maxlevel = 4
         self.maxtuple = self.maxlist = self.maxarray = self.maxdict = 32
         self.maxset = self.maxfrozenset = self.maxdeque = 32
-        self.maxstring = self.maxother = LABEL_CHARACTERS
+        self.maxstring = self.maxother = MOST_LABEL_CHARACTERS
         self.maxlong = 400
 
 

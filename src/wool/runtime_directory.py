@@ -38,6 +38,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from wool.limits import LOCK_ATTEMPTS, LOCK_RETRY_SECONDS, REMOVE_ATTEMPTS
+
 _log = logging.getLogger(__name__)
 
 KEY_BYTES = 32
@@ -46,12 +48,6 @@ SOCKET_PATH_BYTES = 103
 """The longest path of a Unix socket: ``sun_path`` has 104 bytes on macOS (108 on Linux), one is for the NUL."""
 SOCKET_NAME_BYTES = 24
 """Of these, kept free below a private directory for the name of the socket itself."""
-LOCK_RETRY_SECONDS = 0.002
-"""Pause before a lock that somebody holds is tried again: about as long as it is ever held."""
-LOCK_ATTEMPTS = 1000
-"""After so many pauses (2 s) its holder must be stopped or stuck, and we say so."""
-REMOVE_ATTEMPTS = 3
-"""A directory into which a dying process still writes is removed again so often."""
 
 
 class RuntimeDirectoryError(OSError):

@@ -38,6 +38,7 @@ from pickle import PickleBuffer
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+from wool.limits import MOST_BUFFERS
 from wool.reducers import (
     DISPATCH_TABLE,
     NAMED,
@@ -89,9 +90,6 @@ __all__ = [
 
 PROTOCOL = 5
 """Of pickle: the first with out-of-band buffers. Both sides run the same Python, so no newer is needed."""
-
-MOST_BUFFERS = 1024
-"""Buffers of one value that travel beside it; further ones go in band, since a peer takes so many parts and no more."""
 
 LARGE_BYTES = 64 * 1024
 """From this size a buffer gets its own part: below, one more part costs more than one more copy."""

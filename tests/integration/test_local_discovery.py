@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -35,7 +36,7 @@ from wool.discovery.base import (
     WorkerMetadata,
 )
 from wool.discovery.local import LocalDiscovery, LocalSubscriber
-from wool.limits import Limits
+from wool.limits import LOOK_ATTEMPTS, MOST_NAMESPACE_CHARACTERS, Limits
 from wool.runtime_directory import RuntimeDirectoryError, private_directory
 
 SOON_SECONDS = 1.0
@@ -307,8 +308,8 @@ def test_a_name_that_is_empty_or_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         LocalDiscovery("")
     with pytest.raises(ValueError, match="has 65 characters, the limit is 64"):
-        LocalDiscovery("x" * 65)
-    LocalDiscovery("x" * 64)
+        LocalDiscovery("x" * (MOST_NAMESPACE_CHARACTERS + 1))
+    LocalDiscovery("x" * MOST_NAMESPACE_CHARACTERS)
 
 
 async def test_a_worker_added_twice_or_unknown_is_refused() -> None:
@@ -802,6 +803,9 @@ async def test_an_idle_subscriber_costs_next_to_nothing() -> None:
 
 def test_the_gate_is_waited_for_by_who_joins_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LOCK_ATTEMPTS", 5)
+    monkeypatch.setattr(files, "LOCK_RETRY_SECONDS", 0.003)
+    slept: list[float] = []
+    monkeypatch.setattr("wool.discovery.namespace.time.sleep", slept.append)
     with LocalDiscovery("ns") as discovery:
         directory = discovery._place.directory
         gate = files._try_gate(directory, os.O_RDWR)
@@ -809,6 +813,18 @@ def test_the_gate_is_waited_for_by_who_joins_but_not_for_ever(monkeypatch: pytes
         with pytest.raises(TimeoutError, match="gate"):
             LocalDiscovery("ns").__enter__()
         gate.close()
+    assert slept == [0.003] * 5
+
+
+def test_who_is_overtaken_again_and_again_by_writers_looks_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalDiscovery("ns") as discovery:
+        membership = discovery._membership
+        assert isinstance(membership, files.Membership)
+        assert membership.look() is not None
+        generations = itertools.count()
+        monkeypatch.setattr(membership, "generation", lambda: next(generations))
+        assert membership.look() is None
+        assert next(generations) == 2 * LOOK_ATTEMPTS
 
 
 def test_who_cannot_get_the_gate_leaves_without_cleaning_and_says_so(

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from support import bodies
 from support.one_loop import QUICK, SECRET, Cluster, Worker, cluster, metadata_of, until
 from support.peers import RawWorker
-from wool.admission import Terms
+from wool.admission import Outside, Terms
 from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerMetadata
 from wool.errors import DispatchTimeout, NoWorkersAvailable, RpcError, TransientRpcError, WorkerLost
+from wool.limits import MOST_TOLD
 from wool.link import LinkState
 from wool.protocol.frames import Draining, Offer, Reject, RejectCode
 
@@ -53,6 +54,19 @@ def test_what_a_record_says_of_tags_does_not_speak_to_the_terminal() -> None:
     assert refusal.isprintable()
     assert "\\x1b[2J\\nERROR wool: forged" in refusal
     assert len(refusal) < 1200
+
+
+def test_of_the_workers_that_are_not_used_an_error_names_some() -> None:
+    outside = Outside(TWO)
+    for number in range(2 * MOST_TOLD):
+        outside.refuse(f"unwanted {number}", RpcError("it has no GPU"))
+        outside.wait(metadata_of(f"waiting {number}", f"unix:/{number}"))
+    named = [key for key, _ in outside.reasons()]
+    assert [key for key in named if key.startswith("unwanted")] == [
+        f"unwanted {MOST_TOLD + n}" for n in range(MOST_TOLD)
+    ]
+    assert [key for key in named if key.startswith("waiting")] == [f"waiting {n}" for n in range(MOST_TOLD)]
+    assert len(outside) == 2 * MOST_TOLD, "they wait all the same"
 
 
 # ---- a lease -----------------------------------------------------------------------------------------

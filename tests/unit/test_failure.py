@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from support.two_processes import run_caller
 from wool.errors import NoWorkersAvailable, RemoteError, SerializationError, WorkerLost
 from wool.failure import Origin, TaskException, as_outcome, capture, origin, rebuild, travels_as_cause
-from wool.limits import KIB, Limits
+from wool.limits import KIB, MOST_LABEL_CHARACTERS, Limits
 from wool.serialization import Payload
 
 HERE = Origin("uid-1", "host-1", 11, "task-1")
@@ -537,6 +537,15 @@ def test_a_long_traceback_loses_its_oldest_frames_but_not_its_origin() -> None:
         assert frames[-1].name == "raised"
         if limit < 5000:
             assert any("older frames left out" in frame.filename for frame in frames[1:3])
+
+
+def test_a_name_that_no_person_reads_to_its_end_is_cut() -> None:
+    name = "f" * (MOST_LABEL_CHARACTERS + 1)
+    namespace: dict[str, Callable[[], None]] = {}
+    exec(f"def {name}(): raise ValueError('deep')", namespace)
+    back = rebuild(capture(provoked(namespace[name]), here=HERE, limits=Limits()))
+    told = traceback.extract_tb(back.__traceback__)[-1].name
+    assert told == f"{name[:-1]}... ({MOST_LABEL_CHARACTERS + 1} characters)"
 
 
 def test_frames_that_were_cut_off_do_not_take_the_innermost_origin_along() -> None:

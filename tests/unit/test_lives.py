@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from wool.discovery import namespace
+from wool.limits import MOST_LIFE_BYTES
 from wool.lives import Life, begin_life, find_life
-from wool.runtime_directory import user_key
+from wool.runtime_directory import LockFile, user_key
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel has no such locks")
 
@@ -74,6 +76,23 @@ def test_what_cannot_be_looked_at_is_not_known_to_have_ended(own_directory: Path
     assert not life.has_ended()
     (own_directory / "away").rename(key)
     assert life.has_ended()
+
+
+def test_of_a_lease_no_more_is_read_than_a_life_takes(tmp_path: Path) -> None:
+    lock = begin_life("a", user_key())
+    life = find_life("a")
+    assert lock is not None and life is not None
+    lock.close()
+    lease = tmp_path / "lease"
+    lease.touch()
+    publisher = LockFile(lease)
+    assert publisher.try_lock(exclusive=True)
+    said = life.to_bytes()
+    # A life that cannot be read is not known to have ended.
+    for spaces, is_live in ((0, False), (MOST_LIFE_BYTES - len(said), False), (MOST_LIFE_BYTES, True)):
+        lease.write_bytes(b" " * spaces + said)
+        assert namespace._is_live(lease) is is_live
+    publisher.close()
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"[]", b'["/", 1, 2]', b'["/", 1, 2, -1]', b"[1, 1, 2, 3]", b"7"])

@@ -40,7 +40,7 @@ from wool.errors import (
     UnexpectedResponse,
     WorkerLost,
 )
-from wool.limits import KIB, Limits
+from wool.limits import KIB, MOST_GONE, MOST_NAMED, Limits
 from wool.link import LinkState
 from wool.protocol.frames import (
     Accept,
@@ -285,6 +285,23 @@ class Broken:
         if self.how == "goes on for ever":
             return itertools.repeat(WorkerStatus(metadata_of("stranger", "unix:/stranger")))
         return None
+
+
+async def test_a_load_balancer_may_repeat_itself_but_not_for_ever() -> None:
+    class Repeating(Fixed):
+        times = 0
+
+        def order(self, task: Task, workers: list[WorkerStatus], /) -> Iterator[WorkerStatus]:
+            stranger = WorkerStatus(metadata_of("stranger", "unix:/stranger"))
+            return itertools.chain(itertools.repeat(stranger, self.times), workers)
+
+    balancer = Repeating("a")
+    async with cluster("a", balancer=balancer) as made:
+        balancer.times = MOST_NAMED
+        assert await made.call(bodies.echo, 1) == 1
+        balancer.times = MOST_NAMED + 1
+        with pytest.raises(NoWorkersAvailable, match=f"it has named workers {MOST_NAMED + 1} times and goes on"):
+            await made.call(bodies.echo, 1)
 
 
 @pytest.mark.parametrize("how", ["raises", "raises later", "no candidates", "nothing to iterate", "goes on for ever"])
@@ -930,7 +947,7 @@ async def test_who_departed_is_remembered_in_bounds() -> None:
     async with cluster() as made:
         for number in range(500):
             made.proxy.departed(f"worker-{number}", TransientRpcError("it ended"))
-        assert len(made.proxy._view.gone) <= 64
+        assert list(made.proxy._view.gone) == [f"worker-{number}" for number in range(500 - MOST_GONE, 500)]
 
 
 async def test_the_reason_why_a_worker_ended_is_in_the_error() -> None:

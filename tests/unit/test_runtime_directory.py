@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from wool import runtime_directory as module
+from wool.limits import REMOVE_ATTEMPTS
 from wool.runtime_directory import (
     KEY_BYTES,
     SOCKET_NAME_BYTES,
@@ -335,6 +337,22 @@ def test_a_draft_of_a_process_that_died_is_removed(runtime: Path) -> None:
     draft.write_bytes(b"half")
     assert len(user_key()) == KEY_BYTES
     assert not draft.exists()
+
+
+def test_a_directory_that_does_not_go_away_is_removed_again_so_often_and_then_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[Path] = []
+
+    def fail(path: Path) -> None:
+        tried.append(path)
+        raise OSError(errno.ENOTEMPTY, "somebody still writes there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wool.runtime_directory.shutil.rmtree", fail)
+        module._remove_tree(tmp_path)
+    assert tried == [tmp_path] * REMOVE_ATTEMPTS
+    assert f"could not remove {tmp_path}: " in caplog.text
 
 
 @pytest.mark.parametrize("size", [0, KEY_BYTES - 1, KEY_BYTES + 1])

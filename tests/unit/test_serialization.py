@@ -19,6 +19,7 @@ import types
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any
 
 import cloudpickle
@@ -30,6 +31,7 @@ import wool.definition as definition_module
 from support.two_processes import routine, run_caller
 from wool import serialization
 from wool.definition import define, load_definition, unpicklable_part
+from wool.limits import MOST_BUFFERS
 from wool.references import Reference, find_reference
 from wool.serialization import (
     LARGE_BYTES,
@@ -638,6 +640,14 @@ def test_what_is_remembered_of_a_function_does_not_keep_it_alive() -> None:
     del function, namespace
     gc.collect()
     assert gone() is None
+
+
+def test_of_more_buffers_than_travel_beside_a_value_the_others_go_in_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serialization, "LARGE_BYTES", 1)
+    value = [PickleBuffer(bytearray(b"%d" % number)) for number in range(MOST_BUFFERS + 10)]
+    payload = serialization.dumps(value)
+    assert len(payload.parts) == 1 + MOST_BUFFERS
+    assert serialization.loads(payload) == [b"%d" % number for number in range(MOST_BUFFERS + 10)]
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

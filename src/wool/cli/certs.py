@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from wool import pem
 from wool.cli.settings import SettingError
 from wool.harmless import harmless
+from wool.limits import MOST_DAYS
 
 if TYPE_CHECKING:
     from wool.authority import Authority, Issued
@@ -33,7 +34,6 @@ CALLER_NAMES = ("wool-caller",)
 
 DAYS = 397
 """As long as the authority issues them by itself, which is not imported for this."""
-MOST_DAYS = 36500
 
 SAID = "make a development authority and certificates, or look at some"
 

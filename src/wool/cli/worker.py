@@ -30,7 +30,7 @@ from wool.cli.supervisor import GaveUp, Intensity, Publish, Status, Supervisor, 
 from wool.cli.ways import WORKER_FORMS, Way, worker_way
 from wool.credentials import CredentialFiles, secret_of
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
-from wool.limits import DEFAULT_LIMITS, Limits
+from wool.limits import DEFAULT_LIMITS, MOST_LAST_LINE_BYTES, MOST_LAST_LINES, MOST_WORKERS, Limits
 from wool.runtime import Home, Runtime, current_runtime
 from wool.runtime_directory import SOCKET_PATH_BYTES
 from wool.worker.child import WorkerStartError
@@ -53,12 +53,6 @@ from wool.worker.loops import LoopKind, check_loop
 from wool.worker.retirement import ENDLESS, Retirement
 
 _log = logging.getLogger("wool.cli")
-
-LAST_LINES = 50
-LAST_LINE_BYTES = 2048
-"""Of what a worker printed last, kept to explain its end."""
-
-MOST_WORKERS = 1024
 
 _ADDRESS_CHARACTERS = len("unix:") + SOCKET_PATH_BYTES
 """The longest address of a worker."""
@@ -333,7 +327,7 @@ class _Output:
         for line in lines:
             printed, *events = line.split(self._mark)
             if printed or not events:
-                self._last.setdefault(pid, deque(maxlen=LAST_LINES)).append(printed[:LAST_LINE_BYTES])
+                self._last.setdefault(pid, deque(maxlen=MOST_LAST_LINES)).append(printed[:MOST_LAST_LINE_BYTES])
                 said = {
                     "time": time_of(time.time()),
                     "level": "info",

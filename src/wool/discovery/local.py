@@ -26,8 +26,8 @@ from typing import Any, Self
 from wool.discovery.base import DISCOVERY_EVENT_TYPES, DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
 from wool.discovery.namespace import GATE_SECONDS, MembershipLike, Place, PlaceLike, check_name, gate_stuck
 from wool.discovery.view import View
-from wool.limits import DEFAULT_LIMITS, Limits
-from wool.runtime_directory import LOCK_RETRY_SECONDS, runtime_directory
+from wool.limits import DEFAULT_LIMITS, LOCK_RETRY_SECONDS, Limits
+from wool.runtime_directory import runtime_directory
 
 
 class LocalDiscovery:

@@ -42,11 +42,16 @@ from typing import Protocol
 
 from wool.discovery import table
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
-from wool.limits import Limits
-from wool.lives import LIFE_BYTES, Life, find_life
-from wool.runtime_directory import (
+from wool.limits import (
     LOCK_ATTEMPTS,
     LOCK_RETRY_SECONDS,
+    LOOK_ATTEMPTS,
+    MOST_LIFE_BYTES,
+    MOST_NAMESPACE_CHARACTERS,
+    Limits,
+)
+from wool.lives import Life, find_life
+from wool.runtime_directory import (
     LockFile,
     check_private,
     make_private,
@@ -55,12 +60,8 @@ from wool.runtime_directory import (
 
 _log = logging.getLogger(__name__)
 
-NAMESPACE_CHARACTERS = 64
-"""The longest name of a namespace: it is part of a path."""
 GATE_SECONDS = LOCK_ATTEMPTS * LOCK_RETRY_SECONDS
 """The gate is held for about a millisecond; after so long its holder must be stopped or stuck."""
-LOOK_ATTEMPTS = 3
-"""A copy takes a fraction of a change; who is overtaken so often waits for the next poll."""
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -158,10 +159,10 @@ def check_name(namespace: str) -> str:
         raise ValueError(f"the namespace of a LocalDiscovery is a string, got {namespace!r:.100}")
     if not namespace:
         raise ValueError("the namespace of a LocalDiscovery must not be empty; None makes up a fresh one")
-    if len(namespace) > NAMESPACE_CHARACTERS:
+    if len(namespace) > MOST_NAMESPACE_CHARACTERS:
         raise ValueError(
-            f"the namespace {namespace[:NAMESPACE_CHARACTERS]!r}… has {len(namespace)} characters, "
-            f"the limit is {NAMESPACE_CHARACTERS}"
+            f"the namespace {namespace[:MOST_NAMESPACE_CHARACTERS]!r}… has {len(namespace)} characters, "
+            f"the limit is {MOST_NAMESPACE_CHARACTERS}"
         )
     if not _NAMESPACE.fullmatch(namespace):
         raise ValueError(
@@ -472,7 +473,7 @@ def _is_live(path: Path) -> bool:
     try:
         if lease.try_lock(exclusive=False):
             return False
-        life = Life.from_bytes(os.read(lease.fileno(), LIFE_BYTES))
+        life = Life.from_bytes(os.read(lease.fileno(), MOST_LIFE_BYTES))
         return life is None or not life.has_ended()
     finally:
         lease.close()

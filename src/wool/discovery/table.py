@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from wool.discovery.base import WorkerMetadata
+from wool.limits import MOST_SLOT_BYTES, MOST_SLOTS
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -66,9 +67,6 @@ _NO_KEY = bytes(KEY_BYTES)
 
 GENERATION_OFFSET = 32
 HEADER_BYTES = 64
-MOST_SLOTS = 1 << 20
-MOST_SLOT_BYTES = 1 << 24
-"""Beyond these a header is taken for damaged, not for large."""
 
 
 class TableInvalid(ValueError):

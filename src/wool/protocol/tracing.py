@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import re
 
+from wool.limits import MOST_TRACE_MEMBERS, MOST_TRACE_STATE_BYTES
 from wool.protocol.frames import Trace
-
-MOST_STATE_BYTES = 512
-"""Of a ``tracestate``: as much as the recommendation asks everybody to pass on; a longer one is left out."""
-MOST_MEMBERS = 32
-"""Of a ``tracestate``: what the recommendation allows."""
 
 _PARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _KEY = rb"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
@@ -33,9 +29,9 @@ def checked(parent: bytes, state: bytes) -> Trace | None:
 
 
 def _is_state(state: bytes) -> bool:
-    if len(state) > MOST_STATE_BYTES:
+    if len(state) > MOST_TRACE_STATE_BYTES:
         return False
     found = [_MEMBER.fullmatch(member.strip(b" \t")) for member in state.split(b",")]
     keys = {match[1] for match in found if match is not None}
     # As many keys as members: each is well-formed, and none comes twice.
-    return len(keys) == len(found) <= MOST_MEMBERS
+    return len(keys) == len(found) <= MOST_TRACE_MEMBERS

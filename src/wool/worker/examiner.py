@@ -19,15 +19,13 @@ from typing import Any, TypeAlias, cast
 
 from wool.bridge import MailboxLike
 from wool.harmless import harmless
+from wool.limits import MOST_REASON_CHARACTERS
 from wool.remote_traceback import message_of
 from wool.serialization import dumps_inline, loads_inline
 from wool.worker.admission import Admission, TaskOffer
 from wool.worker.channel import Unfit
 from wool.worker.forks import leave_if_forked
 from wool.worker.job import Lobby, Served
-
-REASON_CHARACTERS = 200
-"""Of a hook's reason, as it is told to the caller."""
 
 AdmissionHook: TypeAlias = Callable[[TaskOffer], "bool | str | Awaitable[bool | str]"]
 """Says whether a worker takes a task: True; or False, or why not. A plain function, or an async one."""
@@ -180,12 +178,12 @@ class Examiner:
         if verdict is True:
             self._io.post(self._tell, served, None, "")
         elif verdict is False or isinstance(verdict, str):
-            reason = harmless(str.__str__(verdict), REASON_CHARACTERS) if isinstance(verdict, str) else ""
+            reason = harmless(str.__str__(verdict), MOST_REASON_CHARACTERS) if isinstance(verdict, str) else ""
             self._io.post(self._tell, served, reason or "the admission hook said no", "")
         else:
             self._failed(served, TypeError(f"it returned {type(verdict).__name__}, not True, False or a reason"))
 
     def _failed(self, served: Served, error: BaseException) -> None:
         assert self._tell is not None
-        fault = harmless(f"{type(error).__name__}: {message_of(error, REASON_CHARACTERS)}", REASON_CHARACTERS)
+        fault = harmless(f"{type(error).__name__}: {message_of(error, MOST_REASON_CHARACTERS)}", MOST_REASON_CHARACTERS)
         self._io.post(self._tell, served, f"the admission hook failed: {type(error).__name__}", fault)

@@ -26,6 +26,7 @@ from wool.cli.settings import (
 )
 from wool.cli.ways import Way, caller_way, worker_way
 from wool.cli.worker import Plan
+from wool.limits import MOST_WORKERS
 from wool.worker.retirement import Retirement
 
 OPTIONS = (
@@ -300,6 +301,10 @@ def test_beyond_loopback_without_credentials_only_if_that_is_allowed() -> None:
         ),
         ({"discovery": "local:x", "memory_limit": "0"}, "--memory-limit: must be a number of bytes, 1 or more, or of"),
         ({"discovery": "local:x", "size": "0"}, "--size: must be a number from 1 to 1024, got '0'"),
+        (
+            {"discovery": "local:x", "size": str(MOST_WORKERS + 1)},
+            "--size: must be a number from 1 to 1024, got '1025'",
+        ),
     ],
 )
 def test_what_makes_no_sense_together_is_named(flags: dict[str, object], words: str) -> None:

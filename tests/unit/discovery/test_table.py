@@ -13,6 +13,7 @@ from wool.discovery import table
 from wool.discovery.base import DiscoveryEvent, WorkerMetadata
 from wool.discovery.table import Change, Layout, Snapshot, TableFull, TableInvalid, Write
 from wool.discovery.view import View
+from wool.limits import MOST_SLOT_BYTES, MOST_SLOTS
 
 RECORD_BYTES = 160
 NAMESPACE = "tests"
@@ -412,7 +413,7 @@ def test_a_table_that_was_not_finished_is_refused_at_every_byte() -> None:
     assert Layout.parse(torn(bytearray(), finished)) == layout
 
 
-@pytest.mark.parametrize(("slots", "record_bytes"), [(0, 100), (1 << 21, 100), (1, -100), (1, 1 << 24)])
+@pytest.mark.parametrize(("slots", "record_bytes"), [(0, 100), (MOST_SLOTS + 1, 100), (1, -100), (1, MOST_SLOT_BYTES)])
 def test_dimensions_are_bounded(slots: int, record_bytes: int) -> None:
     with pytest.raises(TableInvalid):
         Layout.of(slots=slots, record_bytes=record_bytes)

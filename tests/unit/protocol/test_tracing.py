@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wool.limits import MOST_TRACE_MEMBERS, MOST_TRACE_STATE_BYTES
 from wool.protocol import wire_pb2
 from wool.protocol.codec import decode, encode
 from wool.protocol.frames import EMPTY, Offer, Trace
-from wool.protocol.tracing import MOST_MEMBERS, MOST_STATE_BYTES, checked
+from wool.protocol.tracing import checked
 
 PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OFFER = Offer(1, b"t" * 16, b"d" * 16, False, EMPTY)
@@ -55,8 +56,8 @@ STATES = {
     "empty-member": b"a=1,,b=2",
     "ends-in-space": b"a= ",
     "equals-in-value": b"a=b=c",
-    "too-many": b",".join(b"k%d=v" % number for number in range(MOST_MEMBERS + 1)),
-    "too-long": b"a=" + b"v" * 200 + b",b=" + b"v" * 200 + b",c=" + b"v" * (MOST_STATE_BYTES - 400),
+    "too-many": b",".join(b"k%d=v" % number for number in range(MOST_TRACE_MEMBERS + 1)),
+    "too-long": b"a=" + b"v" * 200 + b",b=" + b"v" * 200 + b",c=" + b"v" * (MOST_TRACE_STATE_BYTES - 400),
 }
 
 
@@ -71,7 +72,7 @@ def test_a_malformed_tracestate_is_left_out_and_the_parent_is_kept(state: bytes)
         b"vendor=1",
         b"congo=t61rcWkgMzE,rojo=00f067aa0ba902b7",
         b"tenant1@vendor=a b, x/y-z_*=!",
-        b",".join(b"k%d=v" % number for number in range(MOST_MEMBERS)),
+        b",".join(b"k%d=v" % number for number in range(MOST_TRACE_MEMBERS)),
         b"a=" + b"v" * 256,
     ],
 )
