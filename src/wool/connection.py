@@ -349,6 +349,10 @@ class Connection:
             raise ProtocolError(f"an answer of {frame.body.total} bytes, over the limit that was agreed on")
         return frame.number in self._calls or frame.kind is ResultKind.YIELD
 
+    def on_stray(self, number: int) -> None:
+        """Let a chunk pass that comes too late for anybody."""
+        self._check_number(number)
+
     def on_frame(self, frame: Frame, payload: Payload | None) -> None:
         """Take one frame."""
         owner = self._owner

@@ -49,6 +49,10 @@ class SessionOwner(Protocol):
         """A payload is announced and will come in chunks. False: nobody wants it, drop it."""
         ...
 
+    def on_stray(self, number: int) -> None:
+        """A chunk has come that nobody waits for, perhaps any more. Raises `ProtocolError` if nobody ever did."""
+        ...
+
     def on_frame(self, frame: Frame, payload: Payload | None) -> None:
         """A frame has arrived, with its payload complete. May raise `ProtocolError` or `IllegalEvent`."""
         ...
@@ -212,6 +216,8 @@ class Session:
 
     def _dispatch(self, frame: Chunk | Credit | Goodbye) -> None:
         if isinstance(frame, Chunk):
+            if frame.number not in self._heads:
+                self._owner.on_stray(frame.number)
             payload = self.inbox.chunk(frame)
             if payload is not None:
                 head = self._heads.pop(frame.number)

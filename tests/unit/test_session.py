@@ -41,6 +41,7 @@ class Owner:
     def __init__(self) -> None:
         self.heard: list[tuple[Frame, Payload | None]] = []
         self.messages = 0
+        self.strays: list[int] = []
         self.wanted = True
         self.fault: Exception | None = None
 
@@ -49,6 +50,11 @@ class Owner:
 
     def on_head(self, frame: Offer | Step | Result) -> bool:
         return self.wanted
+
+    def on_stray(self, number: int) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.strays.append(number)
 
     def on_frame(self, frame: Frame, payload: Payload | None) -> None:
         if self.fault is not None:

@@ -121,6 +121,10 @@ class CallerSession:
             return served.machine.state is State.RESUMING
         raise ProtocolError("a caller does not say Result")
 
+    def on_stray(self, number: int) -> None:
+        """A chunk comes too late for anybody."""
+        self._find(number)
+
     def on_frame(self, frame: Frame, payload: Payload | None) -> None:
         """A frame has arrived, its payload complete."""
         if isinstance(frame, frames.Offer):
@@ -163,6 +167,8 @@ class CallerSession:
         code, reason = self._service.refuse(offer, self._limits)
         if code is None and not offer.defines and offer.definition not in self._definitions:
             code, reason = RejectCode.UNKNOWN_DEFINITION, "the definition is not known here (any more)"
+        if code is RejectCode.TOO_LARGE:  # which a caller that keeps to the limit that it was told does not offer
+            self._service.refusals.say("%s: refused an offer of %s", self.session.name, reason)
         if code is not None:
             served.machine.handle(Event.REFUSE)
             self._service.ledger.rejected += 1

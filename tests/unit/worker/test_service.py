@@ -236,13 +236,29 @@ async def test_a_draining_worker_rejects_at_the_head_and_drops_the_rest() -> Non
         await caller.expect(Result)
 
 
-async def test_an_offer_over_the_limit_is_rejected_at_its_head() -> None:
+async def test_chunks_of_what_was_never_offered_break_the_protocol_and_late_ones_do_not() -> None:
+    async with served() as (made, caller):
+        await until(lambda: made.workers["a"].sessions)
+        await begin(caller, bodies.echo, 1)
+        await caller.expect(Result)
+        await caller.say(Chunk(1, bytes(10)))
+        await begin(caller, bodies.echo, 2)
+        await caller.expect(Result)
+        with contextlib.suppress(StreamLost):
+            await caller.say(Chunk(3, bytes(10)))
+        await caller.expect_end()
+
+
+async def test_an_offer_over_the_limit_is_rejected_at_its_head_and_told_of_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with served(limits(payload_bytes=1000, definition_bytes=1000)) as (_, caller):
         offer = caller.offer(bodies.echo, 1, limits=QUICK)
         await caller.say(offer._replace(body=Body((10, 2**40), b"", True)))
         reject = await caller.expect(Reject)
         assert (reject.number, reject.code) == (1, RejectCode.TOO_LARGE)
         assert "1000" in reject.reason
+    assert any("refused an offer of 1099511627786 bytes, the limit is 1000" in message for message in caplog.messages)
 
 
 async def test_a_caller_that_comes_while_the_worker_drains_is_told_first() -> None:
