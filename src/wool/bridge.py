@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, TypeVarTuple
 
+from wool.limits import WIND_UP_SECONDS
+
 _log = logging.getLogger("wool.bridge")
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -193,16 +195,11 @@ CROWD_SHARE = 4
 HOLD_SECONDS = 0.02
 """What is posted waits at most so long for others: the other side looks by itself so long after a wake-up."""
 
-
 STARVED = 32
 """After so many posts that the woken side has not looked for, it is the interpreter that it waits for."""
 
 LET_GO_SECONDS = 0.0001
 """Then it is let go of for so long: enough for a thread that waits for nothing else to take it."""
-
-
-WIND_UP_SECONDS = 1.0
-"""So long who lives on an I/O loop that has ended by itself has for last words, and then its tasks for their end."""
 
 
 class Batch:

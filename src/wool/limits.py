@@ -48,6 +48,10 @@ MOST_GONE = 64
 """Workers that are gone, remembered to say why nobody is left."""
 MOST_TOLD = 64
 """Workers that an error names; the reasons of more are no more use to anybody."""
+MOST_WRAPPERS = 32
+"""Taken off on the way to a raw function: more is a cycle, or nothing that anybody wrote."""
+WIND_UP_SECONDS = 1.0
+"""So long who lives on an I/O loop that has ended by itself has for last words, and then its tasks for their end."""
 MOST_NAMED = 1024
 """So much longer than there are workers an order may be: one that repeats itself for ever is the balancer's fault."""
 
@@ -208,6 +212,10 @@ class Limits:
     metrics_request_bytes: int = 16 * KIB
     """What a request may have of lines and headers."""
 
+    # `wool ps`, `wool top`, `wool health`.
+    asked: int = 64
+    """Workers that are asked at the same time."""
+
     # Processes.
     worker_start_seconds: float = 60.0
     """From spawn to ready; imports on a cold disk take long."""
@@ -255,6 +263,8 @@ class Limits:
     `wool worker`: a worker that could not be withdrawn is stopped all the same."""
     addresses: int = 1024
     """Addresses that are taken from one answer of a name server."""
+    lookups: int = 32
+    """Hosts of one SRV answer that are asked for at once."""
     lookup_seconds: float = 5.0
     """One attempt to look a name up."""
     lookup_least_seconds: float = 1.0

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from wool.limits import MOST_WRAPPERS
 from wool.whereabouts import only_here
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ ROUTINE_ATTRIBUTE = "__wool_routine__"
 
 MAIN_MODULES = frozenset({"__main__", "__mp_main__"})
 """Modules that are another module in another process (the second: multiprocessing's copy of the first)."""
-
-UNWRAP_STEPS = 32
-"""Wrappers taken off on the way to a raw function: more is a cycle, or nothing that anybody wrote."""
 
 
 class Reference(NamedTuple):
@@ -123,7 +121,7 @@ def find_reference(function: FunctionType) -> Reference | None:
     if type(module_name) is not str or module_name in MAIN_MODULES or "<locals>" in qualname:
         return None
     found = look_up(sys.modules.get(module_name), qualname)
-    for steps in range(UNWRAP_STEPS):
+    for steps in range(MOST_WRAPPERS):
         if found is function:
             return None if travels_by_value(module_name) else Reference(module_name, qualname, steps)
         if found is None:

@@ -404,6 +404,29 @@ async def test_work_on_a_loop_that_ends_by_itself_fails_and_the_next_gets_anothe
     assert another.is_closed()
 
 
+def test_a_task_that_does_not_end_with_its_loop_is_waited_for_a_while_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wool.bridge.WIND_UP_SECONDS", 0.05)
+    loop, cancels, enough = asyncio.new_event_loop(), list[float](), asyncio.Event()
+
+    async def stubborn() -> None:
+        while not enough.is_set():
+            try:
+                await enough.wait()
+            except asyncio.CancelledError:
+                cancels.append(loop.time())
+
+    task = loop.create_task(stubborn())
+    loop.run_until_complete(asyncio.sleep(0))
+    IoThread._wind_up(loop, "it broke")
+    assert loop.time() - cancels[0] >= 0.05
+    assert not task.done()
+    enough.set()
+    loop.run_until_complete(task)
+    loop.close()
+
+
 def test_what_is_posted_to_a_closed_loop_is_told_to_its_owner() -> None:
     class Owner:
         def __init__(self) -> None:

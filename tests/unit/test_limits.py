@@ -156,6 +156,11 @@ EXCEEDED = {
     "MOST_LABEL_CHARACTERS": "unit/test_failure.py::test_a_name_that_no_person_reads_to_its_end_is_cut",
     "MOST_BUFFERS": "unit/test_serialization.py::test_of_more_buffers_than_travel_beside_a_value_the_others_go_in_band",
     "KNOWN_DEFINITIONS": "unit/test_serialization.py::test_what_is_remembered_is_bounded",
+    "MOST_WRAPPERS": "unit/test_serialization.py::test_more_wrappers_than_anybody_writes_are_not_taken_off",
+    "WIND_UP_SECONDS": "unit/test_bridge.py"
+    "::test_a_task_that_does_not_end_with_its_loop_is_waited_for_a_while_and_no_longer",
+    "lookups": "unit/discovery/test_dns.py::test_no_more_hosts_of_an_answer_are_asked_for_at_once_than_the_limit",
+    "asked": "unit/cli/test_ps.py::test_no_more_workers_are_asked_at_once_than_the_limit",
     "MOST_GONE": "unit/test_proxy.py::test_who_departed_is_remembered_in_bounds",
     "MOST_TOLD": "unit/test_admission.py::test_of_the_workers_that_are_not_used_an_error_names_some",
     "MOST_NAMED": "unit/test_proxy.py::test_a_load_balancer_may_repeat_itself_but_not_for_ever",
@@ -259,6 +264,90 @@ def test_a_limit_that_is_named_elsewhere_in_the_file_is_not_one_that_a_test_exce
     words = strangers.words(EXCEEDED["handshake_seconds"].partition("::")[2])
     assert "handshake_seconds" in words
     assert "window_tasks" not in words
+
+
+NO_LIMITS = {
+    "a format, of wool or of others": {
+        "authority.MOST_NAME",
+        "credentials.SECRET_BYTES",
+        "definition.DIGEST_BYTES",
+        "discovery.lookups._NAME_CHARACTERS",
+        "discovery.mdns._POINTER_SECONDS",
+        "discovery.records._PIECE_BYTES",
+        "discovery.table.HEADER_BYTES",
+        "discovery.table.KEY_BYTES",
+        "discovery.table.LEASE_BYTES",
+        "links._LOT_BYTES",
+        "pool.SECRET_BYTES",
+        "protocol.codec._MOST_NUMBER",
+        "protocol.frames.DIGEST_BYTES",
+        "protocol.frames.TASK_BYTES",
+        "protocol.handshake.NONCE_BYTES",
+        "runtime_directory.KEY_BYTES",
+        "runtime_directory.SOCKET_NAME_BYTES",
+        "runtime_directory.SOCKET_PATH_BYTES",
+        "serialization._BYTES",
+        "transport.grpc_options.UNIX_PATH_BYTES",
+        "transport.grpc_pulse._NAME_BYTES",
+        "transport.onlookers._ADDRESS_BYTES",
+        "worker.channel._BYTES",
+        "worker.logs.MARK_BYTES",
+        "worker.logs._TOGETHER_BYTES",
+        "worker.service.SESSION_BYTES",
+    },
+    "reckoned with, and follows from others": {
+        "cli.worker._ADDRESS_CHARACTERS",
+        "discovery.namespace.GATE_SECONDS",
+        "failure.VALUE_BYTES",
+        "protocol.flow.CHARACTER_BYTES",
+        "protocol.flow.FRAME_OVERHEAD_BYTES",
+        "protocol.flow.SIZE_OVERHEAD_BYTES",
+        "remote_traceback.FRAME_BYTES",
+    },
+    "from where on another way is faster": {
+        "buffers.HUGE_FROM_BYTES",
+        "definition.PROVEN_BLOB_BYTES",
+        "protocol.codec.LONG_MESSAGE_BYTES",
+        "serialization.LARGE_BYTES",
+    },
+    "a pace: how much in one turn, and how often": {
+        "bridge.HOLD_SECONDS",
+        "bridge.LET_GO_SECONDS",
+        "bridge.QUIET_SECONDS",
+        "cli.metrics.PAUSE_SECONDS",
+        "cli.ps.WAIT_SECONDS",
+        "discovery.lan._TOLD_AGAIN_SECONDS",
+        "discovery.mdns._RECEIVE_BYTES",
+        "discovery.sightings._BROWSE_AT_SECONDS",
+        "events.IDLE_SECONDS",
+        "mapping._READ_AT_ONCE",
+        "proxy._LOOKING_SECONDS",
+        "transport.grpc_health.STOP_SECONDS",
+        "worker.channel._READ_BYTES",
+        "worker.lag.LOOK_SECONDS",
+        "worker.lag.WINDOW_SECONDS",
+        "worker.launch._READ_BYTES",
+    },
+    "what a table of the terminal shows": {"cli.ps.ADDRESS_CHARACTERS"},
+    "how deep a search goes that another way follows": {"definition._FROZEN_DEPTH"},
+}
+"""Numbers of other modules whose names sound like a limit's, and what they are."""
+
+
+def test_a_limit_stands_in_the_module_of_limits_and_nowhere_else() -> None:
+    sounds = re.compile(r"(^|_)(MOST|MAX|LIMIT)(_|$)|_(BYTES|SECONDS|CHARACTERS|ATTEMPTS|AT_ONCE|DEPTH|STEPS|LINES)$")
+    source = Path(limits.__file__).parent
+    found: set[str] = set()
+    for path in source.rglob("*.py"):
+        module = ".".join(path.relative_to(source).with_suffix("").parts)
+        if module in ("limits", "protocol.wire_pb2") or module.startswith("sim."):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else list[ast.expr]()
+            targets += [node.target] if isinstance(node, ast.AnnAssign) else []
+            names = {each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)}
+            found |= {f"{module}.{name}" for name in names if name.isupper() and sounds.search(name)}
+    assert found == set().union(*NO_LIMITS.values())
 
 
 def test_no_test_is_named_for_a_limit_that_is_none() -> None:

@@ -31,7 +31,7 @@ import wool.definition as definition_module
 from support.two_processes import routine, run_caller
 from wool import serialization
 from wool.definition import define, load_definition, unpicklable_part
-from wool.limits import MOST_BUFFERS
+from wool.limits import MOST_BUFFERS, MOST_WRAPPERS
 from wool.references import Reference, find_reference
 from wool.serialization import (
     LARGE_BYTES,
@@ -505,6 +505,21 @@ def test_wrappers_that_go_in_a_circle_end() -> None:
         assert find_reference(lost) is None
     finally:
         del sys.modules[__name__].circle  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("wrappers", "is_found"), [(MOST_WRAPPERS - 1, True), (MOST_WRAPPERS, False)])
+def test_more_wrappers_than_anybody_writes_are_not_taken_off(wrappers: int, is_found: bool) -> None:
+    def inner() -> None: ...
+
+    inner.__qualname__ = "beneath"
+    outer: Any = inner
+    for _ in range(wrappers):
+        outer = types.SimpleNamespace(__wrapped__=outer)
+    sys.modules[__name__].beneath = outer  # type: ignore[attr-defined]
+    try:
+        assert find_reference(inner) == (Reference(__name__, "beneath", wrappers) if is_found else None)
+    finally:
+        del sys.modules[__name__].beneath  # type: ignore[attr-defined]
 
 
 def test_a_reference_counts_the_wrappers_to_take_off() -> None:

@@ -50,9 +50,6 @@ OPTIONS: Sequence[Option] = (
     *CREDENTIALS,
 )  # fmt: skip
 
-AT_ONCE = 64
-"""Workers that are asked at the same time."""
-
 WAIT_SECONDS = {"local": 0.5, "static": 0.5, "lan": 3.0, "dns": 3.0}
 
 FAILED = 1
@@ -310,7 +307,7 @@ class Look:
         self._runtime = current_runtime()
         self._credentials = credentials
         self._limits: Limits = dataclasses.replace(self._runtime.limits, handshake_seconds=timeout_seconds)
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._turn = asyncio.Semaphore(self._limits.asked)
         self._known: dict[str, WorkerMetadata] = {}
 
     async def run(self, show: Show, interval_seconds: float | None) -> None:

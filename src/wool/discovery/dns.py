@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 DNS_PORT = 53
-_AT_ONCE = 32
-"""Hosts of one SRV answer that are asked for at once."""
 
 
 class DnsDiscovery:
@@ -156,7 +154,7 @@ class DnsResolver:
         self._limits = limits
         self._nameservers = nameservers
         self._resolver: dns.resolver.BaseResolver | None = None
-        self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._turn = asyncio.Semaphore(limits.lookups)
 
     async def resolve(self, name: str) -> Answer:
         """Return the addresses that the records lead to. Raises `LookupFailed`."""

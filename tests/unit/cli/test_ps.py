@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wool.cli.main import main
-from wool.cli.ps import HEADINGS, Row, strain, table
+from wool.cli.ps import HEADINGS, Look, Row, strain, table
+from wool.connection import Connection
 from wool.discovery.base import WorkerMetadata
+from wool.discovery.static import StaticDiscovery
+from wool.errors import TransientRpcError
+from wool.limits import Limits
+from wool.runtime import current_runtime, real_runtime, set_runtime
 from wool.statistics import Statistics
 
 METADATA = WorkerMetadata(uid="0123456789abcdef", address="unix:/a", pid=7, version="0.1", tags=frozenset({"b", "a"}))
@@ -138,3 +145,28 @@ def test_what_makes_no_sense_is_misuse(arguments: list[str], words: str, capsys:
         status = int(str(ended.code))
     assert status == 2
     assert words in capsys.readouterr().err
+
+
+async def test_no_more_workers_are_asked_at_once_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, most = 0, 0
+
+    async def open_connection(**_: object) -> Connection:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.001)
+        under_way -= 1
+        raise TransientRpcError("nobody is there")
+
+    monkeypatch.setattr(Connection, "open", open_connection)
+    before = current_runtime()
+    set_runtime(real_runtime(limits=Limits(asked=3)))
+    try:
+        look = Look(StaticDiscovery("127.0.0.1:1").subscriber, wait_seconds=0, timeout_seconds=1)
+        look._known = {str(n): dataclasses.replace(METADATA, uid=f"uid-{n}", address=f"unix:/{n}") for n in range(20)}
+        transport: Any = None
+        rows = await look._ask_all(transport)
+    finally:
+        set_runtime(before)
+    assert most == 3
+    assert len(rows) == 20
