@@ -192,6 +192,14 @@ class Links:
             self._replace()
         self._owner.view_changed()
 
+    def unreachable(self, link: Link, reason: RpcError) -> None:
+        """The session with a worker could not be opened: what waits for it has tried it, and it may make way."""
+        if self._observer is not None:
+            self._observer.unreachable(link.status.metadata, reason)
+        for call in link.waiting:
+            call.note_tried(link.uid, reason)
+        self.make_way()
+
     def heard(self, link: Link) -> None:
         """A suspect has said something."""
         link.heard()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
+from wool.errors import RpcError
 from wool.protocol.frames import Frame
 from wool.transport.base import Stream
 
@@ -36,6 +37,10 @@ class Observer(Protocol):
 
     def viewed(self, type: DiscoveryEventType, worker: WorkerMetadata) -> None:
         """A proxy has changed what it knows of ``worker``."""
+        ...
+
+    def unreachable(self, worker: WorkerMetadata, reason: RpcError) -> None:
+        """A proxy could not open a session with ``worker``."""
         ...
 
     def bound(self, task: bytes, worker: str, candidates: Sequence[str], suspect: bool) -> None:

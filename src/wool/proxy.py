@@ -423,9 +423,7 @@ class Proxy:
         """The session could not be opened. A refusal is told of; who is not there may not be there for days."""
         say = self._refusals.say if is_refusal(reason) else _log.debug
         say("worker %s: %s", link.name, str(reason))  # whoever keeps a traceback keeps the connection
-        for call in link.waiting:
-            call.note_tried(link.uid, reason)
-        self._view.make_way()
+        self._view.unreachable(link, reason)
         self._rebind_waiting(link)
 
     def slow_to_connect(self, link: Link) -> None:

@@ -23,6 +23,7 @@ from wool.discovery.base import DiscoveryLike
 from wool.events import PROCESS, Events
 from wool.limits import DEFAULT_LIMITS, Limits
 from wool.observer import Observer
+from wool.protocol.frames import PROTOCOL_VERSION
 from wool.resident import resident_bytes
 from wool.tracing import PROCESS as TRACING
 from wool.tracing import Tracing
@@ -100,6 +101,8 @@ class Runtime:
     """Who traces calls and executions, if anybody does."""
     observer: Observer | None = None
     """Watches what the engine says, hears and decides: the simulator."""
+    protocol: int = PROTOCOL_VERSION
+    """The version of the protocol that its workers speak: another one in the simulator, where two releases meet."""
     uid: str = field(default_factory=_uid)
     """Of this process as a caller."""
     host: str = field(default_factory=socket.gethostname)

@@ -15,6 +15,7 @@ from wool.credentials import CredentialFiles, WorkerCredentials
 from wool.discovery.base import DiscoveryEventType, DiscoveryLike, WorkerMetadata
 from wool.discovery.table import TableFull
 from wool.limits import Limits
+from wool.protocol.frames import PROTOCOL_VERSION
 from wool.sim.bodies import Ask, Body
 from wool.sim.discovery import Disturbed, Membership, Opened, SharedTable, SimDiscovery, SimPlace
 from wool.sim.history import History
@@ -75,6 +76,8 @@ class Cluster:
         self.network.relayed = self._relayed
         self.zone: Zone = Zone(self)
         self.trust: Trust | None = self._new_trust() if plan.topology.tls else None
+        self.other_versions: set[str] = set()
+        """Workers that start with another version of the protocol than everybody speaks."""
         self.other_secrets: set[str] = set()
         """Workers that start with another secret than everybody has."""
         self._ports: dict[str, int] = {}
@@ -195,6 +198,8 @@ class Cluster:
         self.name_incarnation(uid, process)
         if label in self.other_secrets:
             self.note("truth.other-secret", (("worker", process.name),))
+        if label in self.other_versions:
+            self.note("truth.other-version", (("worker", process.name),))
         trust = self.trust
         # A worker process is given files, which it reads again; this one is given what they hold.
         credentials = None if trust is None else cast("CredentialFiles", trust.provider(label))
@@ -307,6 +312,10 @@ class Cluster:
             else:
                 detail = (("worker", self.incarnation_of(metadata.uid)), ("address", metadata.address))
                 self.note("truth.published", detail)
+
+    def protocol_of(self, label: str) -> int:
+        """Return the version of the protocol that a process with this label speaks now."""
+        return PROTOCOL_VERSION + (label in self.other_versions)
 
     def reached(self, process: Incarnation, point: str) -> None:
         """A worker has come to this point of its life: kill it, if the plan says so."""

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from wool.sim.invariants.story import At, Story, TaskStory, caller_of, value_of, worker_of
+from wool.sim.kinds import POINTS
 
 
 class Facts:
@@ -424,7 +425,12 @@ STATES: dict[str, Predicate] = {
     "a worker is killed": _word("fault.injected", "crash"),
     "a worker dies while a body runs": _task(_crashed_in_body),
     "a caller dies, and what it started is ended": _task(_abandoned),
+    **{
+        f"a worker dies as soon as it is {point}": _word("node.crashed", f"the plan says so: {point}")
+        for point in POINTS
+    },
     "a process stands still": _word("node.paused"),
+    "a worker stands still when the last pool closes": _word("fault.injected", "freeze"),
     "a session dies of silence": lambda facts: any(
         "ping" in str(value_of(item, "reason")) for item in facts.story.of("wire.lost")
     ),
@@ -493,6 +499,7 @@ STATES: dict[str, Predicate] = {
         f"trust: {kind}": _word("fault.injected", kind)
         for kind in (
             "other-secret",
+            "other-version",
             "expired",
             "not-yet-valid",
             "wrong-authority",

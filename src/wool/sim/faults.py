@@ -444,9 +444,10 @@ def _dead_publisher(cluster: Cluster, fault: Fault) -> Undo | None:
     return _over
 
 
-def _other_secret(cluster: Cluster, fault: Fault) -> Undo | None:
+def _other(cluster: Cluster, fault: Fault) -> Undo | None:
     topology, label = cluster.plan.topology, fault.target
-    if not topology.finds or number_of(label) >= topology.workers or label in cluster.other_secrets:
+    others = cluster.other_secrets if fault.kind == "other-secret" else cluster.other_versions
+    if not topology.finds or number_of(label) >= topology.workers or label in others:
         return None
 
     def anew() -> None:
@@ -456,10 +457,10 @@ def _other_secret(cluster: Cluster, fault: Fault) -> Undo | None:
         cluster.start_worker(label)
 
     def undo() -> None:
-        cluster.other_secrets.discard(label)
+        others.discard(label)
         anew()
 
-    cluster.other_secrets.add(label)
+    others.add(label)
     anew()
     return undo
 
@@ -506,7 +507,8 @@ _STRIKES: dict[str, Callable[[Cluster, Fault], Undo | None]] = {
     "twin": _twin,
     "zone-flap": _zone_flap,
     "hello-flap": _hello_flap,
-    "other-secret": _other_secret,
+    "other-secret": _other,
+    "other-version": _other,
     "expired": _flawed,
     "not-yet-valid": _flawed,
     "wrong-authority": _flawed,

@@ -310,6 +310,13 @@ FAULTS: dict[str, FaultKind] = {
         words="{target} is started anew with another secret than everybody has{time}",
         needs="proxy",
     ),
+    "other-version": FaultKind(
+        group="trust",
+        target="worker",
+        fields=("seconds",),
+        words="{target} is started anew with another version of the protocol than everybody speaks{time}",
+        needs="proxy",
+    ),
     "expired": FaultKind(
         group="trust",
         target="node",

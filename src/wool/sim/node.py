@@ -148,6 +148,10 @@ class Surroundings(Host, Names, Protocol):
         """Return the secret that a process with this label has now."""
         ...
 
+    def protocol_of(self, label: str) -> int:
+        """Return the version of the protocol that a process with this label speaks now."""
+        ...
+
     def reached(self, process: Incarnation, point: str) -> None:
         """A worker has come to this point of its life."""
         ...
@@ -241,6 +245,7 @@ class Incarnation:
             memory=lambda: MEMORY_BYTES,
             task_key=_next_key,
             limits=cluster.limits,
+            protocol=cluster.protocol_of(label),
             observer=NodeObserver(self),
             events=SimEvents(self, remote=cluster.plan.told and label.startswith("c")),
             tracing=sim_tracing(self, on=cluster.plan.told),

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from wool.balancer import RoundRobinLoadBalancer, WorkerStatus
 from wool.discovery.base import DiscoveryEventType, WorkerMetadata
+from wool.errors import RpcError, TransientRpcError
 from wool.protocol import frames
 from wool.protocol.frames import Frame
-from wool.sim.network import FRAME_NAMES, SimStream
+from wool.sim.network import FRAME_NAMES, SimStream, label_at
 from wool.task import Task
 from wool.transport.base import Stream
 
@@ -143,6 +144,12 @@ class NodeObserver:
         """See `Observer`."""
         name = self._node.cluster.incarnation_of(worker.key)
         self._node.note(_VIEWS[type], detail=(("worker", name), ("address", worker.address)))
+
+    def unreachable(self, worker: WorkerMetadata, reason: RpcError) -> None:
+        """See `Observer`. Who is not there is no news; who refuses, or is refused, is."""
+        if not isinstance(reason, TransientRpcError):
+            detail = (("worker", label_at(worker.address)), ("why", str(reason)))
+            self._node.note("place.refused", detail=detail)
 
     def bound(self, task: bytes, worker: str, candidates: Sequence[str], suspect: bool) -> None:
         """See `Observer`."""

@@ -141,6 +141,7 @@ class WorkerNode:
                 observer=runtime.observer,
                 door=self._door,
                 admission=self._admission(),
+                protocol=runtime.protocol,
             )
             if configure.retirement and (refusal := configure.retirement.refusal(runtime.memory())):
                 raise Unfit(refusal)

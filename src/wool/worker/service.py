@@ -404,6 +404,7 @@ class WorkerService:
         observer: Observer | None = None,
         door: Door | None = None,
         admission: Admission | None = None,
+        protocol: int = frames.PROTOCOL_VERSION,
     ) -> None:
         self._vitals = vitals
         self.door: Door | None = door
@@ -411,6 +412,7 @@ class WorkerService:
         self.admission: Admission | None = admission
         """Where they wait for the application's word; None if it is not asked."""
         self._observer = observer
+        self._protocol = protocol
         self._transport = transport
         self._runner = runner
         self._secret = secret
@@ -498,6 +500,7 @@ class WorkerService:
                 window_bytes=limits.window_bytes,
                 payload_bytes=limits.payload_bytes,
                 credit_bytes=limits.credit_bytes,
+                protocol=self._protocol,
             ),
             admit=lambda words: self._admit(words, metadata),
             statistics=self.statistics,

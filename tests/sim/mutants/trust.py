@@ -98,6 +98,30 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="another-version-is-taken",
+        broken="A worker that speaks the next version of the protocol is as good as any.",
+        caught_by="versions_are_the_same",
+        edits=(
+            Edit(
+                module=HANDSHAKE,
+                old="    if protocol != PROTOCOL_VERSION:\n",
+                new="    if protocol not in (PROTOCOL_VERSION, PROTOCOL_VERSION + 1):\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="another-version-is-not-told",
+        broken="Who finds a worker of another version says that it cannot be understood, and not why.",
+        caught_by="another_version_is_told",
+        edits=(
+            Edit(
+                module=HANDSHAKE,
+                old="speaks protocol version {protocol}, this side {PROTOCOL_VERSION}: install the same wool",
+                new="says what cannot be understood",
+            ),
+        ),
+    ),
+    Mutant(
         name="secret-compared-after-parsing",
         broken="Both ends read first what the other says of itself, and compare secrets when it is believed already.",
         caught_by="secrets_are_the_same",

@@ -9,7 +9,14 @@ import pytest
 
 from support.plans import QUICK, calls, played, returns, step, struck
 from wool.sim.history import Event, History
-from wool.sim.invariants.safety import FLAWS, certificates_were_good, nobody_is_in_between, secrets_are_the_same
+from wool.sim.invariants.safety import (
+    FLAWS,
+    another_version_is_told,
+    certificates_were_good,
+    nobody_is_in_between,
+    secrets_are_the_same,
+    versions_are_the_same,
+)
 from wool.sim.invariants.story import Story, Violation
 from wool.sim.kinds import Fault
 from wool.sim.network import net_address_of
@@ -227,6 +234,19 @@ def test_a_worker_with_another_secret_runs_nothing_until_it_has_the_right_one(tl
     assert all_ran(history)
 
 
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("discovery", ["static", "lan", "dns"])
+def test_a_worker_of_another_version_is_refused_aloud_and_the_others_go_on(tls: bool, discovery: str) -> None:
+    fault = Fault(kind="other-version", target="w0", at=0.05, seconds=0.5)
+    history = played(secured(fault, tls=tls, discovery=discovery, made=40))
+    assert [event.get("worker") for event in history.of("truth.other-version")] == ["w0#1"]
+    assert {event.get("worker") for event in history.of("place.refused")} == {"w0"}
+    assert all("speaks protocol version" in event.get("why") for event in history.of("place.refused"))
+    assert not [event for event in history.of("wire.opened") if "w0#1" in event.attempt]
+    assert {event.node for event in history.of("body.began")} == {"w1#0", "w0#2"}
+    assert all_ran(history)
+
+
 def test_certificates_are_for_workers_on_a_network() -> None:
     with pytest.raises(ValueError, match="certificates are for workers on a network"):
         Topology(mode="proxy", tls=True)
@@ -312,3 +332,27 @@ def test_s7_a_session_of_two_secrets_is_found() -> None:
     assert found(secrets_are_the_same, other("w1#0"), opened)
     assert not found(secrets_are_the_same, other("w0#0"), other("w1#0"), opened)
     assert not found(secrets_are_the_same, other("w0#1"), opened)
+
+
+def test_s7_a_session_of_two_versions_is_found() -> None:
+    def other(name: str) -> Event:
+        return Event(0.1, "", "truth.other-version", "", "", (("worker", name),))
+
+    opened = Event(0.6, "w0#0", "wire.opened", "", "w1#0>w0#0/1", (("heard", 2),))
+    assert found(versions_are_the_same, other("w0#0"), opened)
+    assert not found(versions_are_the_same, other("w0#0"), other("w1#0"), opened)
+    assert not found(versions_are_the_same, other("w0#1"), opened)
+
+
+def test_s7_a_refusal_that_does_not_say_that_it_is_the_version_is_found() -> None:
+    def life(why: str, *others: str) -> tuple[Event, ...]:
+        return (
+            *(Event(0.1, "", "truth.other-version", "", "", (("worker", name),)) for name in others),
+            *(Event(0.2, name, "node.up") for name in ("w0#0", "w1#0")),
+            Event(0.6, "c0#0", "place.refused", "", "", (("worker", "w0"), ("why", why))),
+        )
+
+    name = another_version_is_told
+    assert found(name, *life("the worker gives no window", "w0#0"))
+    assert not found(name, *life("the worker speaks protocol version 2, this side 1: install the same wool", "w0#0"))
+    assert not found(name, *life("the worker gives no window", "w1#0"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wool.sim.invariants.story import At, Story, TaskStory, Violation, caller_of, value_of, worker_of
+from wool.sim.invariants.story import At, NodeStory, Story, TaskStory, Violation, caller_of, value_of, worker_of
 
 TASK_FRAMES = frozenset({"offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result"})
 SETTLED_SECONDS = 1.0
@@ -13,6 +13,8 @@ HANDSHAKE_MESSAGES = 2
 """Of each direction."""
 FLAWS = frozenset({"expired", "not-yet-valid", "wrong-authority", "wrong-name", "wrong-usage"})
 """Faults after which a certificate is one to refuse."""
+WHILE_SECONDS = 1.0
+"""Longer than a handshake takes: who answered one may be dead when it fails."""
 EXECUTED = frozenset({"value", "remote", "serialization", "interrupted"})
 """Outcomes that say by themselves, or by ``executed``, that the body ran."""
 
@@ -355,6 +357,46 @@ def secrets_are_the_same(story: Story) -> Iterator[Violation]:
             )
 
 
+def versions_are_the_same(story: Story) -> Iterator[Violation]:
+    """S7: opened(s, n) ⇒ both ends of s speak the same version of the protocol; so the other gets no task either."""
+    others = {value_of(item, "worker") for item in story.of("truth.other-version")}
+    for (node, session), item in story.sessions_opened.items() if others else ():
+        caller, worker = caller_of(session), worker_of(session)
+        if (caller in others) != (worker in others):
+            yield Violation(
+                invariant="S7",
+                task="",
+                sentence=f"{node} opened {session}, whose ends speak different versions of the protocol",
+                events=(item.index,),
+            )
+
+
+def another_version_is_told(story: Story) -> Iterator[Violation]:
+    """S7: n and w refuse each other while w speaks another version ⇒ n is told that it is the version.
+
+    Of plans in which nothing else is a reason to refuse.
+    """
+    others = {str(value_of(item, "worker")) for item in story.of("truth.other-version")}
+    if not others or any(fault.group == "trust" and fault.kind != "other-version" for fault in story.plan.faults):
+        return
+    for item in story.of("place.refused"):
+        label, why = value_of(item, "worker"), str(value_of(item, "why"))
+        lives = [name for name, node in story.nodes.items() if name.startswith(f"{label}#") and _lives(node, item)]
+        if lives and set(lives) <= others and "speaks protocol version" not in why:
+            yield Violation(
+                invariant="S7",
+                task="",
+                sentence=f"{item.node} refuses {lives[0]}, which speaks another version, and is told: {why}",
+                events=(item.index,),
+            )
+
+
+def _lives(node: NodeStory, item: At) -> bool:
+    """Whether an incarnation had come up before an event, and was there for a while afterwards."""
+    ends = [end.at for end in (node.crashed, node.exited) if end is not None]
+    return node.up is not None and node.up.index < item.index and all(end > item.at - WHILE_SECONDS for end in ends)
+
+
 def _firsts(task: TaskStory) -> Iterator[At]:
     """Yield what each end of each attempt said first, and heard first: what comes later is later."""
     for items in (task.said, task.heard):
@@ -437,6 +479,8 @@ INVARIANTS = (
     certificates_were_good,
     nobody_is_in_between,
     secrets_are_the_same,
+    versions_are_the_same,
+    another_version_is_told,
     nobody_breaks_the_protocol,
     attempts_are_their_callers,
     offers_are_settled,
