@@ -88,8 +88,8 @@ MUTANTS = (
             ),
             Edit(
                 module=PROXY,
-                old="        self._view.make_way()\n        self._rebind_waiting(link)\n",
-                new="        self._view.make_way()\n"
+                old="        self._view.unreachable(link, reason)\n        self._rebind_waiting(link)\n",
+                new="        self._view.unreachable(link, reason)\n"
                 "        self._rebind_waiting(link)\n"
                 "        for other in list(self._links.values()):\n"
                 "            self._drain_waiting(other)\n",
