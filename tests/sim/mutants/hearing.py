@@ -1,4 +1,4 @@
-"""What a discovery says to those who subscribe, before anybody has made anything of it."""
+"""What is said and nobody asks for at once: the events of discovery at their source, and the end of what was let go."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ MUTANTS: tuple[Mutant, ...] = (
                 new="            elif self._cache and len(known) > len(self._known):\n"
                 '                others.append(DiscoveryEvent("worker-added", new.metadata))\n'
                 "            elif before.metadata != new.metadata:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="collected-is-left-where-it-is",
+        broken="A generator that is collected, and not closed, leaves the remote one where it stands.",
+        caught_by="a_dropped_generator_is_closed",
+        edits=(
+            Edit(
+                module="wool.routine",
+                old="                        kind = StepKind.CLOSE\n",
+                new='                        if "collected" in str(asyncio.current_task()):\n'
+                "                            stream.suspended = False\n"
+                "                            raise\n"
+                "                        kind = StepKind.CLOSE\n",
             ),
         ),
     ),

@@ -188,3 +188,24 @@ def test_g_an_exception_is_the_local_one_and_what_does_not_travel_says_so() -> N
     unpicklable = plan_of(Call(ordinal=0, body=Body(steps=(Step(op="return", text="unpicklable"),))))
     assert not found("same_as_local", run("serialization", "SerializationError"), unpicklable)
     assert found("same_as_local", run("value", "0"), unpicklable)
+
+
+def test_g_a_generator_that_was_let_go_and_stands_where_it_stood_is_found_before_the_pool_closes() -> None:
+    plan = plan_of(generator(1, 2, script=(Ask(op="next"), Ask(op="break"))))
+
+    def dropped(*, final: float | None = None, died: float | None = None) -> Script:
+        script = cluster("w0#0")
+        started(script, offered(made(script, form="generator")))
+        began(script)
+        script.add("w0#0", "body.yielded", "c0.0", ordinal=0, value=1)
+        ended(script, "dropped", executed="yes")
+        if died is not None:
+            script.add("w0#0", "node.crashed", at=died, reason="killed")
+        if final is not None:
+            script.add("w0#0", "body.finally", "c0.0", at=final)
+        return script.done(at=20.0)
+
+    assert found("a_dropped_generator_is_closed", dropped(), plan)
+    assert found("a_dropped_generator_is_closed", dropped(final=15.0), plan), "late, as when the pool closes"
+    assert not found("a_dropped_generator_is_closed", dropped(final=0.5), plan)
+    assert not found("a_dropped_generator_is_closed", dropped(died=1.0), plan)

@@ -249,6 +249,34 @@ def _over(story: Story, task: TaskStory) -> float:
     return max(ends) if task.outcome == "dropped" else min(ends)
 
 
+def a_dropped_generator_is_closed(story: Story) -> Iterator[Violation]:
+    """G: dropped(τ) at t, and w, where it began, lives until t + T ⇒ finally(τ) by t + T, not when the pool closes.
+
+    T is what the body's end takes, and the time after which a silent link is lost, which ends it too; and what the plan
+    itself holds up. The contract names no shorter one: whoever collects the generator has it closed, and waits for
+    nothing.
+    """
+    for label, task in story.tasks.items():
+        if task.outcome != "dropped" or len(task.began) != 1 or not task.ended:
+            continue
+        began, dropped = task.began[0], task.ended[0]
+        program = story.program(label)
+        if program is None or _may_hold_on(list(walk(program[0].steps))):
+            continue
+        until = dropped.at + story.plan.knobs.ping_timeout + story.longest(label) + story.waits_for_places(label)
+        until += story.looks_for_workers(label) + story.held_up(task.caller, began.node)
+        if story.end <= until or story.died_by(began.node, until) or story.died_by(task.caller, until):
+            continue
+        if not any(item.at <= until for item in task.finals):
+            yield Violation(
+                invariant="G",
+                task=label,
+                sentence=f"the consumer of {label} let it go at {dropped.at:.6f}, and its finally had not run on "
+                f"{began.node} by {until:.3f}",
+                events=(began.index, dropped.index, *(item.index for item in task.finals)),
+            )
+
+
 def _may_hold_on(steps: list[Step]) -> bool:
     return any(
         (step.op == "catch" and step.text in ("generator-exit", "anything", "cancelled"))
@@ -257,4 +285,4 @@ def _may_hold_on(steps: list[Step]) -> bool:
     )
 
 
-INVARIANTS = (delivered_is_a_prefix, no_read_ahead, same_as_local, finally_runs_once)
+INVARIANTS = (delivered_is_a_prefix, no_read_ahead, same_as_local, finally_runs_once, a_dropped_generator_is_closed)

@@ -235,10 +235,9 @@ def _settled_by(story: Story, task: TaskStory, healed: At) -> float:
     """
     knobs, top = story.plan.knobs, story.top(task.label)
     timeout = max(knobs.dispatch_timeout, top.timeout if top is not None else 0.0)
-    nested = len(list(story.programs_of_family(task.label))) - 1
     placed = task.made[0].at + (0.0 if task.frames("start") else timeout)
-    until = max(healed.at, placed) + nested * timeout + knobs.ping_timeout + story.longest(task.label)
-    until += story.blocked + story.plan.noise.amplitude * 20
+    until = max(healed.at, placed) + story.looks_for_workers(task.label)
+    until += knobs.ping_timeout + story.longest(task.label) + story.blocked + story.plan.noise.amplitude * 20
     return until + (sum(step.seconds for step in story.steps()) if knobs.places else 0.0)
 
 

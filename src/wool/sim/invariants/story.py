@@ -289,6 +289,37 @@ class Story:
         seconds = sum(step.seconds for body, _ in programs for step in walk(body.steps))
         return seconds + self.plan.knobs.cancel_grace * 2 + LONGER_SECONDS
 
+    def looks_for_workers(self, label: str) -> float:
+        """Return for how long, at most, what a task calls looks for workers, one after the other."""
+        top = self.top(label)
+        timeout = max(self.plan.knobs.dispatch_timeout, top.timeout if top is not None else 0.0)
+        return (len(list(self.programs_of_family(label))) - 1) * timeout
+
+    def waits_for_places(self, label: str) -> float:
+        """Return for how long, at most, bodies of a task wait for places, where workers have so many.
+
+        A body that calls nothing has its own all the time, unless it yields. Each of the others goes on behind all that
+        came before, and whoever is at work there is so, all in all, no longer than its steps take. What the task and
+        those that it calls do themselves is not waited for.
+        """
+        program = self.program(label)
+        if not self.plan.knobs.places or program is None:
+            return 0.0
+        lends = program[0].generator or any(step.op in ("call", "gather") for step in walk(program[0].steps))
+        if not lends:
+            return 0.0
+        mine = sum(step.seconds for body, _ in self.programs_of_family(label) for step in walk(body.steps))
+        return sum(step.seconds for step in self.steps()) - mine
+
+    def held_up(self, caller: str, worker: str) -> float:
+        """Return for how many seconds, at most, the plan itself held up two nodes, and what travels between them."""
+        link = f"{caller.partition('#')[0]}>{worker.partition('#')[0]}"
+        total = self.disturbance(caller) + self.disturbance(worker)
+        for fault in self.plan.faults:
+            if fault.target == link and fault.group == "wire":
+                total += fault.seconds + 4 * fault.amount
+        return total
+
     def disturbance(self, node: str) -> float:
         """Return for how many seconds, at most, the plan itself held up this node."""
         known = self._disturbances.get(node)
