@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ BEYOND: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("what", BEYOND)
 def test_each_fault_of_finding_has_a_planted_bug_in_each_discovery(what: str, way: str) -> None:
     assert any((mutant.way, mutant.fault) == (way, BEYOND[what][way]) for mutant in MUTANTS.values())
+
+
+@pytest.mark.parametrize("name", ["cancel-is-swallowed", "orphan-is-not-cancelled"])
+def test_a_bug_of_cancellation_is_caught_where_workers_have_places_too(name: str, tmp_path: Path) -> None:
+    plan = Plan.from_json(json.loads((PLANS / f"{name}.json").read_text()))
+    (placed := tmp_path / f"{name}.json").write_text(
+        json.dumps(replace(plan, knobs=replace(plan.knobs, places=1)).to_json())
+    )
+    assert MUTANTS[name].caught_by in replay(name, placed)[name]
+    assert replay("-", placed)[name] == {}
 
 
 @pytest.mark.timeout(ALL_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from support.simulated import Script, began, body_ended, cluster, ended, found, made, offered, plan_of, started
 from wool.sim.bodies import Body, Step
 from wool.sim.kinds import Fault
-from wool.sim.plan import Call
+from wool.sim.plan import Call, Knobs
 
 
 def running(*workers: str) -> tuple[Script, str]:
@@ -93,6 +93,26 @@ def test_c2_a_body_that_survives_its_session_is_found() -> None:
         script.add("w0#0", "wire.lost", "", attempt.partition(":")[0], reason="reset")
         script.add("w0#0", kind, "c0.0", step="close", ordinal=0, value=None)
         assert not found("orphans_are_ended", script.done(at=30))
+
+
+def test_c2_where_workers_have_places_a_body_that_lends_its_own_hears_of_it_behind_the_work_of_others() -> None:
+    inner = Step(op="call", number=1, body=Body())
+    works = Call(ordinal=1, body=Body(steps=(Step(op="sleep", seconds=10.0),)))
+    lends = plan_of(Call(ordinal=0, body=Body(steps=(inner,))), works, knobs=Knobs(places=1))
+    keeps = plan_of(Call(ordinal=0), works, knobs=Knobs(places=1))
+
+    def deaf(name: str, until: float) -> Script:
+        script, attempt = running()
+        if name == "cancel_reaches_the_body":
+            script.wire(attempt, "cancel", "c0.0")
+        else:
+            script.add("w0#0", "wire.lost", "", attempt.partition(":")[0], reason="reset")
+        return script.done(at=until)
+
+    for name in ("cancel_reaches_the_body", "orphans_are_ended"):
+        assert found(name, deaf(name, 2.0), keeps)
+        assert not found(name, deaf(name, 2.0), lends)
+        assert found(name, deaf(name, 30.0), lends)
 
 
 def test_c3_a_value_after_a_cancel_that_no_body_has_seen_is_found() -> None:

@@ -72,10 +72,9 @@ def cancel_reaches_the_body(story: Story) -> Iterator[Violation]:
     """C2: hear cancel(τ) at w, the body having begun and not answered ⇒ it sees the cancellation, or ends, by T.
 
     T is short, and longer by the grace for every level of nesting, since a body that waits for a nested call
-    hears of it when that one has ended.
+    hears of it when that one has ended. Where workers have so many places, a body that waits for one hears of it when
+    it has one, behind all that came before: T is longer by what those may take.
     """
-    if story.plan.knobs.places:
-        return  # A body that waits for a place hears of it when it has one, behind all that came before.
     grace = story.plan.knobs.cancel_grace
     for label, task in story.tasks.items():
         for cancel in task.frames("cancel", heard=True):
@@ -85,6 +84,7 @@ def cancel_reaches_the_body(story: Story) -> Iterator[Violation]:
             levels = 1 + max(other.label.count(".") for other in story.family(label)) - label.count(".")
             start = max(cancel.at, began.at)
             until = start + SLACK_SECONDS + (levels - 1) * (grace + SLACK_SECONDS) + story.disturbance(cancel.node)
+            until += story.waits_for_places(label)
             if story.end <= until or story.died_by(cancel.node, until) or _answered(task, cancel, until):
                 continue
             yield Violation(
@@ -101,8 +101,6 @@ def orphans_are_ended(story: Story) -> Iterator[Violation]:
 
     So no body survives its caller, or the way to it, for long.
     """
-    if story.plan.knobs.places:
-        return  # A body that waits for a place hears of it when it has one, behind all that came before.
     grace = story.plan.knobs.cancel_grace
     for label, task in story.tasks.items():
         for began in task.began:
@@ -114,7 +112,7 @@ def orphans_are_ended(story: Story) -> Iterator[Violation]:
                 continue
             levels = 1 + max(other.label.count(".") for other in story.family(label)) - label.count(".")
             until = max(lost.at, began.at) + SLACK_SECONDS + (levels - 1) * (grace + SLACK_SECONDS)
-            until += story.disturbance(began.node)
+            until += story.disturbance(began.node) + story.waits_for_places(label)
             if story.end <= until or story.died_by(began.node, until):
                 continue
             marks = (*task.body_cancelled, *task.body_ended, *task.resumed)
