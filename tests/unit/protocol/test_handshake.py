@@ -182,6 +182,36 @@ def test_the_secret_is_never_sent() -> None:
     assert all(SECRET not in message for message in said)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_proofs_are_compared_in_constant_time_and_by_nothing_else(monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    """What `hmac.compare_digest` says decides at both ends, whatever the proofs are."""
+    compared: list[int] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(len(one))
+        return same
+
+    monkeypatch.setattr(handshake.hmac, "compare_digest", compare)
+    secret = OTHER if same else SECRET
+    for here, there in ((caller(secret), worker()), (caller(), worker(secret))):
+        challenge = there.receive(here.hello())
+        if same:
+            there.receive(answer(here, challenge))
+            assert here.peer == WORKER
+            assert there.peer == CALLER
+        else:
+            with pytest.raises(HandshakeFailed, match="the worker did not prove"):
+                here.receive(challenge)
+    assert compared == ([32] * 4 if same else [32] * 2)
+    if not same:
+        monkeypatch.undo()
+        here, there = caller(), worker()
+        response = answer(here, there.receive(here.hello()))
+        monkeypatch.setattr(handshake.hmac, "compare_digest", compare)
+        with pytest.raises(HandshakeFailed, match="the caller did not prove"):
+            there.receive(response)
+
+
 def test_a_worker_with_another_secret_is_refused_before_its_words_are_parsed(parsed: list[str]) -> None:
     here, there = caller(), worker(OTHER)
     challenge = there.receive(here.hello())
