@@ -38,6 +38,10 @@ MOST_REASON_CHARACTERS = 200
 """Of an admission hook's reason, as it is told to the caller."""
 MOST_LABEL_CHARACTERS = 1024
 """Where a file, a function or a type is named, by a peer or by a strange user, the name is cut here."""
+MOST_FRAMES_SHOWN = 50
+"""Innermost frames in the text of one traceback: what a person reads."""
+MOST_LINKS_SHOWN = 8
+"""Exceptions of a chain of causes and contexts, and of a group, in the text of one exception."""
 
 # What this process keeps, beyond any session.
 MOST_BUFFERS = 1024

@@ -22,16 +22,10 @@ from itertools import islice
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from wool.limits import MOST_LABEL_CHARACTERS
+from wool.limits import MOST_FRAMES_SHOWN, MOST_LABEL_CHARACTERS, MOST_LINKS_SHOWN
 
 FRAME_BYTES = 24
 """What a recorded frame is reckoned to take beyond its texts."""
-
-FRAMES_SHOWN = 50
-"""Innermost frames in the text of one traceback: what a person reads."""
-
-LINKS_SHOWN = 8
-"""Exceptions of a chain of causes and contexts, and of a group, in the text of one exception."""
 
 # Of an exception, past any property, ``__getattribute__`` or ``__setattr__`` of the user's class.
 ARGS: Any = BaseException.__dict__["args"]
@@ -180,7 +174,7 @@ def _frame(record: FrameRecord, line: int) -> FrameType:
 def format_records(records: Iterable[FrameRecord]) -> str:
     """Return recorded frames as a traceback's text."""
     summaries = [traceback.FrameSummary(record.filename, record.line, record.name) for record in records]
-    return "".join(traceback.format_list(summaries[-FRAMES_SHOWN:]))
+    return "".join(traceback.format_list(summaries[-MOST_FRAMES_SHOWN:]))
 
 
 # --- Texts ---------------------------------------------------------------------------------------------
@@ -260,7 +254,7 @@ def outline_exception(exc: BaseException, limit: int) -> Outline:
     """
     sections: list[list[str | tuple[FrameLine, ...]]] = []
     current = exc
-    while len(sections) < LINKS_SHOWN:
+    while len(sections) < MOST_LINKS_SHOWN:
         cause: BaseException | None = CAUSE.__get__(current)
         context: BaseException | None = CONTEXT.__get__(current)
         sections.append(_outline_one(current, limit))
@@ -302,7 +296,7 @@ def _outline_one(exc: BaseException, limit: int) -> list[str | tuple[FrameLine, 
     pieces: list[str | tuple[FrameLine, ...]] = []
     tb: TracebackType | None = TRACEBACK.__get__(exc)
     if tb is not None:
-        shown: deque[TracebackType] = deque(maxlen=FRAMES_SHOWN)
+        shown: deque[TracebackType] = deque(maxlen=MOST_FRAMES_SHOWN)
         while tb is not None:
             shown.append(tb)
             tb = tb.tb_next
@@ -310,9 +304,9 @@ def _outline_one(exc: BaseException, limit: int) -> list[str | tuple[FrameLine, 
     lines = [_headline(exc, limit)]
     if issubclass(type(exc), BaseExceptionGroup):
         members: tuple[BaseException, ...] = MEMBERS.__get__(exc)
-        lines += [f"  | {_headline(member, limit)}" for member in members[:LINKS_SHOWN]]
-        if len(members) > LINKS_SHOWN:
-            lines.append(f"  | ... and {len(members) - LINKS_SHOWN} more\n")
+        lines += [f"  | {_headline(member, limit)}" for member in members[:MOST_LINKS_SHOWN]]
+        if len(members) > MOST_LINKS_SHOWN:
+            lines.append(f"  | ... and {len(members) - MOST_LINKS_SHOWN} more\n")
     pieces.append("".join(lines))
     return pieces
 
@@ -354,6 +348,6 @@ def _headline(exc: BaseException, limit: int) -> str:
     lines = [f"{name}: {message}\n" if message else f"{name}\n"]
     notes: object = ATTRIBUTES.__get__(exc).get("__notes__")
     if isinstance(notes, list):
-        shown = cast("list[object]", notes)[:LINKS_SHOWN]
+        shown = cast("list[object]", notes)[:MOST_LINKS_SHOWN]
         lines += [f"{cut(note, limit)}\n" for note in shown if type(note) is str]
     return "".join(lines)

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from support.two_processes import run_caller
 from wool.errors import NoWorkersAvailable, RemoteError, SerializationError, WorkerLost
 from wool.failure import Origin, TaskException, as_outcome, capture, origin, rebuild, travels_as_cause
-from wool.limits import KIB, MOST_LABEL_CHARACTERS, Limits
+from wool.limits import KIB, MOST_FRAMES_SHOWN, MOST_LABEL_CHARACTERS, MOST_LINKS_SHOWN, Limits
+from wool.remote_traceback import outline_exception, print_outline
 from wool.serialization import Payload
 
 HERE = Origin("uid-1", "host-1", 11, "task-1")
@@ -537,6 +538,26 @@ def test_a_long_traceback_loses_its_oldest_frames_but_not_its_origin() -> None:
         assert frames[-1].name == "raised"
         if limit < 5000:
             assert any("older frames left out" in frame.filename for frame in frames[1:3])
+
+
+def test_of_a_long_traceback_chain_and_group_the_text_has_as_much_as_a_person_reads() -> None:
+    def deep(depth: int) -> None:
+        if depth:
+            deep(depth - 1)
+        raise ExceptionGroup("many", [ValueError(f"of a group {number}") for number in range(2 * MOST_LINKS_SHOWN)])
+
+    exc: BaseException = provoked(lambda: deep(2 * MOST_FRAMES_SHOWN))
+    (frames,) = (piece for piece in outline_exception(exc, 16 * KIB) if isinstance(piece, tuple))
+    assert len(frames) == MOST_FRAMES_SHOWN
+    text = print_outline(outline_exception(exc, 16 * KIB), 16 * KIB)
+    assert text.count("ValueError: of a group") == MOST_LINKS_SHOWN
+    assert f"... and {MOST_LINKS_SHOWN} more" in text
+    for number in range(2 * MOST_LINKS_SHOWN):
+        following = ValueError(f"of a chain {number}")
+        following.__cause__ = exc
+        exc = following
+    text = print_outline(outline_exception(exc, 16 * KIB), 16 * KIB)
+    assert text.count("ValueError: of a chain") == MOST_LINKS_SHOWN
 
 
 def test_a_name_that_no_person_reads_to_its_end_is_cut() -> None:

@@ -154,6 +154,10 @@ EXCEEDED = {
     "::test_a_malformed_tracestate_is_left_out_and_the_parent_is_kept",
     "MOST_REASON_CHARACTERS": "unit/worker/test_admission.py::test_what_a_hook_gives_as_a_reason_cannot_forge_lines",
     "MOST_LABEL_CHARACTERS": "unit/test_failure.py::test_a_name_that_no_person_reads_to_its_end_is_cut",
+    "MOST_FRAMES_SHOWN": "unit/test_failure.py"
+    "::test_of_a_long_traceback_chain_and_group_the_text_has_as_much_as_a_person_reads",
+    "MOST_LINKS_SHOWN": "unit/test_failure.py"
+    "::test_of_a_long_traceback_chain_and_group_the_text_has_as_much_as_a_person_reads",
     "MOST_BUFFERS": "unit/test_serialization.py::test_of_more_buffers_than_travel_beside_a_value_the_others_go_in_band",
     "KNOWN_DEFINITIONS": "unit/test_serialization.py::test_what_is_remembered_is_bounded",
     "MOST_WRAPPERS": "unit/test_serialization.py::test_more_wrappers_than_anybody_writes_are_not_taken_off",
