@@ -29,6 +29,8 @@ _TARGETS: dict[Sort, re.Pattern[str]] = {
 }
 
 FRAMES = ("offer", "start", "withdraw", "cancel", "step", "accept", "reject", "result", "draining", "goodbye")
+ANY = "any"
+"""Of the frames that a fault may wait for: each counts, of either direction, chunks and acknowledgements too."""
 POINTS = ("listening", "announced", "withdrawn")
 """Of a worker's life: it listens and nobody knows, it has just been announced, it was withdrawn and has not exited."""
 TO_WORKER = frozenset({"offer", "start", "withdraw", "cancel", "step"})
@@ -389,7 +391,8 @@ class Fault:
 
     Where it strikes: at the time ``at``; or, if ``frame`` is said, when the frame of that kind with that
     ``ordinal`` (from 0, counted per link from the beginning of the run) passes, ``before`` it arrives or
-    ``after``. A process is struck when such a frame reaches it (``after``) or leaves for it (``before``).
+    ``after``; with ``any`` all frames of the link count. A process is struck when such a frame reaches it (``after``)
+    or leaves for it (``before``).
     With ``seam`` (from 1), a process is killed at its so-manieth call of the network, a mailbox or
     discovery, counted from ``at``: everything that it does after that has no effect. With ``point`` a worker is killed
     the first time that it is there (`POINTS`), from ``at`` on.
@@ -418,8 +421,8 @@ class Fault:
         for name, default in _FAULT_DEFAULTS.items():
             if name not in kind.fields and getattr(self, name) != default:
                 raise ValueError(f"field {name!r} means nothing to kind {self.kind!r}")
-        if self.frame and self.frame not in FRAMES:
-            raise ValueError(f"frame {self.frame!r} is none of {', '.join(FRAMES)}")
+        if self.frame and self.frame not in (*FRAMES, ANY):
+            raise ValueError(f"frame {self.frame!r} is none of {', '.join((*FRAMES, ANY))}")
         if self.kind == "delay" and not self.frame:
             raise ValueError("a delay needs a frame")
         if self.ordinal < 0 or self.seam < 0:

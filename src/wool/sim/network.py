@@ -23,6 +23,7 @@ from wool.credentials import WorkerCredentials
 from wool.limits import Limits
 from wool.protocol import frames
 from wool.protocol.codec import decode, encode
+from wool.sim.kinds import ANY
 from wool.sim.loop import LoopOwner, SimLoop, World
 from wool.transport.base import ConnectFailed, ConnectRefused
 from wool.transport.memory import Broken, Ended, Item, MemoryListener, MemoryNetwork, MemoryStream, Taken
@@ -418,8 +419,7 @@ class SimNetwork(MemoryNetwork):
         pending: list[Frame] = []
         whole = True
         for frame in decode(message):
-            name = FRAME_NAMES.get(type(frame))
-            struck = self._struck(link, name) if name is not None else []
+            struck = self._struck(link, FRAME_NAMES.get(type(frame), ""))
             for watch in [watch for watch in struck if watch.before]:
                 whole = False
                 self._flush(direction, source, pending)
@@ -440,9 +440,11 @@ class SimNetwork(MemoryNetwork):
 
     @staticmethod
     def _struck(link: Link, name: str) -> list[Watch]:
-        ordinal = link.counts.get(name, 0)
-        link.counts[name] = ordinal + 1
-        struck = [w for w in link.watches if not w.fired and w.frame == name and w.ordinal == ordinal]
+        ordinals: dict[str, int] = {}
+        for counted in (name, ANY):
+            ordinals[counted] = link.counts.get(counted, 0)
+            link.counts[counted] = ordinals[counted] + 1
+        struck = [w for w in link.watches if not w.fired and ordinals.get(w.frame) == w.ordinal]
         for watch in struck:
             watch.fired = True
         return struck

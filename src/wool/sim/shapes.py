@@ -17,7 +17,7 @@ from typing import Any
 
 from wool.limits import KIB
 from wool.sim.bodies import Ask, Body, Step, labelled
-from wool.sim.kinds import FAULTS, POINTS, WAYS, Fault
+from wool.sim.kinds import ANY, FAULTS, POINTS, WAYS, Fault
 from wool.sim.plan import Call, Knobs, Noise, Plan, Stall, Topology
 from wool.sim.quiet import known_seconds
 
@@ -204,7 +204,10 @@ WIRE_FRAMES = (
     *("offer", "accept", "start", "result") * 4,
     *("cancel", "step") * 2,
     *("withdraw", "reject", "draining", "goodbye"),
+    *(ANY,) * 4,
 )
+MOST_FRAMES = 64
+"""The first frames of a link, whichever they are, before or after one of which something may strike."""
 EARLY = frozenset({"table-full", "torn-write", "fail-start", "late-subscriber", "answer-split"})
 """Kinds that mostly strike while workers come up, or not at all."""
 SECONDS = (0.005, 0.05, 0.15, 0.3, 0.6, 1.5, 3.0)
@@ -516,7 +519,7 @@ def _fault(digits: _Digits, kinds: tuple[str, ...], callers: int, workers: int) 
         said["target"] = digits.of((worker,) * (1 if form.needs == "tls" else 7) + ("c0",))
     fields = form.fields
     if "frame" in fields and (where or kind == "delay"):
-        said.update(frame=frame, ordinal=ordinal, when=when)
+        said.update(frame=frame, ordinal=digits.below(MOST_FRAMES) if frame == ANY else ordinal, when=when)
     elif "ordinal" in fields and "frame" not in fields:
         said["ordinal"] = ordinal
     if "seam" in fields:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wool.sim.loop import World
 
 _PLAIN: dict[type, Detail] = {kind: (("frame", name),) for kind, name in FRAME_NAMES.items()}
-_VARIED = frozenset({frames.Result, frames.Step, frames.Reject})
+_VARIED = frozenset({frames.Offer, frames.Result, frames.Step, frames.Reject})
 """Frames of which the history says more than their kind."""
 _VIEWS: dict[str, str] = {
     "worker-added": "view.added",
@@ -44,12 +44,21 @@ _REJECTS: dict[frames.RejectCode, Detail] = {
 def _detail(frame: Frame) -> Detail:
     kind = type(frame)
     if kind is frames.Result:
-        return _RESULTS[cast("frames.Result", frame).kind]
+        result = cast("frames.Result", frame)
+        return _sized(_RESULTS[result.kind], result.body)
     if kind is frames.Step:
-        return _STEPS[cast("frames.Step", frame).kind]
+        step = cast("frames.Step", frame)
+        return _sized(_STEPS[step.kind], step.body)
+    if kind is frames.Offer:
+        return _sized(_PLAIN[kind], cast("frames.Offer", frame).body)
     if kind is frames.Reject:
         return _REJECTS[cast("frames.Reject", frame).code]
     return _PLAIN[kind]
+
+
+def _sized(detail: Detail, body: frames.Body) -> Detail:
+    """Return what the history says of a frame, with how large its payload is."""
+    return (*detail, ("bytes", body.total))
 
 
 class Names(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from wool.sim.bodies import Ask, Body, Step
-from wool.sim.kinds import FAULTS, Fault
+from wool.sim.kinds import ANY, FAULTS, Fault
 from wool.sim.plan import Call, Knobs, Plan, Stall
 
 _DIRECTIONS = {"both": "", "to": " to the worker", "back": " back to the caller"}
@@ -128,8 +128,9 @@ def _faults(plan: Plan) -> Iterator[str]:
 def fault(item: Fault) -> str:
     """Return what a fault does."""
     kind = FAULTS[item.kind]
+    frame = "frame" if item.frame == ANY else item.frame
     if item.frame:
-        where = f"{'just after' if item.when == 'after' else 'just before'} {item.frame} {item.ordinal}"
+        where = f"{'just after' if item.when == 'after' else 'just before'} {frame} {item.ordinal}"
     elif item.seam:
         where = f"at its seam call {item.seam} after {seconds(item.at)}"
     elif item.point:
@@ -143,7 +144,7 @@ def fault(item: Fault) -> str:
         target=item.target,
         time=time,
         where=where,
-        frame=item.frame,
+        frame=frame,
         ordinal=item.ordinal,
         seconds=seconds(item.seconds),
         amount=seconds(item.amount),

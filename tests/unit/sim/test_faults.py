@@ -21,7 +21,8 @@ from support.plans import (
     struck,
     yields,
 )
-from wool.sim.kinds import FAULTS, POINTS, Discovery, Fault
+from wool.limits import KIB
+from wool.sim.kinds import ANY, FAULTS, POINTS, Discovery, Fault
 from wool.sim.plan import Call, Knobs, Plan, Topology
 from wool.sim.run import run
 
@@ -55,6 +56,23 @@ def test_a_lost_result_is_worker_lost_and_the_body_ran_once() -> None:
     history = played(plan(Fault(kind="reset", target="c0>w0", frame="result"), bodies=(returns(7),)))
     assert begun(history, "c0.0") == ["w0#0"]
     assert (outcome(history, "c0.0"), executed(history, "c0.0")) == ("lost", "unknown")
+
+
+def test_any_frame_may_be_the_last_before_or_after_which_a_stream_is_reset() -> None:
+    large = Plan(
+        topology=Topology(workers=1, mode="proxy"),
+        knobs=QUICK,
+        calls=(Call(ordinal=0, at=0.5, body=returns(7), size=40 * KIB),),
+    )
+    whole = played(large)
+    told = [event for event in whole if event.kind == "wire.said" and event.attempt.startswith("c0#0>w0#0/1")]
+    resets = [Fault(kind="reset", target="c0>w0", frame=ANY, ordinal=ordinal) for ordinal in range(20)]
+    struck_by = {fault.ordinal: struck(played(replace(large, faults=(fault,))), "reset") for fault in resets}
+    assert all(struck_by.values()), "chunks and acknowledgements count, which the history knows nothing of"
+    assert len(told) < len(resets)
+    # Each at another moment, in the order in which they pass.
+    times = [events[0].at for events in struck_by.values()]
+    assert times == sorted(times) and len(set(times)) > len(told) // 2
 
 
 def test_a_reset_after_the_result_takes_nothing_from_the_caller() -> None:
