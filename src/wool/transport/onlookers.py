@@ -111,7 +111,10 @@ class Onlookers:
             self._timer.cancel()
 
     def _look(self) -> None:
-        there = self._connected()
+        try:
+            there = self._connected()
+        except OSError:
+            return  # to look takes a descriptor, and none is left now
         self._met &= there.keys()
         self._seen = {key: self._seen.get(key, 0) + 1 for key in there if key not in self._met}
         hosts = Counter(there[key] for key, looks in self._seen.items() if looks == SUSPECT)

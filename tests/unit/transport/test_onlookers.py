@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -67,6 +68,24 @@ async def test_who_has_opened_a_session_is_not_told_of(listening: socket.socket)
         onlookers.start()
         await asyncio.sleep(2 * SECONDS)
         assert heard == []
+        onlookers.close()
+
+
+async def test_who_has_no_descriptor_left_to_look_with_looks_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, looks = Heard(), iter([True, True, False])
+
+    def listdir(_: str, look: Callable[[str], list[str]] = os.listdir) -> list[str]:
+        if next(looks, False):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return look("/dev/fd")
+
+    monkeypatch.setattr("wool.transport.onlookers.os.listdir", listdir)
+    with ExitStack() as kept:
+        server = kept.enter_context(socket.create_server(("127.0.0.1", 0)))
+        joined(server, kept)
+        onlookers = Onlookers(server.getsockname()[1], "here", SECONDS, heard.say)
+        onlookers.start()
+        await until(lambda: heard)
         onlookers.close()
 
 
