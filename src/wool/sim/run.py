@@ -82,8 +82,8 @@ class Conductor:
     """One run, from the first process to the last: `begin`, `advance` if somebody looks on, `foresee`, `end`."""
 
     def __init__(self, plan: Plan) -> None:
-        self.cluster = Cluster(plan)
-        self.injector = Injector(self.cluster)
+        self.cluster: Cluster = Cluster(plan)
+        self.injector: Injector = Injector(self.cluster)
         self.callers: list[Caller] = []
         self._last = 0.0
         self._finished = False
