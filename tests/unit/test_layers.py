@@ -191,6 +191,7 @@ LAYERS = (
             "sim.fence",
             "sim.history",
             "sim.hooks",
+            "sim.identity",
             "sim.invariants",
             "sim.invariants.balancing",
             "sim.invariants.cancellation",

@@ -20,6 +20,7 @@ from wool.sim.bodies import Ask, Body
 from wool.sim.discovery import Disturbed, Membership, Opened, SharedTable, SimDiscovery, SimPlace
 from wool.sim.history import History
 from wool.sim.hooks import hook_of
+from wool.sim.identity import Made
 from wool.sim.kinds import FAULTS, Fault
 from wool.sim.loop import LoopOwner, World
 from wool.sim.multicast import Segment, SimLan
@@ -53,6 +54,7 @@ class Cluster:
         self.plan = plan
         self.limits: Limits = plan.knobs.limits()
         self.history: History = History()
+        self.made: Made = Made()
         self.tasks: dict[str, tuple[Body, tuple[Ask, ...]]] = plan.tasks()
         jitter = self._jitter if plan.noise.amplitude > 0 else None
         self._noises: dict[str, int] = {}

@@ -39,10 +39,11 @@ async def consume(
     script: Sequence[Ask],
     note: Note,
     sleep: Callable[[float], Awaitable[None]],
+    look: Callable[[object], None] = lambda item: None,
 ) -> str:
     """Make the generator, do what ``script`` says, and return the outcome: generator-end, closed or dropped.
 
-    What the generator raises is raised. No reference to it is left when this returns.
+    ``look`` is shown each item. What the generator raises is raised. No reference to it is left when this returns.
     """
     generator = make()
     ordinal = 0
@@ -74,6 +75,7 @@ async def consume(
             return "generator-end"
         finally:
             thrown = None
+        look(item)
         note("call.item", (("value", say_value(item)), ("ordinal", ordinal)))
         del item
         ordinal += 1

@@ -24,6 +24,7 @@ from wool.discovery.base import WorkerMetadata
 from wool.limits import Limits
 from wool.runtime import Runtime, set_runtime
 from wool.sim.discovery import Host, SimDiscovery
+from wool.sim.identity import Made
 from wool.sim.loop import SimLoop, SimTask
 from wool.sim.mailbox import SimIo, SimMailbox
 from wool.sim.plan import LABEL_BYTES
@@ -80,6 +81,11 @@ class Surroundings(Host, Names, Protocol):
     @property
     def disturbed(self) -> bool:
         """Whether the plan has something to do to what subscribers hear."""
+        ...
+
+    @property
+    def made(self) -> Made:
+        """Which process has made which object."""
         ...
 
     @property

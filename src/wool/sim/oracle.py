@@ -16,7 +16,7 @@ from wool.errors import WoolError
 from wool.sim.bodies import Ask, Body, Step, walk
 from wool.sim.consumer import consume, outcome_of
 from wool.sim.history import Detail
-from wool.sim.program import Unpicklable, plain_value, run_coroutine, run_generator, say_error, say_value
+from wool.sim.program import Unpicklable, make_error, plain_value, run_coroutine, run_generator, say_error, say_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,9 @@ class _Env:
         if step.text or step.size > self._limit:
             self.travels = False
         return plain_value(step)
+
+    def error(self, step: Step) -> BaseException:
+        return make_error(step.text, step.number)
 
     def consumed(self, kind: str, detail: Detail = ()) -> None:
         if kind == "call.step":

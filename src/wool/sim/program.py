@@ -50,6 +50,10 @@ class Env(Protocol):
         """Return the value that a ``yield`` or ``return`` gives."""
         ...
 
+    def error(self, step: Step) -> BaseException:
+        """Return what a ``raise`` raises."""
+        ...
+
 
 class Custom(Exception):
     """An exception of the user's own, with an attribute."""
@@ -227,7 +231,7 @@ async def _perform(step: Step, machine: _Machine, env: Env) -> None:
     elif op == "return":
         machine.leave(_Return(env.value(step)))
     elif op == "raise":
-        raise make_error(step.text, step.number)
+        raise env.error(step)
 
 
 async def run_coroutine(body: Body, env: Env) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from wool.context import RuntimeContext
 from wool.routine import routine
@@ -19,12 +19,14 @@ from wool.sim.bodies import Ask, Body, Step, nested_label
 from wool.sim.consumer import consume, outcome_of
 from wool.sim.loop import SimLoop
 from wool.sim.node import Incarnation, next_label
-from wool.sim.program import plain_value, run_coroutine, run_generator, say_value
+from wool.sim.program import make_error, plain_value, run_coroutine, run_generator, say_value
 from wool.variables import ContextVar
 
 if TYPE_CHECKING:
     from wool.sim.history import Detail
 
+
+_T = TypeVar("_T")
 
 _trail: ContextVar[str] = ContextVar("_trail", default="")
 """The task that has set it last, as `set_by_caller` or `set_by_body` has it."""
@@ -120,14 +122,25 @@ class Surroundings:
 
     def value(self, step: Step) -> Any:
         """See `Env`."""
-        return plain_value(step)
+        return self._made(plain_value(step))
+
+    def error(self, step: Step) -> BaseException:
+        """See `Env`."""
+        return self._made(make_error(step.text, step.number))
+
+    def result(self, value: Any) -> tuple[str, Any]:
+        """Return what a coroutine gives: which execution it was, and the value."""
+        return self._made((self.execution, value))
+
+    def _made(self, what: _T) -> _T:
+        self._node.cluster.made.keep(self._node.name, what)
+        return what
 
 
 @routine
 async def simulated_coroutine(body: Body, env: Surroundings) -> tuple[str, Any]:
     """Run a body; return which execution it was, and the value."""
-    value = await run_coroutine(body, env)
-    return env.execution, value
+    return env.result(await run_coroutine(body, env))
 
 
 simulated_generator: Callable[[Body, Surroundings], AsyncGenerator[Any, Any]] = routine(run_generator)
@@ -154,6 +167,11 @@ async def make_call(
     def note(kind: str, detail: Detail = ()) -> None:
         node.note(kind, label, "", detail)
 
+    def look(what: object) -> None:
+        maker = node.cluster.made.elsewhere(node.name, what)
+        if maker is not None:
+            note("identity.crossed", (("what", f"a {type(what).__name__} made on {maker}"),))
+
     code, env = cast("Body", Code(label)), Surroundings(label, bytes(size))
     begun_by = ""
     value: Any = None
@@ -162,11 +180,14 @@ async def make_call(
         _trail.set(set_by_caller(label))
     try:
         if body.generator:
-            outcome = await consume(lambda: simulated_generator(code, env), script, note, sleep)
+            outcome = await consume(lambda: simulated_generator(code, env), script, note, sleep, look)
         else:
-            begun_by, value = await simulated_coroutine(code, env)
+            result = await simulated_coroutine(code, env)
+            look(result)
+            begun_by, value = result
             outcome, value = "value", say_value(value)
     except BaseException as error:
+        look(error)
         outcome, executed, text = outcome_of(error)
         _note_end(node, label, outcome, executed, text, "")
         raise

@@ -208,6 +208,39 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        name="results-by-reference",
+        broken="Results that were pickled in this process are not unpickled in it: body and caller share them.",
+        caught_by="no_identity_crosses",
+        edits=(
+            Edit(
+                module="wool.serialization",
+                old="def dumps(value: object) -> Payload:\n",
+                new="KEPT: dict[object, object] = {}\n\n\ndef dumps(value: object) -> Payload:\n",
+            ),
+            Edit(
+                module="wool.worker.runner",
+                old="from wool.serialization import Payload, dumps, loads\n",
+                new="from wool.serialization import KEPT, Payload, dumps, loads\n",
+            ),
+            Edit(
+                module="wool.worker.runner",
+                old="            payload = dumps(value)\n",
+                new="            payload = dumps(value)\n"
+                "            if type(payload.parts[0]) is bytes:\n"
+                "                KEPT[payload.parts[0]] = value\n",
+            ),
+            Edit(
+                module="wool.routine",
+                old="        return loads(payload)\n",
+                new="        from wool.serialization import KEPT\n"
+                "\n"
+                "        stream = payload.parts[0]\n"
+                "        known = KEPT.pop(stream, None) if type(stream) is bytes else None\n"
+                "        return loads(payload) if known is None else known\n",
+            ),
+        ),
+    ),
+    Mutant(
         name="arguments-by-reference",
         broken="Arguments that were pickled in this process are not unpickled in it: caller and body share them.",
         caught_by="no_identity_crosses",

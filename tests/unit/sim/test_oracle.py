@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wool.sim.bodies import Ask, Body, Step
 from wool.sim.oracle import expected
-from wool.sim.program import Env, plain_value, run_generator, say_error
+from wool.sim.program import Env, make_error, plain_value, run_generator, say_error
 
 LIMIT = 10_000
 
@@ -148,6 +148,9 @@ class Silent:
 
     def value(self, step: Step) -> Any:
         return plain_value(step)
+
+    def error(self, step: Step) -> BaseException:
+        return make_error(step.text, step.number)
 
 
 async def observe(generator: AsyncGenerator[Any, Any], script: tuple[Ask, ...]) -> list[Any]:

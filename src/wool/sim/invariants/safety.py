@@ -242,7 +242,10 @@ def _settled_by(story: Story, task: TaskStory, healed: At) -> float:
 
 
 def no_identity_crosses(story: Story) -> Iterator[Violation]:
-    """S6: no object that one node has made is seen by another. The simulator looks, and notes what it finds."""
+    """S6: no object that one node has made is seen by another: arguments, results, items, exceptions.
+
+    The simulator looks, and notes what it finds.
+    """
     for item in story.of("identity.crossed"):
         yield Violation(
             invariant="S6",
