@@ -138,7 +138,6 @@ def _campaign(options: argparse.Namespace, kept: list[tuple[Path, Plan]], out: T
         left = None if seconds is None else max(seconds - progress.elapsed, 1.0)
         found, error = search(options.jobs, seed, options.plans, left, progress, total)
     progress.clear()
-    broken = 1 if found is not None else 0
     if found is not None:
         out.write(_told(found, options.keep))
     if error:
@@ -149,7 +148,7 @@ def _campaign(options: argparse.Namespace, kept: list[tuple[Path, Plan]], out: T
         jobs=options.jobs,
         seed=seed,
         kept=len(kept),
-        broken=broken,
+        found=found,
         speed=measure(),
     )
     out.write(told)
@@ -157,7 +156,7 @@ def _campaign(options: argparse.Namespace, kept: list[tuple[Path, Plan]], out: T
     if missing:
         out.write(f"\nthe search has failed: in {LONG_PLANS} plans it must reach every state, and did not reach:\n")
         out.writelines(f"  {label}\n" for label in missing)
-    return 1 if broken or error or missing else 0
+    return 1 if found is not None or error or missing else 0
 
 
 def _told(found: Found, directory: Path) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from wool.sim.campaign import Tally
+from wool.sim.campaign import Found, Tally
 from wool.sim.coverage import STATES, never_reached
 from wool.sim.invariants.table import INVARIANTS, formula_of
 from wool.sim.kinds import FAULTS
@@ -73,12 +73,14 @@ class Progress:
             self._out.flush()
 
 
-def summary(tally: Tally, *, elapsed: float, jobs: int, seed: int, kept: int, broken: int, speed: Speed) -> str:
+def summary(tally: Tally, *, elapsed: float, jobs: int, seed: int, kept: int, found: Found | None, speed: Speed) -> str:
     """Return the table at the end."""
-    return "\n".join(_summary(tally, elapsed, jobs, seed, kept, broken, speed)) + "\n"
+    return "\n".join(_summary(tally, elapsed, jobs, seed, kept, found, speed)) + "\n"
 
 
-def _summary(tally: Tally, elapsed: float, jobs: int, seed: int, kept: int, broken: int, speed: Speed) -> Iterator[str]:
+def _summary(
+    tally: Tally, elapsed: float, jobs: int, seed: int, kept: int, found: Found | None, speed: Speed
+) -> Iterator[str]:
     plans = sum(tally.plans.values())
     busy = max(sum(tally.busy.values()) / 1000, 1e-9)
     rates = [
@@ -100,7 +102,13 @@ def _summary(tally: Tally, elapsed: float, jobs: int, seed: int, kept: int, brok
         ("a callback of the loop", f"{speed.callback_seconds * 1e6:.1f} µs"),
         ("events judged", f"{tally.events}, {tally.steps} steps of loops"),
         ("run twice", f"{tally.twice}, the same event for event"),
-        ("invariants", f"{len(INVARIANTS)}, {broken or 'none'} broken"),
+        ("invariants", f"{len(INVARIANTS)}, {'none' if found is None else 1} broken"),
+        (
+            "to shrink",
+            f"{found.shrink_seconds:.1f} s, {found.shrink_runs} runs"
+            if found is not None
+            else "nothing; the median over all planted bugs is told by nox -s mutants",
+        ),
         ("states reached", f"{len(STATES) - len(missing)} of {len(STATES)}"),
     ]
     width = max(len(name) for name, _ in rows)

@@ -162,6 +162,11 @@ def table(searches: list[Search]) -> str:
             row += f"{_quantile(seconds, 0.5):>8.1f}{_quantile(shrink, 0.5):>8.1f}  "
             row += ", ".join(word for word, _ in caught.most_common())
         rows.append(row)
+    shrinks = sorted(search.answer["shrink_seconds"] for search in searches if search.found)
+    if shrinks:
+        rows.append(
+            f"to shrink: median {_quantile(shrinks, 0.5):.1f} s, 95th percentile {_quantile(shrinks, 0.95):.1f} s"
+        )
     rows.append("plans: until found, median and 95th percentile over the seeds; size: calls+faults+stalls+noise")
     return f"{LINE}\n" + "\n".join(rows) + f"\n{LINE}"
 

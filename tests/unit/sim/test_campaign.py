@@ -13,7 +13,7 @@ from wool.sim import __main__ as command_line
 from wool.sim import campaign
 from wool.sim.__main__ import main
 from wool.sim.bodies import Body, Step
-from wool.sim.campaign import Tally, fails_alike, failure_of, keep_plan, read_plan, replays, work
+from wool.sim.campaign import Found, Tally, fails_alike, failure_of, keep_plan, read_plan, replays, work
 from wool.sim.invariants.story import Violation
 from wool.sim.invariants.table import INVARIANTS, formula_of, letter_of
 from wool.sim.kinds import Fault
@@ -213,13 +213,22 @@ def test_progress_is_one_line_on_a_terminal_and_lines_elsewhere() -> None:
 def test_the_summary_names_what_was_not_reached() -> None:
     tally = Tally(plans=Counter(volume=3), busy=Counter(volume=1500), simulated=15.0, states=Counter({"a stall": 1}))
     speed = Speed(callback_seconds=1.5e-6, idle_rate=2e5)
-    text = summary(tally, elapsed=2.0, jobs=1, seed=5, kept=0, broken=0, speed=speed)
+    text = summary(tally, elapsed=2.0, jobs=1, seed=5, kept=0, found=None, speed=speed)
     assert "2.0 through plain random numbers" in text
     assert "idle 200,000 s" in text
     assert "1.5 µs" in text
     assert "10 s a second and core" in text
     assert "never reached:" in text and "a worker is killed" in text
+    assert "to shrink                nothing" in text and ", none broken" in text
     assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_the_summary_tells_what_it_took_to_make_a_failing_plan_small() -> None:
+    violation = Violation(invariant="S1", task="c0.0", sentence="it began twice")
+    found = Found(plan=Plan(), violation=violation, how="by chance", shrink_runs=36, shrink_seconds=1.04)
+    speed = Speed(callback_seconds=1.5e-6, idle_rate=2e5)
+    text = summary(Tally(), elapsed=2.0, jobs=1, seed=5, kept=0, found=found, speed=speed)
+    assert "to shrink                1.0 s, 36 runs" in text and ", 1 broken" in text
 
 
 def test_how_fast_the_simulator_is_can_be_measured_anywhere() -> None:
