@@ -89,6 +89,15 @@ def test_each_fault_of_finding_has_a_planted_bug_in_each_discovery(what: str, wa
     assert any((mutant.way, mutant.fault) == (way, BEYOND[what][way]) for mutant in MUTANTS.values())
 
 
+def test_a_bug_that_only_what_stays_shows_is_not_caught_where_all_is_healed(tmp_path: Path) -> None:
+    name = "patience-without-end"
+    plan = Plan.from_json(json.loads((PLANS / f"{name}.json").read_text()))
+    assert plan.staying
+    healed = replace(plan, faults=tuple(replace(fault, stays=False, seconds=1.0) for fault in plan.faults))
+    (file := tmp_path / f"{name}.json").write_text(json.dumps(healed.to_json()))
+    assert replay(name, file)[name] == {}
+
+
 @pytest.mark.parametrize("name", ["cancel-is-swallowed", "orphan-is-not-cancelled"])
 def test_a_bug_of_cancellation_is_caught_where_workers_have_places_too(name: str, tmp_path: Path) -> None:
     plan = Plan.from_json(json.loads((PLANS / f"{name}.json").read_text()))

@@ -367,7 +367,8 @@ class Cluster:
 
     def restore_one(self) -> None:
         """See to it that one worker of the cluster's namespace serves and is announced, as soon as that can be."""
-        labels = self._wanted()
+        cut_off = self.plan.cut_off
+        labels = [label for label in self._wanted() if label not in cut_off]
         if any(self.is_found(label) for label in labels):
             return
         for label in labels:

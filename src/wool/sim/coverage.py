@@ -362,6 +362,19 @@ _POSSIBLE = {
     "nested": ("value", "raised", "cancelled", "lost", "interrupted"),
 }
 
+
+def _stays(kind: str) -> Predicate:
+    """A fault of this kind has struck and is not over, and a call after the healing has returned."""
+
+    def predicate(facts: Facts) -> bool:
+        plan = facts.story.plan
+        if not any(plan.faults[index].kind == kind for index in plan.staying) or not facts.has("fault.injected", kind):
+            return False
+        return any(label.startswith("p.") and task.outcome == "value" for label, task in facts.story.tasks.items())
+
+    return predicate
+
+
 STATES: dict[str, Predicate] = {
     **dict(_outcomes("coroutine", "generator", "nested")),
     # ---- before start ----
@@ -459,6 +472,10 @@ STATES: dict[str, Predicate] = {
             "dead-publisher",
             "table-full",
         )
+    },
+    **{
+        f"a probe succeeds while this stays: {kind}": _stays(kind)
+        for kind in ("pause", "partition", "swallow", "refuse", "clog")
     },
     # ---- beyond one machine ----
     **{f"a body begins on a worker found in this way: {way}": _runs_on(way) for way in ("lan", "dns", "static")},

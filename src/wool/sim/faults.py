@@ -126,9 +126,10 @@ class Injector:
             self._note("fault.healed", index, fault)
 
     def heal(self) -> None:
-        """Undo everything, and let nothing strike any more."""
+        """Undo everything but what stays for ever, and let nothing strike any more."""
         cluster = self.cluster
-        for index in list(self._undo):
+        staying = cluster.plan.staying
+        for index in [index for index in self._undo if index not in staying]:
             self._heal_one(index, cluster.plan.faults[index])
         for release in list(self._release.values()):
             release()
@@ -139,7 +140,9 @@ class Injector:
         for known in cluster.incarnations.values():
             for process in known:
                 process.seams_left = None
-        whole = all(cluster.is_found(f"w{number}") for number in range(cluster.plan.topology.workers))
+        whole = not self._undo and all(
+            cluster.is_found(f"w{number}") for number in range(cluster.plan.topology.workers)
+        )
         # ``all``: no worker is missing, so that none may stay without work for good.
         cluster.note("phase.healed", (("all", whole),))
 

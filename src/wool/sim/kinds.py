@@ -55,10 +55,13 @@ _PLACED = ("frame", "ordinal", "when")
 FAULTS: dict[str, FaultKind] = {
     # ---- the wire: only what can happen with HTTP/2 underneath ----
     "refuse": FaultKind(
-        group="wire", target="link", fields=("seconds",), words="connecting over {target} is refused{time}"
+        group="wire", target="link", fields=("seconds", "stays"), words="connecting over {target} is refused{time}"
     ),
     "swallow": FaultKind(
-        group="wire", target="link", fields=("seconds",), words="connecting over {target} is never answered{time}"
+        group="wire",
+        target="link",
+        fields=("seconds", "stays"),
+        words="connecting over {target} is never answered{time}",
     ),
     "reset": FaultKind(group="wire", target="link", fields=_PLACED, words="the stream over {target} is reset {where}"),
     "delay": FaultKind(
@@ -70,7 +73,7 @@ FAULTS: dict[str, FaultKind] = {
     "partition": FaultKind(
         group="wire",
         target="link",
-        fields=(*_PLACED, "seconds", "direction"),
+        fields=(*_PLACED, "seconds", "direction", "stays"),
         words="nothing passes over {target}{direction} {where}, for {seconds}",
     ),
     "slow": FaultKind(
@@ -79,7 +82,7 @@ FAULTS: dict[str, FaultKind] = {
     "clog": FaultKind(
         group="wire",
         target="link",
-        fields=("seconds", "direction"),
+        fields=("seconds", "direction", "stays"),
         words="what travels over {target}{direction} is held and comes in a burst{time}",
     ),
     # ---- processes ----
@@ -92,7 +95,7 @@ FAULTS: dict[str, FaultKind] = {
     "pause": FaultKind(
         group="process",
         target="node",
-        fields=(*_PLACED, "seconds"),
+        fields=(*_PLACED, "seconds", "stays"),
         words="{target} stands still {where}, for {seconds}",
     ),
     "freeze": FaultKind(
@@ -382,6 +385,7 @@ _FAULT_DEFAULTS: dict[str, Any] = {
     "amount": 0.0,
     "direction": "both",
     "how": "reset",
+    "stays": False,
 }
 
 
@@ -396,6 +400,9 @@ class Fault:
     With ``seam`` (from 1), a process is killed at its so-manieth call of the network, a mailbox or
     discovery, counted from ``at``: everything that it does after that has no effect. With ``point`` a worker is killed
     the first time that it is there (`POINTS`), from ``at`` on.
+    discovery, counted from ``at``: everything that it does after that has no effect.
+
+    One that ``stays`` has no end, not even when all else is healed: see `wool.sim.plan.Plan.staying`.
     """
 
     kind: str
@@ -411,6 +418,7 @@ class Fault:
     direction: Literal["both", "to", "back"] = "both"
     """``to`` is the direction from caller to worker."""
     how: Literal["reset", "silence"] = "reset"
+    stays: bool = False
 
     def __post_init__(self) -> None:
         kind = FAULTS.get(self.kind)
@@ -429,6 +437,8 @@ class Fault:
             raise ValueError("ordinal and seam must not be negative")
         if self.point and (self.point not in POINTS or self.frame or self.seam or not self.target.startswith("w")):
             raise ValueError(f"a worker, and nothing else, is struck at a point, one of {', '.join(POINTS)}")
+        if self.stays and (self.seconds or (self.target.startswith("c") and kind.target == "node")):
+            raise ValueError(f"a {self.kind} of {self.target!r} that stays has no seconds, and strikes no caller")
         for name in ("at", "seconds", "amount"):
             check_seconds(name, getattr(self, name))
 

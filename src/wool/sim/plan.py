@@ -277,6 +277,25 @@ class Plan:
         top = top_of(label)
         return next((call for call in self.calls if call.label == top), None)
 
+    @property
+    def staying(self) -> frozenset[int]:
+        """The faults that stay for ever when all else is healed: as long as they leave a core, else none.
+
+        A core is what calls must still succeed in: all callers, and a worker that is wanted, and that none of these
+        faults strikes, nor a link to it. They mean something where discovery is told of nobody by the network.
+        """
+        topology, faults = self.topology, self.faults
+        stays = frozenset(index for index, fault in enumerate(faults) if fault.stays)
+        if not stays or topology.discovery != "local":
+            return frozenset()
+        struck = {worker_in(faults[index]) for index in stays}
+        return stays if any(f"w{number}" not in struck for number in topology.wanted) else frozenset()
+
+    @property
+    def cut_off(self) -> frozenset[str]:
+        """The workers that are no part of the core."""
+        return frozenset(worker_in(self.faults[index]) for index in self.staying)
+
     def without(self, field: str, index: int) -> Plan:
         """Return the plan without one item of ``calls``, ``faults`` or ``stalls``."""
         items: tuple[Any, ...] = getattr(self, field)
@@ -291,6 +310,11 @@ class Plan:
     def from_json(cls, value: Any) -> Plan:
         """Read what `to_json` returned. Raises `wool.sim.records.RecordError`, with the place."""
         return from_json(cls, value)
+
+
+def worker_in(fault: Fault) -> str:
+    """Return the worker that a fault strikes, or the way to which it does."""
+    return fault.target.rpartition(">")[2]
 
 
 def top_of(label: str) -> str:

@@ -308,6 +308,8 @@ meet; in some plans there are minutes for it, with quiet stretches between. In t
 most of what happens would be that."""
 TTLS = {1: 1, 40: 6, 200: 25}
 """How long what is heard over the network holds, by pace."""
+STAYING = ("pause", "partition", "swallow", "pause", "clog", "refuse")
+"""Kinds of fault that may be there still when all else has healed."""
 LASTING = frozenset(
     {"refuse", "swallow", "partition", "clog", "slow", "pause", "segment-split", "answer-lost", "answer-stale"}
     | {"answer-split", "hello-flap", "zone-flap"}
@@ -381,6 +383,8 @@ def decode(
         plan = _restarting(plan)
     elif seed % 16 == 7:
         plan = _crawling(plan)
+    elif seed % 16 == 11 and topology.discovery == "local":
+        plan = _staying(plan)
     return plan if pace == 1 else _stretched(plan, pace)
 
 
@@ -392,6 +396,24 @@ def _restarting(plan: Plan) -> Plan:
         kind="rolling-restart", target="workers", at=max(at, 0.25), seconds=seconds, ordinal=plan.seed // 16 % 2
     )
     return replace(plan, faults=(restart,), stalls=())
+
+
+def _staying(plan: Plan) -> Plan:
+    """Return the plan with faults that stay for ever: one more, and all that may and strike the same worker.
+
+    In half of them a silent session counts as open till long after the probes.
+    """
+    turn = plan.seed // 16
+    kind = STAYING[turn % len(STAYING)]
+    at = plan.faults[0].at if plan.faults else 0.8
+    # Not the first worker, which is mostly wanted if only one is.
+    target = "w1" if kind == "pause" else f"c{turn % plan.topology.callers}>w1"
+    others = [
+        replace(fault, stays=True, seconds=0.0) if fault.kind in STAYING and fault.target.endswith("w1") else fault
+        for fault in plan.faults
+    ]
+    knobs = replace(plan.knobs, ping_timeout=20.0) if turn % 2 else plan.knobs
+    return replace(plan, knobs=knobs, faults=(Fault(kind=kind, target=target, at=at, stays=True), *others))
 
 
 def _crawling(plan: Plan) -> Plan:

@@ -153,6 +153,8 @@ def simpler_faults(fault: Fault) -> Iterator[Fault]:
             yield replace(fault, at=0.0)
     elif fault.at != round(fault.at, 1):
         yield replace(fault, at=round(fault.at, 1))
+    if fault.stays:
+        yield replace(fault, stays=False, seconds=1.0)
     if fault.direction != "both":
         yield replace(fault, direction="both")
     if fault.how != "reset":

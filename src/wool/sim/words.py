@@ -138,7 +138,9 @@ def fault(item: Fault) -> str:
     else:
         where = f"at {seconds(item.at)}"
     time = f", from {seconds(item.at)}"
-    if "seconds" in kind.fields:
+    if item.stays:
+        time += " on, and for ever"
+    elif "seconds" in kind.fields:
         time += f" for {seconds(item.seconds)}"
     said = kind.words.format(
         target=item.target,
@@ -146,7 +148,7 @@ def fault(item: Fault) -> str:
         where=where,
         frame=frame,
         ordinal=item.ordinal,
-        seconds=seconds(item.seconds),
+        seconds="ever" if item.stays else seconds(item.seconds),
         amount=seconds(item.amount),
         direction=_DIRECTIONS[item.direction],
         how=_HOW[item.how],

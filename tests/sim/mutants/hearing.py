@@ -1,4 +1,4 @@
-"""What is said and nobody asks for at once: the events of discovery at their source, and the end of what was let go."""
+"""What is heard where nobody asks for it: discovery at its source, the end of what was let go, and silence."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ MUTANTS: tuple[Mutant, ...] = (
                 "                            stream.suspended = False\n"
                 "                            raise\n"
                 "                        kind = StepKind.CLOSE\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="patience-without-end",
+        broken="A caller whose offer is not answered waits as long as the session lasts, and tries nobody else.",
+        caught_by="probes_succeed",
+        edits=(
+            Edit(
+                module="wool.proxy",
+                old="(self._loop, limits.patience_seconds, limits, self._impatient)",
+                new="(self._loop, limits.patience_seconds * 1e6, limits, self._impatient)",
             ),
         ),
     ),

@@ -459,3 +459,32 @@ def test_two_callers_share_workers_that_are_not_theirs() -> None:
     wanted = Plan(topology=Topology(mode="proxy", workers=2, callers=2), calls=made, knobs=Knobs(poll=0.25, quiet=0.5))
     history = played(wanted)
     assert all(outcome(history, f"c{caller}.{number}") == "value" for caller in range(2) for number in range(2))
+
+
+# ---- what stays ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pause", "partition", "swallow", "refuse", "clog"])
+def test_what_stays_is_there_when_all_else_is_healed_and_calls_succeed_beside_it(kind: str) -> None:
+    target = "w1" if kind == "pause" else "c0>w1"
+    stays = Fault(kind=kind, target=target, at=0.05, stays=True)
+    other = Fault(kind="partition", target="c0>w0", at=0.2, seconds=0.3)
+    history = played(plan(stays, other, bodies=(returns(1), returns(2)), mode="proxy"))
+    assert [event.get("fault") for event in history.of("fault.healed")] == ["partition"]
+    probes = [event for event in history.of("call.ended") if event.task.startswith("p.")]
+    assert [event.get("outcome") for event in probes] == ["value"] * 3
+    assert {begun(history, event.task)[0] for event in probes} == {"w0#0"}
+
+
+def test_what_stays_is_healed_as_all_else_if_it_left_no_core() -> None:
+    stays = [Fault(kind="partition", target=f"c0>w{number}", at=0.05, stays=True) for number in range(2)]
+    history = played(plan(*stays, mode="proxy"))
+    assert len(history.of("fault.healed")) == 2
+    assert [event.get("outcome") for event in history.of("probe.ended")] == ["value"] * 3
+
+
+def test_a_pool_closes_in_time_though_one_of_its_workers_stands_still_for_ever() -> None:
+    history = played(plan(Fault(kind="pause", target="w1", at=0.3, stays=True), bodies=(returns(1),)))
+    closing, closed = history.of("pool.closing")[0].at, history.of("pool.closed")[0].at
+    assert closed - closing < QUICK.drain + 2 * QUICK.stop + 4 * QUICK.close
+    assert [event.node for event in history.of("node.crashed")] == ["w1#0"]

@@ -223,6 +223,21 @@ def test_l_a_probe_that_fails_is_found() -> None:
     assert not found("probes_succeed", one_call(cluster("w0#0"), "p.0"))
 
 
+def test_l_where_a_fault_stays_a_probe_that_fails_is_found_if_a_worker_of_the_core_lives() -> None:
+    def failed(*workers: str) -> Script:
+        script = made(cluster(*workers), "p.0")
+        return ended(script, "timeout", "p.0", executed="no")
+
+    stays = plan_of(
+        faults=(Fault(kind="pause", target="w1", stays=True), Fault(kind="swallow", target="c0>w2", stays=True))
+    )
+    assert stays.cut_off == {"w1", "w2"}
+    assert found("probes_succeed", failed("w0#0", "w1#0"), stays)
+    assert found("probes_succeed", failed("w0#0").add("w0#1", "node.up"), stays)
+    assert not found("probes_succeed", failed("w1#0", "w2#0"), stays)
+    assert found("probes_succeed", failed("w1#0", "w2#0")), "without what stays they would have to serve"
+
+
 def test_a_crash_with_all_its_consequences_is_no_violation() -> None:
     script = cluster("w0#0", "w1#0")
     made(script)

@@ -101,7 +101,10 @@ def the_run_ends(story: Story) -> Iterator[Violation]:
 
 
 def probes_succeed(story: Story) -> Iterator[Violation]:
-    """L: after the healing, every probe succeeds, if there is a worker that lives and was not told to stop."""
+    """L: after the healing, every probe succeeds, if there is a worker that lives and was not told to stop.
+
+    Where some faults stay for ever, the same: if that worker is one of the core, which they do not strike.
+    """
     for label, task in story.tasks.items():
         if not label.startswith("p") or not task.made:
             continue
@@ -134,6 +137,7 @@ def _served(story: Story, index: int) -> bool:
     return any(
         name.startswith("w")
         and story.is_wanted(name)
+        and name.partition("#")[0] not in story.plan.cut_off
         and not story.died(name, index)
         and (node.terminated is None or node.terminated.index > index)
         for name, node in story.nodes.items()

@@ -223,7 +223,7 @@ def _outcome_due(story: Story, task: TaskStory) -> int | None:
         if item.node == caller and item.index > made.index:
             return item.index
     closing = story.of("pool.closing")
-    if story.healed is None or not closing or story.died(caller, closing[0].index):
+    if story.healed is None or not closing or story.died(caller, closing[0].index) or story.plan.staying:
         return None
     return closing[0].index if closing[0].at > _settled_by(story, task, story.healed) else None
 

@@ -129,6 +129,7 @@ class NodeStory:
         return self.crashed is None and self.exited is None
 
 
+FOR_EVER_SECONDS = 1e9
 LONGER_SECONDS = 1.0
 """Of a task: deadlines that fire late look once more at what has arrived, and loops take turns."""
 _NONE: list[At] = []
@@ -317,7 +318,7 @@ class Story:
         total = self.disturbance(caller) + self.disturbance(worker)
         for fault in self.plan.faults:
             if fault.target == link and fault.group == "wire":
-                total += fault.seconds + 4 * fault.amount
+                total += FOR_EVER_SECONDS if fault.stays else fault.seconds + 4 * fault.amount
         return total
 
     def disturbance(self, node: str) -> float:
@@ -335,6 +336,8 @@ class Story:
         label = node.partition("#")[0]
         total = self.blocked + self.plan.noise.amplitude * 20
         for fault in self.plan.faults:
+            if fault.target == label and fault.stays:
+                total += FOR_EVER_SECONDS
             if fault.target == label and fault.kind in ("pause", "crawl", "freeze"):
                 total += fault.seconds + (0.0 if fault.kind == "pause" else 1e9)
         for stall in self.plan.stalls:
