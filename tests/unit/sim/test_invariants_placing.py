@@ -57,6 +57,11 @@ def test_b_uneven_rounds_are_found_and_only_without_faults() -> None:
     bind(script, "c0.7", "w0#0", "w0#0", "w1#0")
     assert found("round_robin_is_even", script)
     assert not found("round_robin_is_even", script, plan_of(faults=(Fault(kind="crash", target="w1"),)))
+    # Once w2 has refused it is no candidate, though it stays in view: what comes then is a round of its own.
+    script = cluster("w0#0", "w1#0", "w2#0")
+    for task, worker in (("c0.0", "w1#0"), ("c0.1", "w1#0")):
+        bind(script, task, worker, *(("w0#0", "w1#0", "w2#0") if task == "c0.0" else ("w0#0", "w1#0")))
+    assert not found("round_robin_is_even", script)
 
 
 def test_b_a_call_that_waits_though_its_session_is_open_is_found() -> None:

@@ -66,7 +66,7 @@ def attempts_are_bounded(story: Story) -> Iterator[Violation]:
 
 
 def round_robin_is_even(story: Story) -> Iterator[Violation]:
-    """B: without faults, and while the view stands, |bound(w) - bound(w')| ≤ 1 for all w, w' of one caller."""
+    """B: without faults, and while the candidates stay, |bound(w) - bound(w')| ≤ 1 for all w, w' of one caller."""
     if story.plan.faults or story.plan.stalls or story.plan.noise.amplitude:
         # A worker that is slow to connect is suspect, and passed over.
         return
@@ -81,9 +81,11 @@ def round_robin_is_even(story: Story) -> Iterator[Violation]:
     for node, items in first.items():
         items.sort(key=lambda item: item.index)
         changed = [item.index for item in story.views.get(node, []) if item.event.kind != "view.updated"]
-        stretches: dict[int, list[At]] = {}
+        stretches: dict[tuple[int, frozenset[str]], list[At]] = {}
         for item in items:
-            stretches.setdefault(sum(index < item.index for index in changed), []).append(item)
+            # One that has refused stays in view, and is no candidate any more.
+            who = frozenset(map(str, value_of(item, "candidates", ())))
+            stretches.setdefault((sum(index < item.index for index in changed), who), []).append(item)
         for stretch in stretches.values():
             candidates = [str(name) for name in value_of(stretch[0], "candidates", ())]
             counts = Counter(dict.fromkeys(candidates, 0))
