@@ -262,10 +262,10 @@ class Session:
                 else:
                     self._wake = loop.create_future()
                     await self._wake
-        except StreamLost as lost:
-            if self._reason is None:
-                self._reason = str(lost) or "the stream broke"
-                stream.abort(self._reason)
+        except StreamLost:
+            # Nothing leaves any more. What the other end wrote before it ended can still be read, and answers are among
+            # it: the reader reads to the end, which ends the session.
+            return
         except Exception as error:
             # Nobody would be heard any more, and nobody would notice.
             _log.exception("%s: a frame cannot be written", self.name)

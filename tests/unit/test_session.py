@@ -187,6 +187,32 @@ async def test_a_goodbye_comes_after_all_that_was_said_before(size: int) -> None
         assert not far.violated
 
 
+async def test_what_the_other_end_wrote_before_it_ended_is_heard_though_nothing_can_be_said_any_more() -> None:
+    transport = MemoryTransport(MemoryNetwork(), SMALL)
+    heard: asyncio.Future[tuple[str, list[Frame]]] = asyncio.get_running_loop().create_future()
+    ended = asyncio.Event()
+
+    async def serve(stream: Stream) -> None:
+        await ended.wait()
+        owner = Owner()
+        session = Session(
+            stream=stream, owner=owner, limits=SMALL, peer_credit_bytes=SMALL.credit_bytes, name="session b"
+        )
+        session.say(Draining())  # its writer finds that nothing leaves, before its reader has read a thing
+        heard.set_result((await session.run(), [frame for frame, _ in owner.heard]))
+
+    listener = await transport.listen("unix:/s", serve)
+    near = await transport.connect("unix:/s")
+    for number in range(20):
+        await near.write(encode([Accept(number)]))
+    await near.close()
+    ended.set()
+    reason, frames = await asyncio.wait_for(heard, 5)
+    assert frames == [Accept(number) for number in range(20)]
+    assert reason == "ended by the other end"
+    await listener.close()
+
+
 async def test_after_the_end_what_is_said_is_dropped() -> None:
     async with pair() as made:
         near = made.sessions[0]
