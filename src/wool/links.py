@@ -367,15 +367,19 @@ class Links:
 
     # ---- a lease ----
 
-    def make_way(self) -> None:
-        """A worker may have lost its place, or another may want one: see who has it now."""
+    def make_way(self, *, needed: bool = False) -> bool:
+        """A worker may have lost its place, or another may want one: see who has it now; return whether one made way.
+
+        Where one is ``needed``, since nobody takes a call, one that cannot be reached makes way at once.
+        """
         self._candidates = None
         waiting = len(self.outside)
-        made_way = self._fill()
+        made_way = self._fill(needed=needed)
         if made_way or len(self.outside) != waiting:
             self.changed()
             for link in made_way:
                 self._owner.left(link)
+        return bool(made_way)
 
     def _takes_a_place(self, key: str) -> bool:
         return self._terms.lease is not None and not self._terms.is_own(key)
@@ -397,13 +401,15 @@ class Links:
         is_own = self._terms.is_own
         return [link for link in self.links.values() if not (is_own(link.uid) or link.refuses)]
 
-    def _fill(self) -> list[Link]:
+    def _fill(self, *, needed: bool = False) -> list[Link]:
         """Give places to those who wait as long as there are any; return the links that have lost theirs by it."""
         lease, outside, made_way = self._terms.lease, self.outside, list[Link]()
         while lease is not None and outside and not self._closed:
             holders = self._holders()
             if len(holders) >= lease:
                 yielding = next(filter(self._yields, holders), None) if outside.fresh else None
+                if yielding is None and outside.fresh and needed:
+                    yielding, needed = next(filter(_is_unreachable, holders), None), False
                 if yielding is None:
                     break
                 self._send_outside(yielding)
@@ -423,7 +429,7 @@ class Links:
 
         It drains; or nobody is sure who it is; or it cannot be reached, and its probe has become as slow as it gets.
         """
-        if link.draining or link.connection is not None or not link.status.suspect:
+        if link.draining or not _is_unreachable(link):
             return link.draining
         refused = link.reason is not None and is_refusal(link.reason)
         return refused or link.backoff >= self._limits.reconnect_most_seconds
@@ -513,3 +519,7 @@ class Links:
         for link in self.addresses.values():
             if link.same_as == uid:
                 link.ask_again()
+
+
+def _is_unreachable(link: Link) -> bool:
+    return link.status.suspect and link.connection is None

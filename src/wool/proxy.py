@@ -211,6 +211,8 @@ class Proxy:
         elif not (self._links or self._view.gone or call.tried or self._view.ended_with):
             # Discovery has not named anybody yet; the dispatch timeout bounds the wait.
             self._unplaced[call] = None
+        elif self._view.make_way(needed=True):
+            self._bind(call)
         elif self._what.is_looking and self._view.ended_with is None:
             # A name may yet lead to somebody; `lookup_seconds` bounds the wait, and the dispatch timeout.
             self._unplaced[call] = None

@@ -251,6 +251,19 @@ async def test_a_worker_that_is_unreachable_for_a_moment_keeps_its_place() -> No
         assert view(made) == ["a"]
 
 
+async def test_a_call_that_nobody_takes_is_taken_by_one_that_waits_for_a_place() -> None:
+    slow = dataclasses.replace(QUICK, reconnect_first_seconds=30.0, reconnect_most_seconds=60.0)
+    async with cluster("a", "b", "c", terms=Terms(lease=1), limits=slow) as made:
+        for uid in "ab":
+            await made.workers[uid].service.close()
+        assert view(made) == ["a"]
+        assert await made.call(bodies.echo, 1) == 1
+        assert view(made) == ["c"]
+        await made.workers["c"].service.close()
+        with pytest.raises(NoWorkersAvailable, match="it had one before"):
+            await made.call(bodies.echo, 2)
+
+
 @pytest.mark.parametrize("known_by", ["uid", "address"])
 async def test_a_worker_that_stays_unreachable_makes_way_and_has_its_turn_again(known_by: str) -> None:
     names = {uid: f"unix:/{uid}" if known_by == "address" else uid for uid in ("a", "b")}
