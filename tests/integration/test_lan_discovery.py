@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import pickle
@@ -21,6 +22,8 @@ import pytest_asyncio
 
 pytest.importorskip("zeroconf", reason="needs the extra wool[lan]")
 
+from zeroconf import DNSIncoming, DNSText
+
 from support import namespaces
 from support.command import free_port
 from support.faults import until
@@ -29,6 +32,7 @@ from support.routines import where
 from support.watch import watching
 from wool import LanDiscovery, LocalWorker, WorkerMetadata, WorkerPool, WorkerProxy
 from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
+from wool.discovery.mdns import listening_socket
 from wool.discovery.records import to_text
 from wool.discovery.sightings import Record
 from wool.limits import DEFAULT_LIMITS
@@ -122,6 +126,26 @@ async def test_a_worker_published_and_gone_at_once_does_not_come_back(lan: LanDi
         # All is said, three times each. What is said now is heard after it.
         await lan.publisher.publish("worker-added", worker(3))
         await watch.until(worker(3))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="listens as wool does on Linux")
+async def test_what_is_no_longer_true_is_not_said_again() -> None:
+    """Each is said three times, in half a second: a hello that is repeated after the goodbye would be the last word."""
+    with listening_socket(socket.if_nametoindex("lo"), six=False) as ear:
+        async with LanDiscovery(interfaces=LOOPBACK) as discovery:
+            for type, metadata in (
+                ("worker-added", worker(2)),
+                ("worker-updated", worker(2, "gpu")),
+                ("worker-dropped", worker(2, "gpu")),
+            ):
+                await discovery.publisher.publish(type, metadata)
+        said: list[tuple[str, float]] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                texts = [each for each in DNSIncoming(ear.recv(9000)).answers() if isinstance(each, DNSText)]
+                mine = [each for each in texts if each.name.startswith(worker(2).uid)]
+                said += [("gpu" if b"gpu" in each.text else "", each.ttl) for each in mine]
+    assert said == [("", 1200), ("gpu", 1200), *[("gpu", 0)] * 3]
 
 
 async def test_a_filter_shows_only_what_is_wanted(lan: LanDiscovery) -> None:

@@ -58,6 +58,8 @@ class Multicast:
         self._limits = limits
         self._announced: dict[str, ServiceInfo] = {}
         self._sending: set[asyncio.Future[None]] = set()
+        self._hellos: dict[str, asyncio.Future[None]] = {}
+        """By name, what repeats its last announcement."""
         self._receivers: list[asyncio.BaseTransport] = []
 
     @classmethod
@@ -126,7 +128,7 @@ class Multicast:
             raise ValueError(f"{announcement.label} is announced already")
         info = self._info_of(announcement)
         self._announced[announcement.name] = info
-        self._keep(await self._zeroconf.async_register_service(info, cooperating_responders=True))
+        self._keep(await self._zeroconf.async_register_service(info, cooperating_responders=True), announcement.name)
         await asyncio.sleep(0)
 
     async def update(self, announcement: Announcement) -> None:
@@ -134,7 +136,8 @@ class Multicast:
         if announcement.name not in self._announced:
             raise ValueError(f"{announcement.label} is not announced here")
         info = self._announced[announcement.name] = self._info_of(announcement)
-        self._keep(await self._zeroconf.async_update_service(info))
+        self._unsay(announcement.name)
+        self._keep(await self._zeroconf.async_update_service(info), announcement.name)
         await asyncio.sleep(0)
 
     async def withdraw(self, name: str) -> None:
@@ -142,13 +145,21 @@ class Multicast:
         info = self._announced.pop(name, None)
         if info is None:
             raise ValueError(f"{name} is not announced here")
+        self._unsay(name)
         self._keep(await self._zeroconf.async_unregister_service(info))
         await asyncio.sleep(0)
 
-    def _keep(self, repeats: asyncio.Future[None]) -> None:
+    def _keep(self, repeats: asyncio.Future[None], name: str = "") -> None:
         # What is said is said three times, in case it gets lost.
         self._sending.add(repeats)
         repeats.add_done_callback(self._sent)
+        if name:
+            self._hellos[name] = repeats
+
+    def _unsay(self, name: str) -> None:
+        """Do not repeat what is no longer true: whoever has not heard the first one would believe the last."""
+        if (repeats := self._hellos.pop(name, None)) is not None:
+            repeats.cancel()
 
     def _sent(self, repeats: asyncio.Future[None]) -> None:
         self._sending.discard(repeats)
@@ -179,6 +190,7 @@ class Multicast:
             _log.warning("goodbyes could not be said in %s s (lan_open_seconds)", self._limits.lan_open_seconds)
         finally:
             self._announced.clear()
+            self._hellos.clear()
             for receiver in self._receivers:
                 receiver.close()
             await self._zeroconf.async_close()
