@@ -11,7 +11,6 @@ import contextvars
 import logging
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -195,12 +194,6 @@ CROWD_SHARE = 4
 HOLD_SECONDS = 0.02
 """What is posted waits at most so long for others: the other side looks by itself so long after a wake-up."""
 
-STARVED = 32
-"""After so many posts that the woken side has not looked for, it is the interpreter that it waits for."""
-
-LET_GO_SECONDS = 0.0001
-"""Then it is let go of for so long: enough for a thread that waits for nothing else to take it."""
-
 
 class Batch:
     """Posts into a mailbox from one loop, and wakes the other side once for what is posted together.
@@ -211,14 +204,13 @@ class Batch:
     are many or the loop has run what is ready, or at the latest when the other side looks by itself.
     """
 
-    __slots__ = ("_append", "_behind", "_crowd", "_loop", "_mailbox", "_pending", "_scheduled", "_woke")
+    __slots__ = ("_append", "_crowd", "_loop", "_mailbox", "_pending", "_scheduled", "_woke")
 
     def __init__(self, mailbox: Mailbox, loop: asyncio.AbstractEventLoop, crowd: Callable[[], int]) -> None:
         self._mailbox = mailbox
         self._append = mailbox.append
         self._crowd = crowd
         self._loop = weakref.ref(loop)
-        self._behind = 0
         self._pending = 0
         self._scheduled = False
         self._woke = 0.0
@@ -226,11 +218,7 @@ class Batch:
     def post(self, callback: Callable[[*_Args], object], *args: *_Args) -> None:
         """Run ``callback(*args)`` on the mailbox's loop. Only to be called on this batch's own loop."""
         if not self._append(callback, args):
-            self._behind += 1
-            if self._behind % STARVED == 0:
-                time.sleep(LET_GO_SECONDS)
             return
-        self._behind = 0
         loop = self._loop()
         if loop is None:
             self._mailbox.wake()

@@ -316,7 +316,6 @@ NO_LIMITS = {
     },
     "a pace: how much in one turn, and how often": {
         "bridge.HOLD_SECONDS",
-        "bridge.LET_GO_SECONDS",
         "bridge.QUIET_SECONDS",
         "cli.metrics.PAUSE_SECONDS",
         "cli.ps.WAIT_SECONDS",
