@@ -30,7 +30,7 @@ from wool.discovery.base import (
 from wool.discovery.local import LocalDiscovery
 from wool.limits import Limits
 from wool.sim.loop import LoopOwner, SimLoop
-from wool.sim.subscribed import Overheard
+from wool.sim.subscribed import Between, Overheard
 from wool.supplied import is_manager
 
 if TYPE_CHECKING:
@@ -356,22 +356,8 @@ class Disturbed:
         return f"<Disturbed {self._made!r:.100}>"
 
 
-class Told:
-    """A subscriber whose events are delayed, doubled, lost and so on, as the plan says of whoever follows it."""
-
-    lives_on_io_loop = True
-
-    def __init__(self, inner: DiscoverySubscriberLike) -> None:
-        self._inner = inner
-
-    @property
-    def is_looking(self) -> bool:
-        """Whether it has still to hear from everybody, as far as it knows."""
-        return bool(getattr(self._inner, "is_looking", False))
-
-    def __aiter__(self) -> AsyncGenerator[DiscoveryEvent, None]:  # noqa: PYI058 - aclose() is part of it
-        """Return a new subscription."""
-        return self._events()
+class Told(Between):
+    """The events are delayed, doubled, lost and so on, as the plan says of whoever follows them."""
 
     async def _events(self) -> AsyncGenerator[DiscoveryEvent, None]:
         here = _here()
@@ -394,12 +380,6 @@ class Told:
             ear.close()
             feed.cancel()
             await asyncio.wait([feed])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Told, (self._inner,))
-
-    def __repr__(self) -> str:
-        return f"<Told {self._inner!r}>"
 
 
 class _Ear:

@@ -55,8 +55,8 @@ def _here() -> Subscribing:
     return cast("Subscribing", loop.owner)
 
 
-class Overheard:
-    """A subscriber of production's, each event of which is written into the history."""
+class Between:
+    """A subscriber between production's and whoever subscribes; what becomes of the events is a subclass's."""
 
     lives_on_io_loop = True
 
@@ -72,6 +72,19 @@ class Overheard:
         """Return a new subscription."""
         return self._events()
 
+    def _events(self) -> AsyncGenerator[DiscoveryEvent, None]:
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self._inner,))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._inner!r}>"
+
+
+class Overheard(Between):
+    """Each event is written into the history."""
+
     async def _events(self) -> AsyncGenerator[DiscoveryEvent, None]:
         here = _here()
         number = here.subscriptions
@@ -86,9 +99,3 @@ class Overheard:
             close = getattr(events, "aclose", None)
             if close is not None:
                 await close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Overheard, (self._inner,))
-
-    def __repr__(self) -> str:
-        return f"<Overheard {self._inner!r}>"

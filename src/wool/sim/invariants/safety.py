@@ -345,32 +345,24 @@ def nobody_is_in_between(story: Story) -> Iterator[Violation]:
             )
 
 
-def secrets_are_the_same(story: Story) -> Iterator[Violation]:
-    """S7: opened(s, n) ⇒ both ends of s have the same secret."""
-    others = {value_of(item, "worker") for item in story.of("truth.other-secret")}
+def _opened_with_others(story: Story, truth: str, ends: str) -> Iterator[Violation]:
+    others = {value_of(item, "worker") for item in story.of(truth)}
     for (node, session), item in story.sessions_opened.items() if others else ():
         caller, worker = caller_of(session), worker_of(session)
         if (caller in others) != (worker in others):
             yield Violation(
-                invariant="S7",
-                task="",
-                sentence=f"{node} opened {session}, whose ends have different secrets",
-                events=(item.index,),
+                invariant="S7", task="", sentence=f"{node} opened {session}, whose ends {ends}", events=(item.index,)
             )
+
+
+def secrets_are_the_same(story: Story) -> Iterator[Violation]:
+    """S7: opened(s, n) ⇒ both ends of s have the same secret."""
+    yield from _opened_with_others(story, "truth.other-secret", "have different secrets")
 
 
 def versions_are_the_same(story: Story) -> Iterator[Violation]:
     """S7: opened(s, n) ⇒ both ends of s speak the same version of the protocol; so the other gets no task either."""
-    others = {value_of(item, "worker") for item in story.of("truth.other-version")}
-    for (node, session), item in story.sessions_opened.items() if others else ():
-        caller, worker = caller_of(session), worker_of(session)
-        if (caller in others) != (worker in others):
-            yield Violation(
-                invariant="S7",
-                task="",
-                sentence=f"{node} opened {session}, whose ends speak different versions of the protocol",
-                events=(item.index,),
-            )
+    yield from _opened_with_others(story, "truth.other-version", "speak different versions of the protocol")
 
 
 def another_version_is_told(story: Story) -> Iterator[Violation]:
