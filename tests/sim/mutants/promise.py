@@ -5,6 +5,11 @@ from __future__ import annotations
 from sim.mutants.mutant import Edit, Mutant
 
 PROXY, CALLER, SERVICE, CONNECTION = "wool.proxy", "wool.protocol.caller", "wool.worker.service", "wool.connection"
+_KEPT = Edit(
+    module="wool.serialization",
+    old="def dumps(value: object) -> Payload:\n",
+    new="KEPT: dict[object, object] = {}\n\n\ndef dumps(value: object) -> Payload:\n",
+)
 
 MUTANTS = (
     Mutant(
@@ -212,11 +217,7 @@ MUTANTS = (
         broken="Results that were pickled in this process are not unpickled in it: body and caller share them.",
         caught_by="no_identity_crosses",
         edits=(
-            Edit(
-                module="wool.serialization",
-                old="def dumps(value: object) -> Payload:\n",
-                new="KEPT: dict[object, object] = {}\n\n\ndef dumps(value: object) -> Payload:\n",
-            ),
+            _KEPT,
             Edit(
                 module="wool.worker.runner",
                 old="from wool.serialization import Payload, dumps, loads\n",
@@ -245,11 +246,7 @@ MUTANTS = (
         broken="Arguments that were pickled in this process are not unpickled in it: caller and body share them.",
         caught_by="no_identity_crosses",
         edits=(
-            Edit(
-                module="wool.serialization",
-                old="def dumps(value: object) -> Payload:\n",
-                new="KEPT: dict[object, object] = {}\n\n\ndef dumps(value: object) -> Payload:\n",
-            ),
+            _KEPT,
             Edit(
                 module="wool.dispatch",
                 old="from wool.serialization import Payload,",
