@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import ssl
+import struct
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from support.hostile import (
     ACK,
     CANCEL,
     CONTINUATION,
+    DATA,
     END_STREAM,
     HEADERS,
     MAX_CONCURRENT_STREAMS,
@@ -28,6 +31,7 @@ from support.hostile import (
     PULSE,
     RESET,
     SETTINGS,
+    WINDOW,
     Attackers,
     add,
     call,
@@ -56,6 +60,7 @@ HOLDS = r"connections that have opened no session in .*: \d+ from 127\.0\.0\.1"
 REFUSED = r"a caller was refused: {why}.* \(at 127\.0\.0\.1:\d+\)"
 LATE = REFUSED.format(why=r"no handshake in 2\.0 s \(handshake_seconds\)")
 TOO_LARGE = REFUSED.format(why=r"ended by the other end, or by gRPC for a message above \d+ B \(message_bytes\)")
+NO_WORDS = REFUSED.format(why=r"what answered does not speak wool's protocol")
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -256,6 +261,15 @@ def _rapid_resets() -> bytes:
     return OPENING + b"".join(call(1 + 2 * number) + frame(RESET, 1 + 2 * number, cancel) for number in range(2000))
 
 
+def _much_in_little() -> bytes:
+    """A message that fits into HTTP/2's first window, and is thirty times as long as the limit where it is unpacked."""
+    data = gzip.compress(bytes(60 * MIB))
+    said = b"\1" + struct.pack(">I", len(data)) + data
+    assert len(said) < WINDOW
+    pieces = (said[at : at + 16384] for at in range(0, len(said), 16384))
+    return OPENING + call(1, grpc_encoding="gzip") + b"".join(frame(DATA, 1, piece) for piece in pieces)
+
+
 FLOODS: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "streams": (_many_streams, LATE),
     "streams that are reset at once": (_rapid_resets, HOLDS),
@@ -266,6 +280,7 @@ FLOODS: dict[str, tuple[Callable[[], bytes], str | None]] = {
         None,
     ),
     "a message of 4 GiB": (lambda: OPENING + call(1) + message(1, bytes(16000), length=2**32 - 1), TOO_LARGE),
+    "a message that unpacks to 60 MiB": (_much_in_little, NO_WORDS),
     "bytes that are no HTTP": (lambda: b"\xff" * MIB, None),
     "HTTP/1.1": (lambda: b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1000, None),
     "another method": (

@@ -24,6 +24,10 @@ UNIX_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 
 _PREFIX = "unix:"
 
+_NOTHING_IS_UNPACKED = ("grpc.per_message_decompression", 0)
+"""We compress nothing, and what anybody sends compressed stays as it is, and is no message of ours. gRPC would unpack
+it, and some releases hold the limit of a message against its size before: a MiB from a stranger would become a GiB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
@@ -136,6 +140,7 @@ def health_options(limits: Limits) -> Options:
         ("grpc.so_reuseport", 0),
         ("grpc.max_send_message_length", limits.probe_bytes),
         ("grpc.max_receive_message_length", limits.probe_bytes),
+        _NOTHING_IS_UNPACKED,
         ("grpc.server_handshake_timeout_ms", _milliseconds(limits.handshake_seconds)),
         ("grpc.max_connection_idle_ms", _milliseconds(limits.handshake_seconds)),
         # Who watches is never idle, and who keeps a call open neither.
@@ -166,6 +171,7 @@ def _both_ends(kind: Literal["unix", "tcp"], limits: Limits) -> Options:
         # Never answer a peer's pings with GOAWAY too_many_pings.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _milliseconds(keepalive / 2)),
+        _NOTHING_IS_UNPACKED,
     ]
     if kind == "unix":
         # A larger window leaves no room for the keepalive ping while bulk data waits; see grpc_pulse.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import gzip
 import os
 import socket
 import stat
@@ -242,6 +243,38 @@ async def test_a_message_above_the_readers_limit_breaks_the_stream_and_only_that
             await end.close()
     for transport in (generous, strict):
         await transport.close()
+
+
+async def test_what_a_caller_sends_compressed_is_not_unpacked(transport: GrpcTransport) -> None:
+    """Some releases of gRPC unpack it first, and look at the limit of a message then: a MiB becomes a GiB."""
+    async with listening(transport, "127.0.0.1:0") as listener:
+        async with grpc.aio.insecure_channel(listener.address, compression=grpc.Compression.Gzip) as channel:
+            method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+                "/wool.protocol.Worker/Session"
+            )
+            stranger = method()
+            await stranger.write(bytes(MIB))
+            echoed = await stranger.read()
+            assert isinstance(echoed, bytes)
+            assert len(echoed) < 10_000
+            assert gzip.decompress(echoed) == bytes(MIB)
+            await stranger.done_writing()
+            assert await stranger.read() is grpc.aio.EOF
+
+
+async def test_what_a_worker_sends_compressed_is_not_unpacked(transport: GrpcTransport, directory: Path) -> None:
+    async def answer_compressed(context: grpc.aio.ServicerContext) -> None:
+        await context.send_initial_metadata((("wool-session", "open"), ("grpc-internal-encoding-request", "gzip")))
+        await context.write(bytes(MIB))
+        await context.read()
+
+    server = await serve_grpc(directory / "s", answer_compressed)
+    stream = await transport.connect(f"unix:{directory}/s")
+    read = await stream.read()
+    assert len(read) < 10_000
+    assert gzip.decompress(read) == bytes(MIB)
+    await stream.close()
+    await server.stop(None)
 
 
 # ---- addresses -------------------------------------------------------------------------------------

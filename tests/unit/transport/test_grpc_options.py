@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wool.limits import Limits
-from wool.transport.grpc_options import UNIX_PATH_BYTES, Options, channel_options, check, parse, server_options
+from wool.transport.grpc_options import (
+    UNIX_PATH_BYTES,
+    Options,
+    channel_options,
+    check,
+    health_options,
+    parse,
+    server_options,
+)
 
 Kind = Literal["unix", "tcp"]
 KINDS: tuple[Kind, ...] = ("unix", "tcp")
@@ -61,6 +69,12 @@ def test_what_a_proxy_a_retry_or_a_shared_port_could_do_is_off(kind: Kind) -> No
     assert channel["grpc.enable_retries"] == 0
     assert channel["grpc.use_local_subchannel_pool"] == 1
     assert server["grpc.so_reuseport"] == 0
+
+
+def test_nothing_that_was_sent_compressed_is_unpacked() -> None:
+    made = [make(kind, Limits()) for make in (channel_options, server_options) for kind in KINDS]
+    for options in (*made, health_options(Limits())):
+        assert dict(options)["grpc.per_message_decompression"] == 0
 
 
 def test_a_unix_socket_has_a_small_window_so_that_pings_are_written_under_bulk() -> None:
