@@ -1,11 +1,15 @@
-"""Docstrings have tables that look like tables in the source; on the site they are Markdown's."""
+"""What the reference needs beyond what is in the source, where names and tables look as they do in Python.
+
+Docstrings have tables that look like tables in the source; on the site they are Markdown's. And a function that the
+package exports is shown also where a module of the package has its name.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Alias, Extension, Module, Object
 
 RULE = re.compile(r" *=+( +=+)+ *")
 
@@ -17,6 +21,17 @@ class SimpleTables(Extension):
         """Rewrite the docstring of ``obj``."""
         if obj.docstring is not None:
             obj.docstring.value = with_markdown_tables(obj.docstring.value)
+
+
+class ExportsFirst(Extension):
+    """Shows what the package exports where a module has the same name, as `wool.routine`: else the module hides it."""
+
+    def on_package(self, *, pkg: Module, **_: Any) -> None:
+        """Put the exported object in the place of the module in which it is defined."""
+        for name in pkg.exports or ():
+            found = pkg.members.get(str(name))
+            if isinstance(found, Module) and str(name) in found.members:
+                pkg.members[str(name)] = Alias(str(name), found.members[str(name)], parent=pkg)
 
 
 def with_markdown_tables(text: str) -> str:
