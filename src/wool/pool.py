@@ -209,6 +209,9 @@ class WorkerPool(_Entered):
     its block, and for the bodies of routines, on whatever worker. Calls still under way in other tasks when the block
     is left end as `TaskInterrupted` on the workers that it started, and as `WorkerLost` on others.
 
+    A worker that the pool starts has the program's working directory, environment, import path and `sys.argv`. What
+    bodies register with `atexit` runs when it ends, within ``stop_seconds``, unless it has to be killed.
+
     Where nobody is found yet, a call waits for the first worker, as long as ``dispatch_timeout`` lets it. Then
     `DispatchTimeout` says what was waited for, and who was seen and not used.
 

@@ -110,6 +110,7 @@ async def test_a_worker_is_what_it_was_configured_to_be(
     else:
         monkeypatch.setenv("PYTHONPATH", python_path)
     monkeypatch.setenv("MINE", "caf\udcff")
+    monkeypatch.setattr(sys, "argv", ["program.py", "--flag", "caf\udcff", Path("ignored")])
     monkeypatch.setattr(sys, "path", [*sys.path, "", "/not-\udcfftext", "/with:colon", Path("/ignored")])
     monkeypatch.chdir(tmp_path)
     report = tmp_path / "report"
@@ -117,6 +118,7 @@ async def test_a_worker_is_what_it_was_configured_to_be(
     await handle.stop(0)
     found = json.loads(report.read_text())
     assert found["sys_path"] == [entry for entry in sys.path if isinstance(entry, str)]
+    assert found["argv"] == ["program.py", "--flag", "caf\udcff"]
     assert found["cwd"] == str(tmp_path)
     expected = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"}
     assert {name: value for name, value in found["environ"].items() if name != "LC_CTYPE"} == expected

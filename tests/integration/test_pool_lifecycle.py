@@ -152,7 +152,58 @@ def test_modules_beside_the_script_and_the_working_directory_are_the_users(place
     assert output == f"{place.home}\n"
 
 
+def test_the_arguments_that_a_routine_sees_are_the_programs(place: Place) -> None:
+    output = place.run(
+        "import asyncio, sys, wool\n"
+        "sys.argv.append('--verbose')\n"
+        "@wool.routine\n"
+        "async def arguments(): return sys.argv\n"
+        "async def main():\n"
+        "    async with wool.WorkerPool(size=1):\n"
+        "        assert await arguments() == sys.argv\n"
+        "        print(sys.argv[1:])\n"
+        "asyncio.run(main())\n"
+    )
+    assert output == "['--verbose']\n"
+
+
 # ---- the end -----------------------------------------------------------------------------------------
+
+TIDY = """
+import asyncio, atexit, logging, sys, tempfile, time
+import wool
+
+@wool.routine
+async def register(seconds):
+    global scratch
+    scratch = tempfile.TemporaryDirectory()  # removed at exit
+    atexit.register(lambda: print("this is the end", flush=True))
+    atexit.register(lambda: 1 / 0)
+    atexit.register(time.sleep, seconds)
+    return scratch.name
+
+async def main(seconds):
+    if seconds:
+        wool.runtime.set_runtime(wool.runtime.real_runtime(limits=wool.limits.Limits(stop_seconds=0.5)))
+    async with wool.WorkerPool(size=1) as pool:
+        await register(seconds)
+        began = time.monotonic()
+    return time.monotonic() - began
+"""
+
+
+def test_what_a_body_has_registered_for_the_exit_runs_when_its_worker_ends(place: Place) -> None:
+    with place.start(TIDY + "\nasyncio.run(main(0))\n") as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "this is the end" in errors
+    assert "ZeroDivisionError" in errors  # said, and nothing else comes of it
+    assert place.left() == []
+
+
+def test_what_a_body_has_registered_for_the_exit_does_not_hold_the_pools(place: Place) -> None:
+    place.run("import wool.limits, wool.runtime\n" + TIDY + "\nassert asyncio.run(main(60)) < 10\n")
+
 
 OWNER = """
 import asyncio, os, signal, sys, time

@@ -45,7 +45,7 @@ class ChannelError(ValueError):
 class Configure:
     """Owner to worker, first and once: all that the worker has to know. Raises `ValueError` if it is wrong.
 
-    ``sys_path`` and ``python_path`` (the variable PYTHONPATH, `None` if it was not set) are the owner's.
+    ``sys_path``, ``python_path`` (the variable PYTHONPATH, `None` if it was not set) and ``argv`` are the owner's.
     ``address`` is where to listen: ``unix:/path`` or ``host:port``. ``secret`` is shared by all who may
     dispatch; `None` if certificates alone decide, those in ``credentials``. ``uid`` is `None` if the worker is to mint
     one. ``retirement`` says when it has had enough. ``log_style`` says how log lines look (`wool.worker.logs`), from
@@ -57,6 +57,7 @@ class Configure:
 
     sys_path: tuple[str, ...]
     python_path: str | None
+    argv: tuple[str, ...] = ()
     address: str
     secret: bytes | None = field(repr=False)
     uid: str | None = None
@@ -280,6 +281,7 @@ _FIELDS: dict[type, dict[str, _Codec]] = {
     Configure: {
         "sys_path": (list, _texts),
         "python_path": _optional(_TEXT),
+        "argv": (list, _texts),
         "address": _TEXT,
         "secret": _optional(_BYTES),
         "uid": _optional(_TEXT),

@@ -192,6 +192,7 @@ def _configure(spec: WorkerSpec) -> Configure:
             # The import system ignores what is not a string.
             sys_path=tuple(entry for entry in sys.path if type(entry) is str),
             python_path=os.environ.get("PYTHONPATH"),
+            argv=tuple(argument for argument in sys.argv if type(argument) is str),
             address=spec.address,
             secret=spec.secret,
             uid=spec.uid,

@@ -1,8 +1,8 @@
 """The life of a worker process, from its first line to its exit status.
 
-It becomes mortal (`lifeline`), hears from its owner what it is to be (`channel`), makes its import path that
-of the owner, and hands over to `wool.worker.serve`. Until then it imports little, both to be quick and since
-what is imported before the path is restored might be something else than what the owner has.
+It becomes mortal (`lifeline`), hears from its owner what it is to be (`channel`), makes its import path and its
+arguments those of the owner, and hands over to `wool.worker.serve`. Until then it imports little, both to be quick
+and since what is imported before the path is restored might be something else than what the owner has.
 
 It must never let a failure before `Ready` go unsaid: the owner waits.
 """
@@ -52,7 +52,7 @@ def _run(channel: ChildChannel, serve: Serve | None) -> int:
     configure = channel.receive()
     if not isinstance(configure, Configure):
         raise ChannelError("the first control message is not 'configure'")
-    _restore_imports(configure)
+    _restore(configure)
     return (serve or _import_serve())(configure, channel)
 
 
@@ -84,9 +84,10 @@ def _reset_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _restore_imports(configure: Configure) -> None:
+def _restore(configure: Configure) -> None:
     # PYTHONPATH was only there to find this package; programs that routines execute get the owner's.
     sys.path[:] = configure.sys_path
+    sys.argv[:] = configure.argv
     if configure.python_path is None:
         os.environ.pop("PYTHONPATH", None)
     else:

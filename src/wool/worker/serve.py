@@ -8,6 +8,7 @@ seconds. If the I/O loop dies, the process exits: gRPC's own threads would go on
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import faulthandler
 import gc
@@ -252,6 +253,8 @@ def serve(configure: Configure, channel: ChildChannel) -> int:
                 raise
         _serve(configure, channel)
         PROCESS.end(configure.limits.close_seconds)
+        # `os._exit` would leave them out. The owner waits for `stop_seconds`, and no longer.
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
     finally:
         close_log()
     if (tracer := TRACING.tracer) is not None:

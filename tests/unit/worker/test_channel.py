@@ -41,6 +41,7 @@ from wool.worker.retirement import Retirement
 CONFIGURE = Configure(
     sys_path=("", "/a b", "/caf\u00e9", "/not-\udcfftext", "line\nbreak"),
     python_path="/p:/q",
+    argv=("script.py", "--not-\udcfftext", ""),
     address="unix:/tmp/x",
     secret=bytes(range(32)),
     uid="u" * 32,
