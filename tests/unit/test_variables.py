@@ -407,6 +407,19 @@ async def hang(value: Any) -> None:
         raise
 
 
+@wool.routine
+async def hang_with_a_lock() -> None:
+    at_the_top.set(threading.Lock())
+    await asyncio.Event().wait()
+
+
+@wool.routine
+async def hang_with_a_lock_in_stream() -> Any:
+    yield 1
+    at_the_top.set(threading.Lock())
+    await asyncio.Event().wait()
+
+
 async def test_a_value_that_cannot_be_pickled_names_its_variable_and_nothing_has_run() -> None:
     async with memory_pool() as made:
         at_the_top.set(threading.Lock())
@@ -507,6 +520,29 @@ async def test_what_a_cancelled_body_sets_is_seen() -> None:
             await task
         assert seen == [["value", "cancelled"]]
         assert at_the_top.get() == "before"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_time_out_is_one_though_what_the_cancelled_body_has_set_does_not_travel(
+    streams: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with memory_pool() as made:
+        scope = asyncio.timeout(None)
+
+        async def caller() -> None:
+            async with scope:
+                if streams:
+                    async for _ in hang_with_a_lock_in_stream():
+                        pass
+                else:
+                    await hang_with_a_lock()
+
+        task = asyncio.create_task(caller())
+        await made.settle(200)
+        scope.reschedule(0)
+        with pytest.raises(TimeoutError):
+            await task
+    assert "the value of context variable 'at the top'" in caplog.text
 
 
 async def test_an_answer_with_nonsense_for_context_is_told_and_ends_the_generator(

@@ -462,7 +462,10 @@ class Runner:
                 try:
                     payload = self._with_context(job, state, now, payload)
                 except ContextFault as fault:
-                    if kind is not ResultKind.UNSENDABLE:
+                    if isinstance(error, asyncio.CancelledError):
+                        # Whoever has cancelled it, a time-out say, must hear that, and not of a variable.
+                        _log.warning("task %s was cancelled, and does not say %s", job.task.hex()[:12], fault)
+                    elif kind is not ResultKind.UNSENDABLE:
                         kind, echo = ResultKind.UNSENDABLE, False
                         wrong = fault.for_worker(f"task {job.task.hex()[:12]}")
                         wrong.__context__ = error
