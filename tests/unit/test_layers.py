@@ -159,6 +159,7 @@ LAYERS = (
         {
             "cli",
             "cli.certs",
+            "cli.completion",
             "cli.credentials",
             "cli.health",
             "cli.main",

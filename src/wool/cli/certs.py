@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from wool import pem
+from wool.cli.completion import with_files
 from wool.cli.settings import SettingError
 from wool.harmless import harmless
 from wool.limits import MOST_DAYS
@@ -82,7 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
     init = deed("init", "make an authority, a certificate for workers and one for callers", _INIT)
-    init.add_argument("directory", nargs="?", default=DIRECTORY, metavar="DIRECTORY", help=f"(default: {DIRECTORY})")
+    with_files(
+        init.add_argument(
+            "directory", nargs="?", default=DIRECTORY, metavar="DIRECTORY", help=f"(default: {DIRECTORY})"
+        )
+    )
     for who, names in (("worker", WORKER_NAMES), ("caller", CALLER_NAMES)):
         words = f"host, IP address or identity that the {who}'s certificate is for (default: {', '.join(names)}); may "
         init.add_argument(f"--{who}", action="append", metavar="NAME", help=f"{words}be said again")
@@ -94,15 +99,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     issue.add_argument("name", metavar="NAME", help="what the files are called")
     issue.add_argument("names", nargs="*", metavar="FOR", help="host, IP address or identity that the certificate is "
                        "for; with --force and none, those of the one that is replaced")  # fmt: skip
-    issue.add_argument("--directory", default=DIRECTORY, metavar="DIRECTORY", help="where ca.pem and ca.key are, and "
-                       f"the new files will be (default: {DIRECTORY})")  # fmt: skip
+    where = f"where ca.pem and ca.key are, and the new files will be (default: {DIRECTORY})"
+    with_files(issue.add_argument("--directory", default=DIRECTORY, metavar="DIRECTORY", help=where))
     issue.add_argument("--caller", action="store_true", help="for a caller that is no worker")
     _add_days(issue)
     issue.add_argument("--force", action="store_true", help="replace what is there")
 
     show = deed("show", "say what certificates say", _SHOW)
-    show.add_argument("paths", nargs="*", default=[DIRECTORY], metavar="FILE", help="PEM file, or a directory with "
-                      f"some (default: {DIRECTORY})")  # fmt: skip
+    what = f"PEM file, or a directory with some (default: {DIRECTORY})"
+    with_files(show.add_argument("paths", nargs="*", default=[DIRECTORY], metavar="FILE", help=what))
     show.add_argument("--json", action="store_true", help="print JSON, a list")
 
 

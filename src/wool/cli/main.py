@@ -15,6 +15,7 @@ from importlib import import_module
 
 from wool._version import __version__
 from wool.cli import certs
+from wool.cli.completion import with_files
 from wool.cli.settings import Option, SettingError, Settings, resolve
 
 _SAID = {
@@ -110,8 +111,8 @@ def _main(arguments: Sequence[str] | None, environment: Mapping[str, str]) -> in
         return INTERRUPTED
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return what reads the command line."""
+def parser(*, completing: bool = False) -> argparse.ArgumentParser:
+    """Return what reads the command line; ``completing``, what a shell is told of it, where a word is one of a few."""
     parser = argparse.ArgumentParser(
         prog="wool", description="Async functions that run on workers.", allow_abbrev=False
     )
@@ -126,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        _add_command(made, name)
+        _add_command(made, name, completing=completing)
     certs.add_arguments(
         commands.add_parser(
             "certs", help=certs.SAID, description=f"{certs.SAID[0].upper()}{certs.SAID[1:]}.", allow_abbrev=False
@@ -149,7 +150,7 @@ def _print_completion(shell: str) -> int:
     except ModuleNotFoundError:
         sys.stderr.write("wool completion: error: it needs shtab: pip install 'wool[completion]'\n")
         return MISUSED
-    sys.stdout.write(complete(parser(), shell=shell))
+    sys.stdout.write(complete(parser(completing=True), shell=shell))
     return 0
 
 
@@ -163,14 +164,16 @@ def _run(command: str) -> Callable[[Settings], int]:
     return run
 
 
-def _add_command(parser: argparse.ArgumentParser, command: str) -> None:
+def _add_command(parser: argparse.ArgumentParser, command: str, *, completing: bool) -> None:
     parser.epilog = (
         f"examples:\n{_EXAMPLES[command]}\n\n"
         "Each can also be said in the environment (WOOL_…) or in the table\n"
         f"[{command}] of a TOML file; a flag wins over the environment, the environment over\nthe file."
     )
-    parser.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS, help="TOML file with more of this [WOOL_CONFIG]"
+    with_files(
+        parser.add_argument(
+            "--config", metavar="FILE", default=argparse.SUPPRESS, help="TOML file with more of this [WOOL_CONFIG]"
+        )
     )
     for option in _options(command):
         words = f"{option.help} [{option.variable}]".replace("%", "%%")
@@ -179,11 +182,14 @@ def _add_command(parser: argparse.ArgumentParser, command: str) -> None:
                 f"--{option.name}", dest=option.name, action="store_true", default=argparse.SUPPRESS, help=words
             )
         else:
-            parser.add_argument(
+            # What reads it says itself what is wrong, wherever it stands.
+            action = parser.add_argument(
                 f"--{option.name}",
                 dest=option.name,
                 action="append" if option.repeated else "store",
                 metavar=option.metavar,
+                choices=(option.words or None) if completing else None,
                 default=argparse.SUPPRESS,
                 help=words,
             )
+            with_files(action)

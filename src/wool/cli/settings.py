@@ -33,7 +33,7 @@ class Option:
 
     ``convert`` makes the value from what was given, a string or what TOML has, and raises `ValueError` in words that
     follow "--name: ". ``default`` is what nobody has to say. A flag that is ``repeated`` collects its values, and of
-    one that is a ``switch`` only the presence counts.
+    one that is a ``switch`` only the presence counts. ``words`` are all that it may be, for a shell that completes.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Option:
     metavar: str | None = None
     repeated: bool = False
     switch: bool = False
+    words: tuple[str, ...] = ()
 
     @property
     def variable(self) -> str:

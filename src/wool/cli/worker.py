@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from wool._version import __version__
 from wool.cli.credentials import CREDENTIALS, credential_files
@@ -114,10 +115,10 @@ OPTIONS: Sequence[Option] = (
            help="replace a worker when so many tasks were started on it; no call fails (default: never)"),
     Option(name="memory-limit", convert=octets, metavar="BYTES", help="replace a worker when it holds so much memory, "
            "512M say; no call fails (default: never)"),
-    Option(name="log-format", convert=one_of(*STYLES), default="text", metavar="FORMAT", help="of log lines, which go "
-           "to standard error: text (key=value) or json (default: text)"),
-    Option(name="log-level", convert=one_of(*LEVELS), default="info", metavar="LEVEL", help="of log lines: "
-           "debug, info, warning or error (default: info; tasks are told of at info)"),
+    Option(name="log-format", convert=one_of(*STYLES), words=STYLES, default="text", metavar="FORMAT",
+           help="of log lines, which go to standard error: text (key=value) or json (default: text)"),
+    Option(name="log-level", convert=one_of(*LEVELS), words=LEVELS, default="info", metavar="LEVEL",
+           help="of log lines: debug, info, warning or error (default: info; tasks are told of at info)"),
     Option(name="health", convert=health_address, metavar="HOST:PORT", help="where gRPC's health service answers, in "
            "plain text and without credentials (default: nowhere)"),
     Option(name="reflection", convert=switch, default=False, switch=True, help="let gRPC's reflection answer at "
@@ -128,8 +129,8 @@ OPTIONS: Sequence[Option] = (
            help="how many bodies are at work at a time in each worker (default: as many as are called)"),
     Option(name="admission", convert=named_admission, metavar="MODULE:FUNCTION", help="function that each worker asks "
            "whether it takes a task: True, False or a reason; it is told a wool.TaskOffer"),
-    Option(name="loop", convert=check_loop, default="asyncio", metavar="KIND", help="event loop that bodies run on: "
-           "asyncio or uvloop (default: asyncio)"),
+    Option(name="loop", convert=check_loop, words=get_args(LoopKind), default="asyncio", metavar="KIND",
+           help="event loop that bodies run on: asyncio or uvloop (default: asyncio)"),
     Option(name="otel", convert=tracing_setup, metavar="MODULE[:FUNCTION]", help="trace what the workers run with "
            "OpenTelemetry: each of them imports the module and calls the function, which sets up its tracer provider"),
     *CREDENTIALS,
