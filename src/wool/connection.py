@@ -150,7 +150,7 @@ class Connection:
         """Connect and shake hands. Raises `RpcError` or `TransientRpcError`; bounded by ``handshake_seconds``.
 
         Unless the transport is ``secure``, and shows both ends to each other, the worker must be where it says that it
-        listens.
+        listens. Whether it looks at certificates of callers it says itself: who has one cannot tell.
         """
         words = CallerWords(
             uid=caller,
@@ -165,7 +165,7 @@ class Connection:
             if metadata.secure and not secure:
                 why = f"worker {metadata.uid[:8]} has credentials, and this side has no credentials"
                 raise HandshakeFailed(why, permanent=True)
-            if not secure or transport.one_way:
+            if not secure or transport.one_way or peer.one_way:
                 _check_address(metadata, address)
 
         handshake = CallerHandshake(secret=secret, nonce=random_bytes(NONCE_BYTES), words=words, accept=accept)

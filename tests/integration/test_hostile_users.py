@@ -379,8 +379,12 @@ async def test_who_passes_the_handshake_on_hears_no_proof_and_so_gets_no_session
     assert heard == []
 
 
-async def test_who_passes_a_handshake_of_one_way_tls_on_gets_no_session_with_a_certificate_alone() -> None:
-    """It has a good certificate for its own address, of the same authority, and not the secret."""
+@pytest.mark.parametrize("has", ["no certificate", "a certificate that nobody asks for"])
+async def test_who_passes_a_handshake_of_one_way_tls_on_gets_no_session_with_a_certificate_alone(has: str) -> None:
+    """It has a good certificate for its own address, of the same authority, and not the secret.
+
+    That the caller would show one makes no difference, as long as the worker takes whoever knows the secret.
+    """
     fixtures, secret, heard = make(), b"what both of them know", list[bytes]()
 
     def one_way(secret: bytes, shown: Issued | None = None) -> wool.WorkerCredentials:
@@ -391,19 +395,22 @@ async def test_who_passes_a_handshake_of_one_way_tls_on_gets_no_session_with_a_c
     stranger = one_way(b"it knows none of it", fixtures.authority.issue([HOST]))
     transport = GrpcTransport(Limits(), lambda: stranger)
 
+    caller = one_way(secret)
+    if has != "no certificate":
+        caller = dataclasses.replace(fixtures.credentials("caller"), secret=secret)
     shown = one_way(secret, fixtures.issued["worker"])
     async with wool.LocalWorker(host=HOST, credentials=shown) as worker:
         listener = await transport.listen(f"{HOST}:0", handing_on(transport, worker.metadata.address, heard, ended))
         forged = dataclasses.replace(worker.metadata, address=listener.address)
         try:
-            async with wool.WorkerProxy(workers=[forged], credentials=one_way(secret)):
+            async with wool.WorkerProxy(workers=[forged], credentials=caller):
                 with wool.RuntimeContext(dispatch_timeout=3), pytest.raises(wool.NoWorkersAvailable, match="passes on"):
                     await add(271828, 314159)
             await asyncio.wait_for(ended.wait(), 10)
         finally:
             await listener.close()
             await transport.close()
-        async with wool.WorkerProxy(workers=[worker.metadata], credentials=one_way(secret)):
+        async with wool.WorkerProxy(workers=[worker.metadata], credentials=caller):
             assert await add(1, 2) == 3
     assert heard == []
 

@@ -80,6 +80,10 @@ async def test_without_tls_a_worker_that_is_reached_through_somebody_elses_addre
     # Who is no more than encrypted shares the connection with anybody who has a certificate for that address.
     with pytest.raises(RpcError, match="somebody passes on what is said there.* give both ends certificates"):
         await connect(network, "127.0.0.1:7000", expects="a", secure=True, one_way=True)
+    # It is as anonymous where the worker does not ask who it is.
+    worker.words["one_way"] = True
+    with pytest.raises(RpcError, match="somebody passes on what is said there.* give both ends certificates"):
+        await connect(network, "127.0.0.1:7000", expects="a", secure=True)
     await worker.close()
 
 

@@ -52,6 +52,8 @@ class WorkerWords:
     window_bytes: int
     payload_bytes: int
     credit_bytes: int
+    one_way: bool = False
+    """It speaks TLS, and asks its callers for no certificate: whoever is at the other end may be anybody."""
     protocol: int = PROTOCOL_VERSION
     python: str = PYTHON
 
@@ -183,6 +185,7 @@ class CallerHandshake:
             window_bytes=info.window_bytes,
             payload_bytes=info.payload_bytes,
             credit_bytes=info.credit_bytes,
+            one_way=info.one_way,
             protocol=info.protocol,
             python=info.python,
         )
@@ -272,6 +275,7 @@ class WorkerHandshake:
             window_bytes=words.window_bytes,
             payload_bytes=words.payload_bytes,
             credit_bytes=words.credit_bytes,
+            one_way=words.one_way,
         ).SerializeToString()
         proof = _proof(self._secret, b"worker", caller_nonce, self._nonce, body)
         challenge = wire_pb2.Challenge(nonce=self._nonce, body=body, proof=proof)

@@ -88,7 +88,7 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., permanent: bool = ...) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("protocol", "python", "session", "metadata", "window_tasks", "window_bytes", "payload_bytes", "credit_bytes")
+    __slots__ = ("protocol", "python", "session", "metadata", "window_tasks", "window_bytes", "payload_bytes", "credit_bytes", "one_way")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     PYTHON_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,7 @@ class WorkerInfo(_message.Message):
     WINDOW_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ONE_WAY_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     python: str
     session: bytes
@@ -105,7 +106,8 @@ class WorkerInfo(_message.Message):
     window_bytes: int
     payload_bytes: int
     credit_bytes: int
-    def __init__(self, protocol: _Optional[int] = ..., python: _Optional[str] = ..., session: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., window_tasks: _Optional[int] = ..., window_bytes: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., credit_bytes: _Optional[int] = ...) -> None: ...
+    one_way: bool
+    def __init__(self, protocol: _Optional[int] = ..., python: _Optional[str] = ..., session: _Optional[bytes] = ..., metadata: _Optional[bytes] = ..., window_tasks: _Optional[int] = ..., window_bytes: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., one_way: bool = ...) -> None: ...
 
 class CallerInfo(_message.Message):
     __slots__ = ("protocol", "python", "uid", "pool", "payload_bytes", "credit_bytes", "expects")

@@ -74,7 +74,7 @@ class Transport(Protocol):
 
     @property
     def one_way(self) -> bool:
-        """Whether it is encrypted, and the connecting end does not show who it is."""
+        """Whether it is encrypted, and the connecting end does not show who it is, or is not asked to."""
         ...
 
     async def connect(self, address: str) -> Stream:

@@ -425,6 +425,7 @@ class WorkerService:
         """Tells of callers that were refused, or broke the protocol, at a bounded rate."""
         self._listener: Listener | None = None
         self._metadata: WorkerMetadata | None = None
+        self._one_way = False
         self.draining: bool = False
         self.ledger: Ledger = Ledger(asyncio.get_running_loop().time)
 
@@ -439,6 +440,7 @@ class WorkerService:
 
     async def listen(self, address: str, describe: Callable[[str], WorkerMetadata]) -> WorkerMetadata:
         """Open ``address``; ``describe`` makes the metadata from the address that came of it."""
+        self._one_way = self._transport.one_way  # for good: what is asked of callers does not rotate
         self._listener = await self._transport.listen(address, self._serve)
         self._metadata = describe(self._listener.address)
         return self._metadata
@@ -500,6 +502,7 @@ class WorkerService:
                 window_bytes=limits.window_bytes,
                 payload_bytes=limits.payload_bytes,
                 credit_bytes=limits.credit_bytes,
+                one_way=self._one_way,
                 protocol=self._protocol,
             ),
             admit=lambda words: self._admit(words, metadata),

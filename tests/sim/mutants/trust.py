@@ -79,8 +79,8 @@ MUTANTS = (
         edits=(
             Edit(
                 module=CONNECTION,
-                old="            if not secure or transport.one_way:\n",
-                new="            if not expects and (not secure or transport.one_way):\n",
+                old="            if not secure or transport.one_way or peer.one_way:\n",
+                new="            if not expects and (not secure or transport.one_way or peer.one_way):\n",
             ),
         ),
     ),
