@@ -92,7 +92,7 @@ class TaskEvent:
         told once.
 
         Raises `ValueError` for a type that does not exist, or for none, and `TypeError` for a function that does not
-        take the three arguments.
+        take the three arguments, or is a generator function.
         """
         unknown = [type for type in types if type not in BITS]
         if unknown or not types:
@@ -136,6 +136,11 @@ TaskEventHandler: TypeAlias = Callable[[TaskEvent, int, WorkerMetadata | None], 
 def _check_handler(function: object) -> None:
     if not callable(function):
         raise TypeError(f"a handler of task events is a function, got {type(function).__qualname__}: {function!r:.100}")
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(
+            f"{_name(function)} cannot be a handler of task events: it is a generator function, and nobody would "
+            "ask it for an item; leave the yield out"
+        )
     try:
         inspect.signature(function).bind(None, 0, None)
     except ValueError:

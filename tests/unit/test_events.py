@@ -489,6 +489,14 @@ def too_few(event: object) -> None: ...
 def keyword(event: object, timestamp: int, context: object = None, *, more: int) -> None: ...
 
 
+async def streaming(event: object, timestamp: int, context: object = None) -> Any:
+    yield event
+
+
+def yielding(event: object, timestamp: int, context: object = None) -> Any:
+    yield event
+
+
 @pytest.mark.parametrize(
     ("types", "function", "error", "words"),
     [
@@ -497,6 +505,8 @@ def keyword(event: object, timestamp: int, context: object = None, *, more: int)
         (("task-created",), 3, TypeError, "is a function, got int: 3"),
         (("task-created",), too_few, TypeError, r"too_few cannot be .*called as function\(event, timestamp, context\)"),
         (("task-created",), keyword, TypeError, "missing a required .*'more'"),
+        (("task-created",), streaming, TypeError, "streaming cannot be .*: it is a generator function"),
+        (("task-created",), yielding, TypeError, "yielding cannot be .*: it is a generator function"),
     ],
 )
 def test_what_cannot_be_a_handler_is_told_when_it_is_registered(
