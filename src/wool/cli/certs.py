@@ -38,6 +38,13 @@ DAYS = 397
 
 SAID = "make a development authority and certificates, or look at some"
 
+EXAMPLES = """\
+examples:
+  wool certs init
+  wool certs issue host2 10.0.0.6 wool-worker
+  wool certs show
+"""
+
 _INIT = """\
 Make an authority and, signed by it, a certificate for workers and one for callers.
 

@@ -38,6 +38,12 @@ _EXAMPLES = {
   wool health --discovery local:team --least 4""",
 }
 
+_FIRST_STEPS = """\
+examples:
+  wool worker --discovery local:team --size 4
+  wool ps --discovery local:team
+"""
+
 SHELLS = ("bash", "zsh", "tcsh")
 
 _COMPLETION = """\
@@ -114,7 +120,11 @@ def _main(arguments: Sequence[str] | None, environment: Mapping[str, str]) -> in
 def parser(*, completing: bool = False) -> argparse.ArgumentParser:
     """Return what reads the command line; ``completing``, what a shell is told of it, where a word is one of a few."""
     parser = argparse.ArgumentParser(
-        prog="wool", description="Async functions that run on workers.", allow_abbrev=False
+        prog="wool",
+        description="Async functions that run on workers.",
+        epilog=_FIRST_STEPS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"wool {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -130,7 +140,12 @@ def parser(*, completing: bool = False) -> argparse.ArgumentParser:
         _add_command(made, name, completing=completing)
     certs.add_arguments(
         commands.add_parser(
-            "certs", help=certs.SAID, description=f"{certs.SAID[0].upper()}{certs.SAID[1:]}.", allow_abbrev=False
+            "certs",
+            help=certs.SAID,
+            description=f"{certs.SAID[0].upper()}{certs.SAID[1:]}.",
+            epilog=certs.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
     )
     completion = commands.add_parser(

@@ -27,7 +27,7 @@ def test_bare_it_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None
     assert [command for command in COMMANDS if not re.search(rf"^    {command}\b", output, re.MULTILINE)] == []
 
 
-@pytest.mark.parametrize("command", [*COMMANDS[:4], "certs init", "certs issue", "certs show", "completion"])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "certs init", "certs issue", "certs show"])
 def test_the_help_of_each_command_has_examples_that_can_be_parsed(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

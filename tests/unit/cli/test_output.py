@@ -56,6 +56,11 @@ def test_what_the_terminal_cannot_show_is_escaped() -> None:
     assert "wool ps: error: --discovery" in ended.stdout and "\\u2713" in ended.stdout
 
 
-def test_colours_are_for_terminals() -> None:
+def test_colours_and_what_else_only_terminals_know_are_for_terminals() -> None:
     for env in ({}, {"NO_COLOR": "1"}):
         assert "\x1b" not in shell("wool worker --help", env).stdout
+    # On a terminal each look begins by clearing it.
+    watched = shell(f"wool {PS} --watch --interval 0.1 | head -n 2").stdout
+    assert [line.split()[0] for line in watched.splitlines()] == ["UID", "UID"]
+    refused = shell("wool top --discovery local:test-output")
+    assert (refused.returncode, refused.stdout) == (2, "")
