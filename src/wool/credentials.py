@@ -27,8 +27,8 @@ class WorkerCredentials:
 
     ``ca`` holds the authorities that sign the certificates of the others; ``key`` and ``cert`` are this side's own,
     the certificate first and what leads to an authority after it. With ``mutual``, both ends show a certificate.
-    Without, only the worker does, so the caller proves who it is with ``secret``, which both then need; a caller then
-    needs no ``key`` and ``cert``.
+    Without, only the worker does, so the caller proves who it is with ``secret``, which both then need: random bytes,
+    and no phrase that could be guessed. A caller then needs no ``key`` and ``cert``.
 
     ``workers`` names the identities that a caller accepts in a worker's certificate, as subject alternative names;
     without any, the certificate must be for the host in the worker's address. ``callers`` names those that a
@@ -62,6 +62,8 @@ class WorkerCredentials:
                 raise ValueError(
                     "credentials with mutual=False need secret=: without it anybody who can connect may run code here"
                 )
+        elif not isinstance(cast("object", self.secret), bytes):
+            raise ValueError(f"secret= must be bytes, got {type(self.secret).__name__}")
         elif len(self.secret) < SECRET_BYTES:
             raise ValueError(f"secret= has {len(self.secret)} bytes, at least {SECRET_BYTES} are needed")
         for name in ("workers", "callers"):
@@ -170,7 +172,8 @@ def _state(path: str | None) -> object:
         found = os.stat(path)
     except OSError as error:
         return error.errno
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    # The last one is what a change of its mode or owner leaves, which is the remedy for a file that was refused.
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 CredentialsProvider: TypeAlias = Callable[[], WorkerCredentials]

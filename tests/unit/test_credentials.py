@@ -79,6 +79,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ({"key": None, "cert": None}, "mutual credentials need key= and cert="),
         ({"mutual": False}, "mutual=False need secret="),
         ({"secret": b"short"}, "secret= has 5 bytes, at least 16"),
+        ({"secret": "a long one, which is text"}, "secret= must be bytes, got str"),
         ({"workers": "wool-worker"}, "workers= must be a tuple of names"),
         ({"callers": ("",)}, "callers= must be a tuple of names"),
     ],
@@ -238,11 +239,27 @@ def test_what_everybody_can_write_is_not_believed(
     provider = with_secret(tmp_path)
     first = provider()
     (tmp_path / name).chmod(0o646)
-    os.utime(tmp_path / name, ns=(1, 1))
     assert provider() is first
     with pytest.raises(ValueError, match=rf"{name} can be written by everybody \(mode 0646\)"):
         with_secret(tmp_path)()
     assert "can be written by everybody" in caplog.text
+
+
+def test_renewed_files_that_were_refused_are_read_as_soon_as_their_mode_is_mended(
+    fixtures: Fixtures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the refusal advises; the time at which their contents changed is as it was then."""
+    write(fixtures, tmp_path)
+    provider = files(tmp_path)
+    first = provider()
+    renewed = fixtures.authority.issue(["wool-worker"])
+    (tmp_path / "worker.key").write_bytes(renewed.key)
+    (tmp_path / "worker.pem").write_bytes(renewed.cert)
+    (tmp_path / "worker.pem").chmod(0o666)
+    assert provider() is first
+    assert "chmod o-w" in caplog.text
+    (tmp_path / "worker.pem").chmod(0o644)
+    assert (provider().key, provider().cert) == (renewed.key, renewed.cert)
 
 
 @pytest.mark.parametrize(
