@@ -390,11 +390,12 @@ KUBERNETES = ("1.29", "1.37")
 
 @nox.session(python=OLDEST_FOUND)
 def deploy(session: nox.Session) -> None:
-    """What `deploy/kubernetes` holds is what Kubernetes takes, by its own schemas; nothing unknown is in it."""
+    """What `deploy` holds is what Kubernetes and cert-manager take, by their own schemas; nothing unknown is in it."""
     session.install(*group("deploy"))
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "deploy" / "kubernetes").glob("*.yaml"))
     for version in KUBERNETES:
         session.run("kubernetes-validate", "--strict", "-k", version, *files)
+    session.run("python", "deploy/check.py")
 
 
 # ---- speed -----------------------------------------------------------------------------------------
