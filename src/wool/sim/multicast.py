@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol, Self, cast
 from wool.discovery.base import DiscoveryEvent, DiscoveryEventType, WorkerFilter, WorkerMetadata
 from wool.discovery.lan import Announcements, LanSubscriber
 from wool.discovery.records import SERVICE, Announcement, Interface, announce, to_text
-from wool.discovery.sightings import Question, Record
+from wool.discovery.sightings import Kind, Question, Record
 from wool.limits import Limits
 from wool.sim.loop import LoopOwner, SimLoop
 from wool.sim.network import SUBNET, net_address_of, number_of
@@ -43,6 +43,9 @@ ANSWER_SECONDS = 0.02
 """Whoever answers waits for so long: others may be asking, or answering."""
 TWIN_PORT = 90
 """Where a twin says that it listens, and nobody does."""
+
+EVERYBODY: Question = (SERVICE, "PTR")
+"""Asks who is there."""
 
 SAID = ("packet-lose", "packet-late", "packet-twice")
 """Faults of one message of records, by its ordinal over the link from whoever hears it."""
@@ -123,9 +126,26 @@ class Message:
     """One datagram: what is asked, or what is said."""
 
     questions: tuple[Question, ...] = ()
+    """With names in lower case."""
     known: frozenset[str] = frozenset()
     """Instances of which the asker knows the pointer."""
     records: tuple[Record, ...] = ()
+
+
+class Announced:
+    """A worker that a process answers for: what is said of it, and to which questions."""
+
+    __slots__ = ("answers", "records")
+
+    def __init__(self, announcement: Announcement, seconds: float) -> None:
+        name, host = announcement.name.lower(), announcement.host.lower()
+        self.records: tuple[Record, ...] = records_of(announcement, seconds)
+        self.answers: dict[Question, tuple[Kind, ...]] = {
+            EVERYBODY: ("PTR", "SRV", "TXT", "A"),
+            (name, "SRV"): ("SRV", "A"),
+            (name, "TXT"): ("TXT",),
+            (host, "A"): ("A",),
+        }
 
 
 class Segment:
@@ -197,7 +217,9 @@ class Socket:
         address = ipaddress.ip_address(net_address_of(owner.label).partition(":")[0])
         self.interfaces: Sequence[Interface] = (Interface(name=f"sim{number}", address=address, network=SUBNET),)
         self._hear: Callable[[Sequence[Record]], None] | None = None
-        self._announced: dict[str, Announcement] = {}
+        self._announced: dict[str, Announced] = {}
+        self._owed: dict[str, set[Kind]] = {}
+        """What is going to be answered."""
         self._repeats: dict[str, list[asyncio.TimerHandle]] = {}
         self._segment: Segment = owner.cluster.segment
         self._segment.join(self)
@@ -211,11 +233,13 @@ class Socket:
     def ask(self, questions: Iterable[Question], known: Iterable[tuple[str, float, float]]) -> None:
         """See `wool.discovery.lan.MulticastLike`."""
         names = frozenset(name for name, seconds, age in known if int(seconds - age) > 0)
-        self._say(Message(questions=tuple(questions), known=names))
+        asked: tuple[Question, ...] = tuple((name.lower(), kind) for name, kind in questions)
+        self._say(Message(questions=asked, known=names))
 
     def cares(self, message: Message) -> bool:
         """Whether it makes a difference that this one hears ``message``."""
-        return self._hear is not None if message.records else bool(self._announced)
+        # Of what is asked, most is asked of somebody else.
+        return self._hear is not None if message.records else bool(self._wanted(message))
 
     def arrive(self, message: Message) -> None:
         """A message has come."""
@@ -223,34 +247,32 @@ class Socket:
             if self._hear is not None:
                 self._hear(message.records)
             return
-        answer = self._answer(message)
-        if answer:
-            self.loop.call_later(ANSWER_SECONDS, self.reply, answer)
+        wanted = self._wanted(message)
+        if wanted and not self._owed:
+            self.loop.call_later(ANSWER_SECONDS, self.reply)
+        for name, kinds in wanted.items():
+            self._owed.setdefault(name, set()).update(kinds)
 
-    def _answer(self, message: Message) -> tuple[Record, ...]:
-        said: dict[Record, None] = {}
-        for name, kind in message.questions:
-            for each in self._announced.values():
-                if name == SERVICE and kind == "PTR" and each.name not in message.known:
-                    said.update(dict.fromkeys(self._records(each)))
-                elif name.lower() == each.name.lower() and kind in ("SRV", "TXT"):
-                    wanted = {"SRV", "A"} if kind == "SRV" else {"TXT"}
-                    said.update(dict.fromkeys(record for record in self._records(each) if record.kind in wanted))
-                elif name.lower() == each.host.lower() and kind == "A":
-                    said.update(dict.fromkeys(record for record in self._records(each) if record.kind == "A"))
-        return tuple(said)
+    def _wanted(self, message: Message) -> dict[str, set[Kind]]:
+        """Return what of whom is asked of this one."""
+        wanted: dict[str, set[Kind]] = {}
+        for name, announced in self._announced.items():
+            for question in message.questions:
+                if question in announced.answers and not (question == EVERYBODY and name in message.known):
+                    wanted.setdefault(name, set()).update(announced.answers[question])
+        return wanted
 
-    def reply(self, answer: tuple[Record, ...]) -> None:
-        """Give an answer, for what is still announced."""
-        names = {name for each in self._announced.values() for name in (each.name.lower(), each.host.lower())}
-        still = tuple(
-            record for record in answer if (record.target if record.kind == "PTR" else record.name).lower() in names
+    def reply(self) -> None:
+        """Answer, once, all that was asked since the last answer, for what is still announced."""
+        owed, self._owed = self._owed, {}
+        said = tuple(
+            record
+            for name, announced in self._announced.items()
+            for record in announced.records
+            if record.kind in owed.get(name, ())
         )
-        if still:
-            self._say(Message(records=still))
-
-    def _records(self, announcement: Announcement) -> tuple[Record, ...]:
-        return records_of(announcement, float(self.owner.cluster.limits.lan_ttl_seconds))
+        if said:
+            self._say(Message(records=said))
 
     def _say(self, message: Message) -> None:
         if self.owner.seam():
@@ -260,8 +282,9 @@ class Socket:
 
     async def announce(self, announcement: Announcement, /) -> None:
         """Announce a worker; on return it was said once."""
-        self._announced[announcement.name] = announcement
-        self._repeat(announcement.name, self._records(announcement), HELLO_SECONDS)
+        announced = Announced(announcement, float(self.owner.cluster.limits.lan_ttl_seconds))
+        self._announced[announcement.name] = announced
+        self._repeat(announcement.name, announced.records, HELLO_SECONDS)
 
     async def update(self, announcement: Announcement, /) -> None:
         """Announce what has changed."""
@@ -269,11 +292,11 @@ class Socket:
 
     async def withdraw(self, name: str, /) -> None:
         """Say goodbye; on return it was said once."""
-        announcement = self._announced.pop(name)
+        announced = self._announced.pop(name)
         for timer in self._repeats.pop(name, ()):
             timer.cancel()
         if self.owner.cluster.strikes("lost-goodbye", self.owner.label) is None:
-            self._repeat(name, goodbye(announcement), GOODBYE_SECONDS)
+            self._repeat(name, goodbye(announced.records), GOODBYE_SECONDS)
 
     def _repeat(self, name: str, records: tuple[Record, ...], apart: float) -> None:
         for timer in self._repeats.pop(name, ()):
@@ -308,9 +331,9 @@ def records_of(announcement: Announcement, seconds: float) -> tuple[Record, ...]
     )
 
 
-def goodbye(announcement: Announcement) -> tuple[Record, ...]:
-    """Return what is said of a worker that goes."""
-    return tuple(dataclasses.replace(record, seconds=0.0) for record in records_of(announcement, 1.0))
+def goodbye(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Return what is said of a worker that goes, of which these were said before."""
+    return tuple(dataclasses.replace(record, seconds=0.0) for record in records)
 
 
 # ---- a discovery ------------------------------------------------------------------------------------
@@ -382,7 +405,7 @@ class SimLanPublisher:
 
 def forged_goodbye(segment: Segment, metadata: WorkerMetadata) -> None:
     """Say goodbye for a worker that lives."""
-    segment.say("", Message(records=goodbye(_announcement(metadata))))
+    segment.say("", Message(records=goodbye(records_of(_announcement(metadata), 1.0))))
 
 
 LIES = ("huge", "not JSON", "another uid", "another port", "another address", "cut off")
