@@ -290,7 +290,8 @@ async def test_what_was_left_out_on_the_way_is_counted() -> None:
             await waits(200)
         heard = len(listener.of("waits"))
     missed = wool.TaskEvent.dropped() - before
-    assert heard + missed <= 402 and heard >= 1
+    # 201 stretches; what is left out after the last report goes with the next one, of whatever task.
+    assert 401 <= heard + missed <= 402 and heard >= 1 and missed >= 100
 
 
 QUICK_NUMBERS = {name: getattr(QUICK, name) for name in ("cancel_grace_seconds", "close_seconds", "stop_seconds")}
