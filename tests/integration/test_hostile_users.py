@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -116,9 +117,8 @@ async def test_another_user_cannot_connect_to_a_pool_read_its_secret_or_its_shar
         assert await add(2, 3) == 5
 
 
-async def test_each_pool_has_a_fresh_secret_which_opens_no_session_with_the_workers_of_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def noted_secrets(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list of the secrets of the pools and proxies that are opened from now on."""
     secrets: list[bytes] = []
     open_dispatcher = Dispatcher.open
 
@@ -127,6 +127,13 @@ async def test_each_pool_has_a_fresh_secret_which_opens_no_session_with_the_work
         return await open_dispatcher(spec, secret=secret, **others)
 
     monkeypatch.setattr(Dispatcher, "open", noting)
+    return secrets
+
+
+async def test_each_pool_has_a_fresh_secret_which_opens_no_session_with_the_workers_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets = noted_secrets(monkeypatch)
     async with wool.WorkerPool(size=1) as one, wool.WorkerPool(size=1) as other:
         assert await add(1, 2) == 3
         known = [*secrets, current_runtime().user_key()]
@@ -202,21 +209,44 @@ async def test_a_directory_that_another_user_has_prepared_is_refused(
 
 
 @linux
+@pytest.mark.parametrize("of", ["the user", "a pool", "one-way TLS"])
 async def test_the_secret_is_in_no_argument_environment_or_log(
-    open_place: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    open_place: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    of: str,
 ) -> None:
     caplog.set_level("DEBUG")
-    async with wool.LocalWorker() as worker:
-        key = (open_place / "wool" / "key").read_bytes()
-        async with wool.WorkerProxy(workers=[worker.metadata]):
-            assert await add(1, 2) == 3
-        for name in ("cmdline", "environ"):
-            told = Path(f"/proc/{worker.metadata.pid}/{name}").read_bytes()
-            assert key not in told
-            assert key.hex().encode() not in told
+    secrets = noted_secrets(monkeypatch)
+    async with contextlib.AsyncExitStack() as stack:
+        if of == "a pool":
+            pool = await stack.enter_async_context(wool.WorkerPool(size=1))
+            (metadata,) = pool.workers
+        else:
+            shown, given = (None, None) if of == "the user" else one_way(b"what both of them know")
+            worker = await stack.enter_async_context(wool.LocalWorker(host=HOST, credentials=shown))
+            metadata = worker.metadata
+            await stack.enter_async_context(wool.WorkerProxy(workers=[metadata], credentials=given))
+        assert await add(1, 2) == 3
+        (secret,) = secrets
+        assert (secret == current_runtime().user_key()) == (of == "the user")
+        forms = (secret, secret.hex().encode(), base64.b64encode(secret), repr(secret)[2:-1].encode())
+        for pid in (metadata.pid, os.getpid()):
+            for name in ("cmdline", "environ"):
+                told = Path(f"/proc/{pid}/{name}").read_bytes()
+                assert not [form for form in forms if form in told]
     out, err = capfd.readouterr()
-    for form in (key.hex(), repr(key)):
-        assert form not in out + err + caplog.text
+    said = (out + err + caplog.text).encode()
+    assert not [form for form in forms if form in said]
+
+
+def one_way(secret: bytes) -> tuple[wool.WorkerCredentials, wool.WorkerCredentials]:
+    """Return what a worker and its callers have, of whom only the worker shows a certificate."""
+    fixtures = make()
+    shown = fixtures.issued["worker"]
+    given = wool.WorkerCredentials(ca=fixtures.ca, mutual=False, secret=secret)
+    return dataclasses.replace(given, key=shown.key, cert=shown.cert), given
 
 
 # ---- loopback TCP, where the key alone decides ---------------------------------------------------------
