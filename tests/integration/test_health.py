@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
@@ -235,6 +235,59 @@ async def test_top_draws_on_a_terminal_and_leaves_it_as_it_was(namespace: str, j
 
 def _watch(namespace: str) -> str:
     """Run ``wool top`` on a terminal until it has drawn twice, then press Ctrl-C; return what it wrote."""
+    with _top(namespace) as (process, screen):
+        screen.until(lambda seen: seen.count("\x1b[H") >= 2)
+        process.send_signal(signal.SIGINT)
+        screen.until_closed()
+        assert process.wait(PATIENCE_SECONDS) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    return screen.seen
+
+
+def test_while_top_is_stopped_the_terminal_is_as_it_was(namespace: str) -> None:
+    with _top(namespace) as (process, screen):
+        screen.until(lambda seen: seen.count("\x1b[H") >= 1)
+        process.send_signal(signal.SIGTSTP)
+        screen.until(lambda seen: seen.endswith("\x1b[?1049l\x1b[?25h"))
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        screen.until(lambda seen: "\x1b[?1049h\x1b[?25l\x1b[H" in seen.partition("\x1b[?1049l\x1b[?25h")[2])
+        process.send_signal(signal.SIGINT)
+        screen.until_closed()
+        assert process.wait(PATIENCE_SECONDS) == 0
+    assert screen.seen.endswith("\x1b[?1049l\x1b[?25h")
+
+
+class _Screen:
+    """What a program writes on a terminal."""
+
+    def __init__(self, terminal: int) -> None:
+        self._terminal = terminal
+        self._ends = time.monotonic() + PATIENCE_SECONDS
+        self.seen = ""
+
+    def until(self, is_there: Callable[[str], bool]) -> None:
+        while not is_there(self.seen):
+            assert self._read(), self.seen
+
+    def until_closed(self) -> None:
+        while self._read():
+            pass
+
+    def _read(self) -> bool:
+        assert select.select([self._terminal], [], [], max(0, self._ends - time.monotonic()))[0], self.seen
+        try:
+            data = os.read(self._terminal, 65536)
+        except OSError:  # the other end is closed
+            return False
+        self.seen += data.decode()
+        return bool(data)
+
+
+@contextmanager
+def _top(namespace: str) -> Iterator[tuple[subprocess.Popen[bytes], _Screen]]:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "wool", "top", "--discovery", f"local:{namespace}", "--interval", "0.1"],
@@ -245,29 +298,11 @@ def _watch(namespace: str) -> str:
         start_new_session=True,
     )
     os.close(theirs)
-    seen = b""
-    ends = time.monotonic() + PATIENCE_SECONDS
-    told = False
     try:
-        while time.monotonic() < ends:
-            if select.select([ours], [], [], 0.2)[0]:
-                try:
-                    data = os.read(ours, 65536)
-                except OSError:  # the other end is closed
-                    break
-                if not data:
-                    break
-                seen += data
-            if not told and seen.count(b"\x1b[H") >= 2:
-                process.send_signal(signal.SIGINT)
-                told = True
-        assert process.wait(PATIENCE_SECONDS) == 0
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
+        yield process, _Screen(ours)
     finally:
         process.kill()
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
         os.close(ours)
-    return seen.decode()

@@ -1,13 +1,15 @@
 """``wool top``: the workers that a discovery knows and what they do just now, drawn on a screen again and again.
 
-It owns the terminal while it runs, and must leave it as it was, however it ends. What is shown is asked as
-`wool.cli.ps` does; what happens in a second is the difference between two answers.
+It owns the terminal while it runs, and must leave it as it was, however it ends, and while it is stopped. What is shown
+is asked as `wool.cli.ps` does; what happens in a second is the difference between two answers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple
@@ -46,11 +48,21 @@ def run(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _second_screen() -> Generator[None, None, None]:
+    def stop(number: int, frame: object) -> None:
+        # Ctrl-Z. By the descriptor: what is interrupted may be in the middle of writing.
+        os.write(sys.stdout.fileno(), LEAVE.encode())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.write(sys.stdout.fileno(), ENTER.encode())
+
+    before = signal.signal(signal.SIGTSTP, stop)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGTSTP, before)
     try:
         sys.stdout.write(ENTER)
         sys.stdout.flush()
         yield
     finally:
+        signal.signal(signal.SIGTSTP, before)
         sys.stdout.write(LEAVE)
         sys.stdout.flush()
 
