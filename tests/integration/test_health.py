@@ -245,6 +245,15 @@ def _watch(namespace: str) -> str:
     return screen.seen
 
 
+def test_sigterm_ends_top_with_its_status_and_the_terminal_as_it_was(namespace: str) -> None:
+    with _top(namespace) as (process, screen):
+        screen.until(lambda seen: seen.count("\x1b[H") >= 1)
+        process.terminate()
+        screen.until_closed()
+        assert process.wait(PATIENCE_SECONDS) == 143
+    assert screen.seen.endswith("\x1b[?1049l\x1b[?25h")
+
+
 def test_while_top_is_stopped_the_terminal_is_as_it_was(namespace: str) -> None:
     with _top(namespace) as (process, screen):
         screen.until(lambda seen: seen.count("\x1b[H") >= 1)
