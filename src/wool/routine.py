@@ -121,7 +121,8 @@ def routine(function: Any = _NOT_GIVEN, /, *, timeout: float | None = None) -> A
         )
     if inspect.isasyncgenfunction(function):
         return _wrap(function, "generator")
-    if inspect.iscoroutinefunction(function):
+    # By the code: a plain function that is marked as one runs its body where it is called.
+    if function.__code__.co_flags & inspect.CO_COROUTINE:
         return _wrap(function, "coroutine")
     kind = "a generator" if inspect.isgeneratorfunction(function) else "a plain function"
     raise TypeError(
@@ -339,7 +340,9 @@ def _unheard(answer: Answer) -> bool:
 def _load(call: Call, payload: Payload) -> Any:
     try:
         return loads(payload)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # What user code raises here, a SystemExit say, is no wish of the caller's.
         raise SerializationError(
             f"the result or an item of {call.task} cannot be loaded here: {type(error).__name__}: {error}",
             executed="yes",

@@ -189,13 +189,26 @@ async def test_a_result_that_the_caller_cannot_load_is_told_and_the_body_has_run
         assert journal.executions(call) == 1
 
 
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, GeneratorExit])
+async def test_a_result_whose_loading_would_end_or_cancel_the_caller_cannot_be_loaded(
+    kind: type[BaseException], journal: Journal
+) -> None:
+    async with unharmed(journal):
+        with pytest.raises(
+            wool.SerializationError, match=f"cannot be loaded here: {kind.__name__}: not here"
+        ) as caught:
+            await unloadable_result(journal.path, journal.new_call(), kind)
+        assert caught.value.executed == "yes"
+        assert type(caught.value.__cause__) is kind
+
+
 @wool.routine
-async def unloadable_result(journal: str, call: str) -> Unloadable:
+async def unloadable_result(journal: str, call: str, kind: type[BaseException] = LookupError) -> Unloadable:
     """Return what can be loaded here, and not at the caller."""
     from support.traced import note
 
     note(journal, "begin", call)
-    return Unloadable(os.getpid())
+    return Unloadable(os.getpid(), kind)
 
 
 # ---- what is too large -------------------------------------------------------------------------------

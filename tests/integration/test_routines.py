@@ -180,6 +180,8 @@ async def test_a_decorator_above_and_one_below_both_apply() -> None:
     "thing",
     [
         lambda x: x,
+        # Marked as a coroutine function, where Python can.
+        getattr(inspect, "markcoroutinefunction", lambda function: function)(lambda x: x),
         test_a_routine_runs_in_another_process_and_returns_its_value.__class__,
         len,
         functools.partial(routines.add, 1),

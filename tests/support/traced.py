@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import wool
 
@@ -179,10 +180,11 @@ async def fail_at_length(size: int) -> None:
 class Unloadable:
     """Loads in one process only."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, kind: type[BaseException] = LookupError) -> None:
         self.pid = pid
+        self.kind = kind
 
-    def __setstate__(self, state: dict[str, int]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         if os.getpid() != state["pid"]:
-            raise LookupError("not here")
+            raise state["kind"]("not here")
         self.__dict__.update(state)
