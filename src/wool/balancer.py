@@ -37,11 +37,19 @@ class LoadBalancerLike(Protocol):
         ...
 
 
-class RoundRobinLoadBalancer:
-    """Each call starts with the worker after the one that the last call started with."""
+_MANY = 1 << 32
 
-    def __init__(self) -> None:
-        self._next = 0
+
+class RoundRobinLoadBalancer:
+    """Each call starts with the worker after the one that the last call started with, the first with any.
+
+    With any, since programs that make one call each, and workers whose bodies do, would all give it to the same one.
+
+    ``randrange(n)`` draws a number from 0 to n - 1; give one of your own to say where it starts.
+    """
+
+    def __init__(self, *, randrange: Callable[[int], int] | None = None) -> None:
+        self._next = (randrange or _own_dice())(_MANY)
 
     def order(self, task: Task, workers: Sequence[WorkerStatus], /) -> Iterable[WorkerStatus]:
         """Return all workers, rotated by one more than for the call before."""
@@ -49,9 +57,15 @@ class RoundRobinLoadBalancer:
         self._next = first + 1
         return _rotated(workers, first)
 
-    def __reduce__(self) -> tuple[type[RoundRobinLoadBalancer], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[], RoundRobinLoadBalancer], tuple[()]]:
         # A copy in another process starts a round of its own.
         return (RoundRobinLoadBalancer, ())
+
+
+def _own_dice() -> Callable[[int], int]:
+    # Not the random module's: a program that has seeded it wants its numbers for itself, and its like in another
+    # process, seeded alike, would draw the same workers.
+    return random.Random().randrange
 
 
 def _rotated(workers: Sequence[WorkerStatus], first: int) -> Iterator[WorkerStatus]:
@@ -72,8 +86,8 @@ class LeastLoadedLoadBalancer:
     ``randrange(n)`` draws a number from 0 to n - 1; give a seeded one to repeat what it does.
     """
 
-    def __init__(self, *, randrange: Callable[[int], int] = random.randrange) -> None:
-        self._randrange = randrange
+    def __init__(self, *, randrange: Callable[[int], int] | None = None) -> None:
+        self._randrange = randrange or _own_dice()
 
     def order(self, task: Task, workers: Sequence[WorkerStatus], /) -> Iterable[WorkerStatus]:
         """Return all workers: the better of two that are drawn, the other one, then the rest, emptiest first."""

@@ -22,7 +22,7 @@ from wool.balancer import LoadBalancerLike, RoundRobinLoadBalancer
 from wool.call import Answer, Call
 from wool.connection import Connection
 from wool.definition import define
-from wool.discovery.base import DiscoveryEvent, Sought, WorkerMetadata
+from wool.discovery.base import DiscoveryEvent, DiscoverySubscriberLike, Sought, WorkerMetadata
 from wool.failure import rebuild
 from wool.limits import Limits
 from wool.link import Link
@@ -228,17 +228,18 @@ class Cluster:
         secret: bytes = SECRET,
         transport: Any = None,
         terms: Terms = EVERYBODY,
+        subscriber: DiscoverySubscriberLike | None = None,
     ) -> Proxy:
         limits = limits or self.limits
         proxy = Proxy(
             transport=transport or MemoryTransport(self.network, limits),
-            balancer=balancer or RoundRobinLoadBalancer(),
+            balancer=balancer or RoundRobinLoadBalancer(randrange=lambda bound: 0),
             secret=secret,
             caller_uid="the caller",
             pool=b"pool",
             limits=limits,
             random_bytes=self._random.randbytes,
-            what=Sought(words="the cluster"),
+            what=Sought(words="the cluster", subscriber=subscriber),
             terms=terms,
         )
         self.proxies.append(proxy)
@@ -358,11 +359,15 @@ def value_of(answer: Answer) -> Any:
 
 @asynccontextmanager
 async def cluster(
-    *uids: str, limits: Limits = QUICK, balancer: LoadBalancerLike | None = None, terms: Terms = EVERYBODY
+    *uids: str,
+    limits: Limits = QUICK,
+    balancer: LoadBalancerLike | None = None,
+    terms: Terms = EVERYBODY,
+    subscriber: DiscoverySubscriberLike | None = None,
 ) -> AsyncIterator[Cluster]:
     """A cluster of announced workers; closed, and found empty, at the end."""
     made = Cluster(limits)
-    made.proxy = made.open_proxy(balancer=balancer, terms=terms)
+    made.proxy = made.open_proxy(balancer=balancer, terms=terms, subscriber=subscriber)
     try:
         for uid in uids:
             await made.add(uid)

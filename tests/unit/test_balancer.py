@@ -47,12 +47,28 @@ def test_workers_may_come_and_go(sizes: list[int]) -> None:
         assert sorted(map(id, balancer.order(TASK, workers))) == sorted(map(id, workers))
 
 
+def first_of(balancer: LoadBalancerLike, workers: list[WorkerStatus]) -> WorkerStatus:
+    return next(iter(balancer.order(TASK, workers)))
+
+
+def test_programs_that_make_one_call_each_do_not_all_give_it_to_the_same_worker() -> None:
+    workers = statuses(4)
+    random.seed(1)
+    before = random.getstate()
+    first = Counter(id(first_of(RoundRobinLoadBalancer(), workers)) for _ in range(400))
+    # Each is drawn 100 times, give or take 9; less than 30 once in 10^15.
+    assert min(first[id(worker)] for worker in workers) >= 30
+    assert random.getstate() == before, "the numbers of the program are its own"
+
+
 def test_a_copy_in_another_process_starts_a_round_of_its_own() -> None:
-    balancer = RoundRobinLoadBalancer()
+    balancer = RoundRobinLoadBalancer(randrange=lambda bound: 0)
     workers = statuses(3)
-    balancer.order(TASK, workers)
-    copy = pickle.loads(pickle.dumps(balancer))
-    assert next(iter(copy.order(TASK, workers))) is workers[0]
+    assert first_of(balancer, workers) is workers[0]
+    assert first_of(balancer, workers) is workers[1]
+    copies = [pickle.loads(pickle.dumps(balancer)) for _ in range(100)]
+    assert {id(first_of(copy, workers)) for copy in copies} == set(map(id, workers))
+    assert first_of(balancer, workers) is workers[2]
 
 
 def test_what_has_an_order_is_a_load_balancer() -> None:
@@ -92,6 +108,13 @@ def test_of_the_two_that_are_drawn_the_less_loaded_is_first(of: list[tuple[int, 
     load = [(worker.suspect, worker.in_flight) for worker in order]
     assert load[:2] == sorted(load[:2])
     assert load[2:] == sorted(load[2:])
+
+
+def test_what_least_loaded_draws_is_not_taken_from_the_program() -> None:
+    random.seed(1)
+    before = random.getstate()
+    first_of(LeastLoadedLoadBalancer(), statuses(9))
+    assert random.getstate() == before
 
 
 def test_each_pair_is_drawn_equally_often() -> None:

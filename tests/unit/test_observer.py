@@ -47,7 +47,7 @@ class Witness:
 def watched(made: Cluster, witness: Witness) -> Proxy:
     proxy = Proxy(
         transport=MemoryTransport(made.network, made.limits),
-        balancer=RoundRobinLoadBalancer(),
+        balancer=RoundRobinLoadBalancer(randrange=lambda bound: 0),
         secret=SECRET,
         caller_uid="the watched caller",
         pool=b"pool",

@@ -6,7 +6,7 @@ the engine knows uids and numbers. It must never change anything, nor look into 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from wool.balancer import RoundRobinLoadBalancer, WorkerStatus
@@ -170,10 +170,10 @@ class NodeObserver:
 
 
 class WatchedBalancer(RoundRobinLoadBalancer):
-    """The round robin, and whom it was shown: what is counted of each must come back to nothing."""
+    """The round robin, from the first on, and whom it was shown: what is counted of each must come back to nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(randrange=_zero)
         self._shown: dict[WorkerStatus, None] = {}
 
     def order(self, task: Task, workers: Sequence[WorkerStatus], /) -> Iterable[WorkerStatus]:
@@ -187,3 +187,15 @@ class WatchedBalancer(RoundRobinLoadBalancer):
         for worker in self._shown:
             if worker.in_flight:
                 yield worker.in_flight, worker.metadata.key
+
+    def __reduce__(self) -> tuple[Callable[[], RoundRobinLoadBalancer], tuple[()]]:
+        return (from_the_first, ())
+
+
+def from_the_first() -> RoundRobinLoadBalancer:
+    """Return the round robin of a body on a worker: nothing here follows from dice that no seed has thrown."""
+    return RoundRobinLoadBalancer(randrange=_zero)
+
+
+def _zero(bound: int) -> int:
+    return 0
