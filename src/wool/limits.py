@@ -133,6 +133,9 @@ class Limits:
     connects: int = 32
     """When a worker is slow to connect, so many others are asked besides the next one: of some forty that nobody hears
     from, a call has seen the last after two seconds instead of forty."""
+    first_look_seconds: float = 0.2
+    """In the first moments of a pool a call waits so long for the workers that its discovery has not heard yet: else
+    all that a program calls at its start would go to the one that was heard first."""
     address_retry_seconds: float = 30.0
     """A worker that was found by its address alone, and refused for good, is asked again so often: nobody will
     announce its successor."""

@@ -27,6 +27,7 @@ from wool.events import PROCESS, Events
 from wool.limits import Limits
 from wool.link import Link
 from wool.links import Links
+from wool.lookout import Lookout
 from wool.observer import Observer
 from wool.protocol import caller, frames
 from wool.protocol.caller import Event, Instructions, Outcome, State
@@ -39,8 +40,6 @@ _log = logging.getLogger("wool.proxy")
 
 _SENT = Payload((b"",))
 """What remains of arguments that have arrived: nothing keeps them alive here."""
-_LOOKING_SECONDS = 0.05
-"""How often calls that nobody takes look whether all names were looked up."""
 _UPLOADED = -1
 """For the progress of an upload that is over."""
 
@@ -77,8 +76,7 @@ class Proxy:
         self._view = Links(self, self._connect, random_bytes, events, limits=limits, terms=terms, observer=observer)
         self._links: Mapping[str, Link] = self._view.links
         self._by_connection: dict[Connection, Link] = {}
-        self._unplaced: dict[PlacedCall, None] = {}
-        self._looking: asyncio.TimerHandle | None = None
+        self._lookout = Lookout(what, limits, self._bind)
         self._active = 0
         self._closing: str | None = None
         self.closed: bool = False
@@ -92,6 +90,7 @@ class Proxy:
 
     def discovered(self, event: DiscoveryEvent) -> None:
         """Take an event of discovery. Repeated and reordered events do no harm."""
+        self._lookout.found()
         self._view.discovered(event)
 
     def wanted_events_changed(self) -> None:
@@ -112,10 +111,7 @@ class Proxy:
 
     def view_changed(self) -> None:
         """Calls that wait may have a candidate now."""
-        if self._unplaced:
-            unplaced, self._unplaced = self._unplaced, {}
-            for call in unplaced:
-                self._bind(call)
+        self._lookout.changed()
         # A call that waits for a suspect may have a better candidate now.
         for link in list(self._links.values()):
             if link.status.suspect and link.waiting:
@@ -192,6 +188,9 @@ class Proxy:
         if self._closing is not None:
             self._exhausted(call)
             return
+        if self._lookout.is_early and self._lookout.gathers() and self._view.ended_with is None:
+            self._lookout.wait(call)
+            return
         candidates = self._view.candidates(self._active)
         try:
             link = self._view.choose(self._balancer.order(call.task, candidates), call.tried) if candidates else None
@@ -210,20 +209,14 @@ class Proxy:
             self._bind_to(call, link)
         elif not (self._links or self._view.gone or call.tried or self._view.ended_with):
             # Discovery has not named anybody yet; the dispatch timeout bounds the wait.
-            self._unplaced[call] = None
+            self._lookout.waiting[call] = None
         elif self._view.make_way(needed=True):
             self._bind(call)
-        elif self._what.is_looking and self._view.ended_with is None:
+        elif self._lookout.is_looking and self._view.ended_with is None:
             # A name may yet lead to somebody; `lookup_seconds` bounds the wait, and the dispatch timeout.
-            self._unplaced[call] = None
-            if self._looking is None:
-                self._looking = self._loop.call_later(_LOOKING_SECONDS, self._look_again)
+            self._lookout.wait(call)
         else:
             self._exhausted(call)
-
-    def _look_again(self) -> None:
-        self._looking = None
-        self.view_changed()
 
     def _bind_to(self, call: PlacedCall, link: Link) -> None:
         call.link = link
@@ -354,7 +347,7 @@ class Proxy:
         if call.machine.started is None:
             self._stop_dispatch_clock(call)
             self._patience.remove(call)
-            self._unplaced.pop(call, None)
+            self._lookout.waiting.pop(call, None)
             if isinstance(link, Link):
                 link.waiting.pop(call, None)
         else:
@@ -529,7 +522,7 @@ class Proxy:
         """Take no more calls; end those that no worker has started."""
         self._closing = why
         self._view.close()
-        waiting = list(self._unplaced)
+        waiting = list(self._lookout.waiting)
         for link in self._links.values():
             waiting.extend(link.waiting)
             link.waiting.clear()
@@ -548,8 +541,7 @@ class Proxy:
     async def close(self, why: str) -> None:
         """End all sessions, bounded. Tasks still started end as `WorkerLost`; idempotent."""
         self.stop_placing(why)
-        if self._looking is not None:
-            self._looking.cancel()
+        self._lookout.close()
         links = {id(link): link for link in (*self._links.values(), *self._by_connection.values())}
         self._view.clear()
         await asyncio.gather(*(link.close(why) for link in links.values()), *self._closers)
@@ -574,7 +566,7 @@ class Proxy:
         self._closing = why
         self._view.close()
         self.closed = True
-        calls = dict.fromkeys(self._unplaced)
+        calls = dict.fromkeys(self._lookout.waiting)
         for link in (*self._links.values(), *self._by_connection.values()):
             calls.update(link.waiting)
             if link.connection is not None:

@@ -8,6 +8,7 @@ import os
 import pickle
 import socket
 import threading
+from collections import Counter
 from typing import cast
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("dns", reason="needs the extra wool[dns]")
 
 from support.command import free_port
-from support.faults import until
+from support.faults import a_refused_call_waits, until
 from support.name_server import NameServer, name_server
 from support.routines import where
 from support.watch import watching
@@ -33,6 +34,7 @@ from wool import (
 from wool.discovery import static
 from wool.discovery.base import DiscoveryLike, DiscoveryPublisherLike, DiscoverySubscriberLike
 from wool.limits import DEFAULT_LIMITS, Limits
+from wool.runtime import real_runtime, set_runtime
 from wool.worker.launch import ProcessLauncher
 
 QUICK = dataclasses.replace(
@@ -352,16 +354,38 @@ async def test_while_a_name_is_looked_up_a_call_waits_though_another_worker_refu
         refused = f"127.0.0.1:{free_port()}"
         async with WorkerPool(discovery=StaticDiscovery(refused, f"gpu.test:{port_of(worker)}")) as pool:
             call = asyncio.create_task(pid_of_worker())
-            await until(lambda: pool.open_dispatcher is not None and pool.open_dispatcher._proxy._looking is not None)
+            await until(lambda: a_refused_call_waits(pool))
             released.set()
             assert await call == worker.metadata.pid
         released.clear()
         async with WorkerPool(discovery=StaticDiscovery(refused, "other.test:7000")) as pool:
             call = asyncio.create_task(pid_of_worker())
-            await until(lambda: pool.open_dispatcher is not None and pool.open_dispatcher._proxy._looking is not None)
+            await until(lambda: a_refused_call_waits(pool))
             released.set()
             with pytest.raises(NoWorkersAvailable, match="cannot connect"):
                 await call
+
+
+async def test_what_is_called_at_once_goes_to_the_workers_of_all_names_and_not_to_those_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each name is looked up by itself, and one may take longer."""
+    second = threading.Event()
+
+    def look_up(host: str, port: int) -> list[tuple[object, ...]]:
+        assert host == "first.test" or second.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(static, "_look_up", look_up)
+    set_runtime(real_runtime(limits=dataclasses.replace(DEFAULT_LIMITS, first_look_seconds=30.0)))
+    async with LocalWorker(host="127.0.0.1") as one, LocalWorker(host="127.0.0.1") as two:
+        names = f"first.test:{port_of(one)}", f"second.test:{port_of(two)}"
+        async with WorkerPool(discovery=StaticDiscovery(*names)) as pool:
+            calls = [asyncio.create_task(pid_of_worker()) for _ in range(20)]
+            await until(lambda: pool.open_dispatcher is not None and len(pool.open_dispatcher._proxy.workers()) == 1)
+            second.set()
+            ran = Counter(await asyncio.gather(*calls))
+        assert ran == {one.metadata.pid: 10, two.metadata.pid: 10}
 
 
 async def test_who_is_refused_hears_of_the_names_that_cannot_be_looked_up_too() -> None:

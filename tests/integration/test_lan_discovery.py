@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from zeroconf import DNSIncoming, DNSText
 
 from support import namespaces
 from support.command import free_port
-from support.faults import until
+from support.faults import a_refused_call_waits, until
 from support.namespaces import network, peer
 from support.routines import where
 from support.watch import watching
@@ -100,9 +101,25 @@ async def test_a_call_that_nobody_takes_waits_until_everybody_was_heard() -> Non
         await lan.publisher.publish("worker-added", refusing)
         async with WorkerPool(discovery=lan) as pool:
             call = asyncio.create_task(where())
-            await until(lambda: pool.open_dispatcher is not None and pool.open_dispatcher._proxy._looking is not None)
+            await until(lambda: a_refused_call_waits(pool))
             await lan.publisher.publish("worker-added", real.metadata)
             assert (await call)[0] == real.metadata.pid
+
+
+async def test_what_is_called_at_once_goes_to_all_that_are_there_and_not_to_the_first_that_is_heard() -> None:
+    async with (
+        LanDiscovery(interfaces=LOOPBACK) as here,
+        LanDiscovery(interfaces=LOOPBACK) as there,
+        LocalWorker(host="127.0.0.1") as one,
+        LocalWorker(host="127.0.0.1") as two,
+    ):
+        await here.publisher.publish("worker-added", one.metadata)
+        await there.publisher.publish("worker-added", two.metadata)
+        async with watching(here.subscriber) as watch:
+            await watch.until(one.metadata, two.metadata)
+        async with WorkerPool(discovery=LanDiscovery(interfaces=LOOPBACK)):
+            ran = Counter([pid for pid, *_ in await asyncio.gather(*(where() for _ in range(20)))])
+        assert ran == {one.metadata.pid: 10, two.metadata.pid: 10}
 
 
 async def test_leaving_says_goodbye_for_all_that_is_published() -> None:

@@ -52,6 +52,12 @@ class Journal:
         return self.pids(what, call)[0]
 
 
+def a_refused_call_waits(pool: wool.WorkerPool) -> bool:
+    """Whether a call that a worker has not taken waits for who may still be found."""
+    opened = pool.open_dispatcher
+    return opened is not None and any(call.tried for call in opened._proxy._lookout.waiting)
+
+
 async def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS, what: str = "it") -> float:
     """Wait for ``condition``; return how many seconds it took."""
     began = time.monotonic()

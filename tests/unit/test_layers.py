@@ -127,6 +127,7 @@ LAYERS = (
             "lending",
             "link",
             "links",
+            "lookout",
             "proxy",
             "runtime",
             "supplied",

@@ -118,6 +118,7 @@ EXCEEDED = {
     "retire_seconds": "integration/test_hygiene.py::test_what_runs_longer_than_a_replaced_worker_may_is_interrupted",
     "publish_seconds": "integration/test_pool_modes.py"
     "::test_a_publisher_that_hangs_leaks_no_worker_and_holds_nobody_up_for_long",
+    "first_look_seconds": "unit/test_lookout.py::test_the_first_moments_end_though_somebody_is_looked_for_still",
     "addresses": "integration/test_dns_discovery.py"
     "::test_an_answer_with_more_addresses_than_are_used_is_cut_and_told_once",
     "lookup_seconds": "unit/discovery/test_static.py"
@@ -324,7 +325,7 @@ NO_LIMITS = {
         "discovery.sightings._BROWSE_AT_SECONDS",
         "events.IDLE_SECONDS",
         "mapping._READ_AT_ONCE",
-        "proxy._LOOKING_SECONDS",
+        "lookout._LOOKING_SECONDS",
         "transport.grpc_health.STOP_SECONDS",
         "worker.channel._READ_BYTES",
         "worker.lag.LOOK_SECONDS",

@@ -219,6 +219,7 @@ class Knobs:
             stop_seconds=self.stop,
             close_seconds=self.close,
             worker_start_seconds=5.0,
+            first_look_seconds=0.05,
             discovery_poll_seconds=self.poll,
             discovery_lease_seconds=self.lease,
             lan_ttl_seconds=self.ttl,
