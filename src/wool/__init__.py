@@ -40,7 +40,7 @@ from wool.routine import routine
 from wool.tally import PoolStatistics
 from wool.task import Task, current_task
 from wool.tasklog import TaskLogFilter
-from wool.variables import ContextVar
+from wool.variables import ContextVar, Token
 from wool.worker.admission import TaskOffer
 from wool.worker.child import WorkerStartError
 from wool.worker.local import LocalWorker
@@ -79,6 +79,7 @@ __all__ = [
     "TaskInterrupted",
     "TaskLogFilter",
     "TaskOffer",
+    "Token",
     "TransientRpcError",
     "UnexpectedResponse",
     "WoolError",

@@ -22,6 +22,7 @@ PUBLIC = {
         "Task",
         "TaskEvent",
         "TaskException",
+        "Token",
         "current_task",
         "map",
         "origin",

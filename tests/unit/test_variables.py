@@ -93,6 +93,13 @@ def test_it_is_used_as_the_standard_librarys(make: Any, fresh: contextvars.Conte
     fresh.run(use)
 
 
+def test_a_token_can_be_annotated_by_the_name_that_its_messages_have(fresh: contextvars.Context) -> None:
+    token: wool.Token[Any] = fresh.run(at_the_top.set, 1)
+    assert repr(token).startswith("<wool.Token var=")
+    with pytest.raises(TypeError, match="expected an instance of wool.Token"):
+        at_the_top.reset(contextvars.Token)  # type: ignore[arg-type]
+
+
 def test_a_token_puts_back_at_the_end_of_its_block(fresh: contextvars.Context) -> None:
     def use() -> None:
         with at_the_top.set(7) as token:
