@@ -38,7 +38,7 @@ _EXAMPLES = {
   wool health --discovery local:team --least 4""",
 }
 
-_FIRST_STEPS = """\
+_TO_BEGIN_WITH = """\
 examples:
   wool worker --discovery local:team --size 4
   wool ps --discovery local:team
@@ -122,7 +122,7 @@ def parser(*, completing: bool = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wool",
         description="Async functions that run on workers.",
-        epilog=_FIRST_STEPS,
+        epilog=_TO_BEGIN_WITH,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
