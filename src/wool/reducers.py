@@ -48,12 +48,12 @@ else:
 __all__ = [
     "DISPATCH_TABLE",
     "NAMED",
+    "as_defined",
     "is_dispatching",
     "reduce_alias",
     "reduce_dispatching",
     "reduce_exception",
     "set_names",
-    "with_slots",
 ]
 
 TypeAliasType: Any = getattr(typing, "TypeAliasType", None)
@@ -102,17 +102,21 @@ def _reduce_module(module: ModuleType) -> tuple[Any, ...]:
     return make, arguments, *rest
 
 
-def with_slots(cls: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return with what to make the skeleton of ``cls`` so that its instances have the members of the original.
+def as_defined(cls: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return with what to make the skeleton of ``cls`` so that it has its full name, and its instances their members.
 
-    cloudpickle writes ``__slots__`` onto the finished class, where it says nothing any more.
+    cloudpickle leaves out ``__qualname__``, which is the name only at a module's top level, and writes ``__slots__``
+    onto the finished class, where it says nothing any more.
     """
-    slots = vars(cls).get("__slots__")
-    # An enum is made otherwise, and has no instances to lay out. A NamedTuple refuses to be told of its slots.
-    if slots is None or len(arguments) != _SKELETON_ARGUMENTS or any(base is NamedTuple for base in arguments[2]):
-        return arguments
+    if len(arguments) != _SKELETON_ARGUMENTS:
+        return arguments  # An enum is made otherwise: it knows its name, and has no instances to lay out.
     metaclass, name, bases, namespace, *rest = arguments
-    return metaclass, name, bases, {**namespace, "__slots__": slots}, *rest
+    namespace = {**namespace, "__qualname__": cls.__qualname__}
+    slots = vars(cls).get("__slots__")
+    # A NamedTuple refuses to be told of its slots.
+    if slots is not None and not any(base is NamedTuple for base in bases):
+        namespace["__slots__"] = slots
+    return metaclass, name, bases, namespace, *rest
 
 
 _SKELETON_ARGUMENTS = 6

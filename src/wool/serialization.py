@@ -43,12 +43,12 @@ from wool.reducers import (
     DISPATCH_TABLE,
     NAMED,
     TypeAliasType,
+    as_defined,
     is_dispatching,
     reduce_alias,
     reduce_dispatching,
     reduce_exception,
     set_names,
-    with_slots,
 )
 from wool.references import (
     MAIN_MODULES,
@@ -212,13 +212,24 @@ def _load_view(buffer: bytes | bytearray, format: str, shape: tuple[int, ...]) -
 # that came from elsewhere takes the newest state.
 _born_here: weakref.WeakSet[type] = weakref.WeakSet()
 _from_elsewhere: weakref.WeakSet[type] = weakref.WeakSet()
+# And it makes a new class each time, only to find that it has one: whoever registers subclasses, by a metaclass or by
+# ``__init_subclass__``, would hear of an empty one of the same name.
+_by_identity: weakref.WeakValueDictionary[object, type] = weakref.WeakValueDictionary()
+
+
+def _identity(arguments: tuple[object, ...]) -> object:
+    """Return the identity of a class in what cloudpickle makes it of, plain class or enum."""
+    return arguments[-2]
 
 
 def _make_class(make: Callable[..., type], arguments: tuple[object, ...]) -> type:
+    known = _by_identity.get(_identity(arguments))
+    if known is not None:
+        return known
     made = make(*arguments)
     if made not in _born_here:
         _from_elsewhere.add(made)
-    return made
+    return _by_identity.setdefault(_identity(arguments), made)
 
 
 def _set_class_state(cls: type, state: tuple[Callable[[type, object], object], object]) -> None:
@@ -282,7 +293,8 @@ class _ValuePickler(CloudPickler):
             make, arguments, state, _, _, set_state = reduced
             if obj not in _from_elsewhere:
                 _born_here.add(obj)
-            return _make_class, (make, with_slots(obj, arguments)), (set_state, state), None, None, _set_class_state
+            _by_identity[_identity(arguments)] = obj
+            return _make_class, (make, as_defined(obj, arguments)), (set_state, state), None, None, _set_class_state
         return reduced
 
     def _reduce_function(self, function: FunctionType) -> Any:

@@ -782,6 +782,72 @@ for _ in range(3):
     )
 
 
+def test_a_class_of_main_is_made_once_and_whoever_registers_subclasses_hears_of_no_other(tmp_path: Path) -> None:
+    run_caller(
+        """
+import enum
+
+registered = {}
+class Plugin:
+    def __init_subclass__(cls): registered[cls.__name__] = cls
+class Registering(type):
+    def __init__(cls, name, bases, namespace, **options): registered[name] = cls
+class First(Plugin):
+    def run(self): return "first"
+class Second(metaclass=Registering):
+    def run(self): return "second"
+class Third(enum.Enum):
+    ONE = 1
+
+def work(*plugins):
+    assert [registered[type(plugin).__name__] for plugin in plugins] == [type(plugin) for plugin in plugins]
+    return *plugins, *(registered[type(plugin).__name__]().run() for plugin in plugins), Third.ONE
+
+for _ in range(3):
+    first, second, *ran, third = worker.call(work, First(), Second())
+    assert (type(first), type(second), third) == (First, Second, Third.ONE)
+    assert ran == ["first", "second"], ran
+    assert registered == {"First": First, "Second": Second}, "the caller's registry was written to"
+    assert Plugin.__subclasses__() == [First]
+""",
+        tmp_path,
+    )
+
+
+def test_classes_of_main_keep_their_full_names(tmp_path: Path) -> None:
+    run_caller(
+        """
+import abc, dataclasses, enum, typing
+
+class Outer:
+    @dataclasses.dataclass
+    class Data:
+        x: int
+    class Abstract(abc.ABC): ...
+    class Color(enum.Enum):
+        RED = 1
+    class Pair(typing.NamedTuple):
+        a: int
+    class Slotted:
+        __slots__ = ("x",)
+    class Box(typing.Generic[typing.TypeVar("T")]): ...
+    class Error(Exception): ...
+
+names = lambda: [cls.__qualname__ for cls in vars(Outer).values() if isinstance(cls, type)]
+
+def work(data):
+    class Local(Exception): ...
+    return repr(data), names(), Local()
+
+text, found, error = worker.call(work, Outer.Data(1))
+assert text == "Outer.Data(x=1)"
+assert sorted(found) == sorted(names()), found
+assert type(error).__qualname__ == "work.<locals>.Local"
+""",
+        tmp_path,
+    )
+
+
 def test_slotted_classes_of_main_keep_their_slots_there_and_back(tmp_path: Path) -> None:
     run_caller(
         """
