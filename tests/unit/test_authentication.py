@@ -20,8 +20,19 @@ from wool.definition import define
 from wool.errors import NoWorkersAvailable
 from wool.protocol import wire_pb2
 from wool.protocol.codec import encode
-from wool.protocol.frames import Accept, Body, Goodbye, Offer, Result, ResultKind, Start, Step, StepKind
-from wool.protocol.handshake import CallerHandshake, CallerWords, WorkerHandshake, WorkerWords
+from wool.protocol.frames import (
+    PROTOCOL_VERSION,
+    Accept,
+    Body,
+    Goodbye,
+    Offer,
+    Result,
+    ResultKind,
+    Start,
+    Step,
+    StepKind,
+)
+from wool.protocol.handshake import PYTHON, CallerHandshake, CallerWords, WorkerHandshake, WorkerWords
 from wool.transport.base import Stream, StreamLost
 from wool.transport.memory import MemoryTransport
 
@@ -94,6 +105,15 @@ def _response(secret: bytes, challenge: bytes) -> bytes:
     return answer
 
 
+def _response_without_proof() -> bytes:
+    """Say what an honest caller does, but for the proof: nothing but the proof can be what is refused."""
+    words = wire_pb2.CallerInfo(
+        protocol=PROTOCOL_VERSION, python=PYTHON, uid="c", pool=BOMB, payload_bytes=1 << 20, credit_bytes=1 << 20
+    )
+    response = wire_pb2.Response(body=words.SerializeToString(), proof=os.urandom(32))
+    return wire_pb2.Handshake(response=response).SerializeToString()
+
+
 STRANGERS = {
     "sends tasks instead of a handshake": [offers()],
     "sends a pickle": [BOMB],
@@ -103,6 +123,7 @@ STRANGERS = {
         wire_pb2.Handshake(response=wire_pb2.Response(body=BOMB, proof=os.urandom(32))).SerializeToString(),
         offers(),
     ],
+    "answers as callers do, with a wrong proof": [*_proof_of(b"x"), _response_without_proof(), offers()],
     "welcomes": [wire_pb2.Handshake(welcome=wire_pb2.Welcome()).SerializeToString(), offers()],
 }
 

@@ -30,6 +30,10 @@ def environment_for_import() -> Generator[None, None, None]:
         # In every child that this process forks gRPC would start its threads anew, and crash many of them; yet
         # with wool running no such child can use gRPC.
         "GRPC_ENABLE_FORK_SUPPORT": "0",
+        # What it writes to stderr knows no bound: a stranger that a forged record leads to had it write 40 MB a second.
+        # A caller tells why it has refused whom, or was refused. Workers let it speak (`wool.worker.child`), since it
+        # alone knows whom it has refused there, and their owner bounds what is forwarded.
+        "GRPC_VERBOSITY": "NONE",
     }
     version = installed_version()
     if version is not None and OLDEST_MEASURED <= version <= NEWEST_MEASURED:

@@ -48,8 +48,13 @@ def _environment() -> dict[str, str]:
             entries.append(os.path.abspath(entry))
         except FileNotFoundError:
             continue  # relative to a working directory that was removed: imports nothing here either
-    # The worker never forks without executing a program, and the handlers cost gRPC time at each start.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(entries), "GRPC_ENABLE_FORK_SUPPORT": "0"}
+    return {
+        "GRPC_VERBOSITY": "INFO",  # its default, and wool's is silence: here it has something to say of who is refused
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entries),
+        # The worker never forks without executing a program, and the handlers cost gRPC time at each start.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+    }
 
 
 class Lifeline:

@@ -12,7 +12,7 @@ import pytest
 from wool.transport import grpc_environment
 from wool.transport.grpc_environment import EXPERIMENTS, environment_for_import, installed_version
 
-NAMES = ("GRPC_ENABLE_FORK_SUPPORT", "GRPC_EXPERIMENTS")
+NAMES = ("GRPC_ENABLE_FORK_SUPPORT", "GRPC_EXPERIMENTS", "GRPC_VERBOSITY")
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,7 @@ def test_the_settings_hold_for_the_import_and_are_taken_back() -> None:
     with environment_for_import():
         assert os.environ["GRPC_ENABLE_FORK_SUPPORT"] == "0"
         assert os.environ["GRPC_EXPERIMENTS"] == EXPERIMENTS
+        assert os.environ["GRPC_VERBOSITY"] == "NONE"
     assert not set(NAMES) & set(os.environ)
 
 
@@ -79,3 +80,48 @@ def test_grpc_does_not_complain_about_them() -> None:
     )
     said = subprocess.run([sys.executable, "-c", open_a_server], capture_output=True, text=True, check=True)
     assert said.stderr == ""
+
+
+LED_TO_A_STRANGER = """
+import asyncio, socket, sys, threading
+from support.hostile import SETTINGS, frame
+from wool.limits import Limits
+from wool.transport.base import ConnectFailed
+from wool.transport.grpc import GrpcTransport
+
+GOAWAY, ENHANCE_YOUR_CALM = 7, 11
+farewell = frame(GOAWAY, 0, (1).to_bytes(4, "big") + ENHANCE_YOUR_CALM.to_bytes(4, "big") + b"too_many_pings")
+
+def serve(listener):
+    connection, _ = listener.accept()
+    with connection:
+        connection.sendall(frame(SETTINGS) + farewell * 1000)
+        while connection.recv(65536):
+            pass
+
+async def main():
+    transport = GrpcTransport(Limits(handshake_seconds=2.0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        try:
+            async with asyncio.timeout(3):
+                await transport.connect(f"127.0.0.1:{listener.getsockname()[1]}")
+        except (ConnectFailed, TimeoutError) as error:
+            print(type(error).__name__)
+    await transport.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("chosen", "silent"), [(None, True), ("INFO", False)])
+def test_a_stranger_that_a_record_leads_to_has_grpc_write_nothing_unless_the_user_wants_to_hear_it(
+    chosen: str | None, silent: bool
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    if chosen is not None:
+        environment["GRPC_VERBOSITY"] = chosen
+    program = [sys.executable, "-c", LED_TO_A_STRANGER]
+    said = subprocess.run(program, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert said.stdout.strip()
+    assert (said.stderr == "") == silent

@@ -371,6 +371,8 @@ async def test_rotated_credentials_are_used_by_the_next_session_and_the_running_
             await transport.connect(address)
         shown["caller"] = renewed.credentials("caller")
         await call(address, lambda: shown["caller"])
+        next_one = await transport.connect(address)
+        await next_one.close()
         await running.write(b"still here")
         assert await running.read() == b"still here"
         await running.close()
