@@ -49,7 +49,8 @@ def _environment() -> dict[str, str]:
         except FileNotFoundError:
             continue  # relative to a working directory that was removed: imports nothing here either
     return {
-        "GRPC_VERBOSITY": "INFO",  # its default, and wool's is silence: here it has something to say of who is refused
+        # As gRPC has it by itself. In callers wool has it silent; here it has something to say of who is refused.
+        "GRPC_VERBOSITY": "",
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entries),
         # The worker never forks without executing a program, and the handlers cost gRPC time at each start.

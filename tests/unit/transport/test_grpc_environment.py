@@ -11,6 +11,7 @@ import pytest
 
 from wool.transport import grpc_environment
 from wool.transport.grpc_environment import EXPERIMENTS, environment_for_import, installed_version
+from wool.worker.child import _environment
 
 NAMES = ("GRPC_ENABLE_FORK_SUPPORT", "GRPC_EXPERIMENTS", "GRPC_VERBOSITY")
 
@@ -68,7 +69,8 @@ def test_a_grpc_that_does_not_say_its_version_has_none(tmp_path: Path) -> None:
     assert said.stdout.strip() == "None"
 
 
-def test_grpc_does_not_complain_about_them() -> None:
+@pytest.mark.parametrize("whose", ["a caller", "a worker"])
+def test_grpc_does_not_complain_about_them(whose: str) -> None:
     open_a_server = (
         "import asyncio, wool.transport.grpc as transport, grpc.aio\n"
         "async def main():\n"
@@ -78,7 +80,9 @@ def test_grpc_does_not_complain_about_them() -> None:
         "    await server.stop(None)\n"
         "asyncio.run(main())\n"
     )
-    said = subprocess.run([sys.executable, "-c", open_a_server], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)} if whose == "a caller" else _environment()
+    program = [sys.executable, "-c", open_a_server]
+    said = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
     assert said.stderr == ""
 
 
