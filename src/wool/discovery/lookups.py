@@ -70,6 +70,7 @@ class Lookups:
     def __init__(self, names: Iterable[str], limits: Limits) -> None:
         self._limits = limits
         self._names: dict[str, _Name] = {name: _Name() for name in names}
+        self._workers: dict[str, WorkerMetadata] = {}
 
     def due(self, now: float) -> list[str]:
         """Return the names to ask about now."""
@@ -107,8 +108,10 @@ class Lookups:
         return iter(dict.fromkeys(address for entry in self._names.values() for address in entry.addresses))
 
     def workers(self) -> list[WorkerMetadata]:
-        """Return what is known of the workers: their addresses."""
-        return [WorkerMetadata.at(address) for address in self.addresses()]
+        """Return what is known of the workers: their addresses, in the same objects as long as they are known."""
+        before = self._workers
+        self._workers = {address: before.get(address) or WorkerMetadata.at(address) for address in self.addresses()}
+        return list(self._workers.values())
 
 
 # ---- addresses as people write them ------------------------------------------------------------------

@@ -68,6 +68,20 @@ def test_one_names_silence_says_nothing_of_the_others() -> None:
     assert list(lookups.addresses()) == ["10.0.0.1:1", "10.0.0.2:1"]
 
 
+def test_who_is_still_there_is_told_in_the_same_object() -> None:
+    lookups = Lookups(["one"], LIMITS)
+    lookups.answered("one", answer("10.0.0.1:1", "10.0.0.2:1"), now=0.0)
+    first, second = lookups.workers()
+    lookups.answered("one", answer("10.0.0.2:1", "10.0.0.3:1"), now=10.0)
+    stayed, came = lookups.workers()
+    assert stayed is second
+    assert (came.address, lookups.workers()[1]) == ("10.0.0.3:1", came)
+    lookups.answered("one", answer("10.0.0.1:1"), now=20.0)
+    (back,) = lookups.workers()
+    assert back is not first, "who has gone is kept by nobody"
+    assert back == first
+
+
 def test_an_answer_with_too_many_addresses_is_cut() -> None:
     lookups = Lookups(["name"], LIMITS)
     many = answer(*(f"10.0.0.{number}:1" for number in range(9)))
