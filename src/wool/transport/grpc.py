@@ -29,8 +29,8 @@ from wool.transport.grpc_pulse import STREAM_KEY, Pulse, name_of, new_name
 from wool.transport.grpc_streams import AcceptedStream, ConnectedStream
 from wool.transport.grpc_tls import (
     NO_USE,
+    WorkersCheck,
     channel_credentials,
-    check_worker,
     expecting,
     is_for_another,
     names_of_caller,
@@ -367,7 +367,7 @@ class GrpcTransport:
         credentials = tls = None
         if self._credentials is not None:
             credentials = Steady(
-                self._credentials, check_worker, lambda said: loop.call_soon_threadsafe(_logger.warning, "%s", said)
+                self._credentials, WorkersCheck(), lambda said: loop.call_soon_threadsafe(_logger.warning, "%s", said)
             )
             tls = server_credentials(credentials)
         server = grpc.aio.server(options=server_options(where.kind, self._limits))

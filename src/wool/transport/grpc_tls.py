@@ -73,9 +73,26 @@ def server_credentials(provider: CredentialsProvider) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(first, cast(Any, fetch), shown.mutual)
 
 
-def check_worker(credentials: WorkerCredentials) -> None:
-    """Raise `ValueError` for a caller's credentials, without a certificate."""
-    _certificates(credentials)
+class WorkersCheck:
+    """Raises `ValueError` for credentials that a running server cannot show, or could only seem to go by.
+
+    Those are a caller's, without a certificate; and such as differ from the first ones in whether callers must show
+    theirs, which gRPC is told once.
+    """
+
+    def __init__(self) -> None:
+        self._mutual: bool | None = None
+
+    def __call__(self, credentials: WorkerCredentials) -> None:
+        """Check what is about to be used."""
+        _certificates(credentials)
+        if self._mutual is None:
+            self._mutual = credentials.mutual
+        if credentials.mutual != self._mutual:
+            raise ValueError(
+                f"a worker that was started with mutual={self._mutual} cannot change to mutual={credentials.mutual}: "
+                "start it anew"
+            )
 
 
 def _certificates(credentials: WorkerCredentials) -> grpc.ServerCertificateConfiguration:

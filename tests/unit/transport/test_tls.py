@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import datetime
 import logging
 import socket
@@ -459,6 +461,26 @@ async def test_a_provider_that_fails_is_told_of_in_the_log_once_and_never_to_who
         await call("127.0.0.1:1", provider)
     with pytest.raises(ConnectFailed, match="there are no credentials: TypeError: a provider of credentials must"):
         await call("127.0.0.1:1", lambda: "nonsense")  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("mutual", [True, False])
+async def test_a_worker_goes_on_to_ask_for_certificates_or_not_and_a_rotation_that_says_otherwise_is_told_of(
+    fixtures: Fixtures, mutual: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who takes mutual TLS to be in force looks into the log."""
+    first = dataclasses.replace(fixtures.credentials("worker"), secret=SECRET, mutual=mutual)
+    renewed = fixtures.renewed("worker")
+    now = first
+    one_way = WorkerCredentials(ca=fixtures.ca, mutual=False, secret=SECRET)
+    async with serving(lambda: now) as address:
+        now = dataclasses.replace(first, mutual=not mutual, key=renewed.key, cert=renewed.cert)
+        await call(address, lambda: fixtures.credentials("caller"))
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == 1
+        assert "what was given before stays" in said[0]
+        assert f"started with mutual={mutual} cannot change to mutual={not mutual}: start it anew" in said[0]
+        with pytest.raises(ConnectFailed) if mutual else contextlib.nullcontext():
+            await call(address, lambda: one_way)
 
 
 async def test_credentials_are_for_tcp(fixtures: Fixtures) -> None:
