@@ -387,7 +387,7 @@ def _value(call: Call, answer: Answer, thrown: BaseException | None = None) -> A
                 else:
                     error = as_outcome(error)
         call.task.exception = TaskException.from_exception(error)
-        context = _joined(error, sys.exception())
+        context = _joined(error, sys.exception(), thrown)
         try:
             raise error
         finally:
@@ -400,12 +400,15 @@ def _value(call: Call, answer: Answer, thrown: BaseException | None = None) -> A
         del error, thrown
 
 
-def _joined(error: BaseException, handled: BaseException | None) -> BaseException | None:
-    """Put what the caller is handling at the end of the chain of contexts, as locally; return the first context."""
+def _joined(error: BaseException, handled: BaseException | None, thrown: BaseException | None) -> BaseException | None:
+    """Put what the caller is handling at the end of the chain of contexts, as locally; return the first context.
+
+    Not behind what was thrown in: that was put where the generator stands, and not raised.
+    """
     if handled is None or error is handled:
         return cast("BaseException | None", CONTEXT.__get__(error))
     chain = _contexts(error)
-    if chain.keys().isdisjoint(_contexts(handled)):
+    if id(thrown) not in chain and chain.keys().isdisjoint(_contexts(handled)):
         _, last = chain.popitem()
         if CONTEXT.__get__(last) is None:
             CONTEXT.__set__(last, handled)

@@ -308,6 +308,21 @@ async def test_what_is_raised_from_the_thrown_exception_points_to_that_very_obje
     assert caught.value.__context__ is error
 
 
+@pytest.mark.parametrize("local", [True, False], ids=["local", "remote"])
+async def test_what_the_caller_is_handling_is_no_context_of_what_it_throws_as_locally(local: bool) -> None:
+    for routine, context in ((generators.passing_it_on, None), (generators.raising_from_it, ValueError)):
+        stream = (routine.__wrapped__ if local else routine)()  # type: ignore[attr-defined]
+        await anext(stream)
+        error = ValueError("thrown")
+        try:
+            raise ZeroDivisionError("of the caller")
+        except ZeroDivisionError:
+            with pytest.raises((ValueError, LookupError)) as caught:
+                await stream.athrow(error)
+        assert error.__context__ is None
+        assert type(caught.value.__context__) is (context or type(None))
+
+
 async def test_a_thrown_exception_keeps_its_own_cause() -> None:
     stream = routines.count(3)
     await anext(stream)

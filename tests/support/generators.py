@@ -147,6 +147,11 @@ async def annotating() -> AsyncGenerator[int, Any]:
 
 
 @wool.routine
+async def passing_it_on() -> AsyncGenerator[int, Any]:
+    yield 1
+
+
+@wool.routine
 async def raising_from_it() -> AsyncGenerator[int, Any]:
     try:
         yield 1
