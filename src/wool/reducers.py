@@ -28,6 +28,7 @@ from typing import (
     ParamSpec,
     ParamSpecArgs,
     ParamSpecKwargs,
+    TypedDict,
     TypeVar,
     TypeVarTuple,
     cast,
@@ -112,6 +113,9 @@ def as_defined(cls: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return arguments  # An enum is made otherwise: it knows its name, and has no instances to lay out.
     metaclass, name, bases, namespace, *rest = arguments
     namespace = {**namespace, "__qualname__": cls.__qualname__}
+    if bases == (dict,) and typing.is_typeddict(cls):
+        # Before Python 3.12 one that extends another, or was made by a call, does not say that it is one.
+        bases = (TypedDict,)
     slots = vars(cls).get("__slots__")
     # A NamedTuple refuses to be told of its slots.
     if slots is not None and not any(base is NamedTuple for base in bases):

@@ -814,6 +814,30 @@ for _ in range(3):
     )
 
 
+def test_typed_dicts_of_main_that_extend_others_travel(tmp_path: Path) -> None:
+    run_caller(
+        """
+import typing
+
+class One(typing.TypedDict):
+    a: int
+class Two(One, total=False):
+    b: str
+class Three(Two):
+    c: float
+Called = typing.TypedDict("Called", {"a": int})
+
+def work(three: Three, called: Called) -> Two:
+    return Two, Three, Called, sorted(Three.__required_keys__), sorted(Three.__optional_keys__), Two(**three)
+
+two, three, called, required, optional, made = worker.call(work, Three(a=1, c=2.0), Called(a=1))
+assert (two, three, called) == (Two, Three, Called)
+assert (required, optional, made) == (["a", "c"], ["b"], {"a": 1, "c": 2.0})
+""",
+        tmp_path,
+    )
+
+
 def test_classes_of_main_keep_their_full_names(tmp_path: Path) -> None:
     run_caller(
         """
