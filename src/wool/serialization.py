@@ -35,7 +35,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pickle import PickleBuffer
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType, resolve_bases
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from wool.limits import MOST_BUFFERS
@@ -226,10 +226,42 @@ def _make_class(make: Callable[..., type], arguments: tuple[object, ...]) -> typ
     known = _by_identity.get(_identity(arguments))
     if known is not None:
         return known
-    made = make(*arguments)
+    made = _make_skeleton(make, arguments)
     if made not in _born_here:
         _from_elsewhere.add(made)
     return _by_identity.setdefault(_identity(arguments), made)
+
+
+def _make_skeleton(make: Callable[..., type], arguments: tuple[object, ...]) -> type:
+    """Make the empty class that is to be filled.
+
+    ``__init_subclass__`` sees it so, and without the keywords that the class was defined with. Where it cannot do with
+    that, it is left out, if it has travelled by value too: what it did to the class has come along.
+    """
+    try:
+        return make(*arguments)
+    except Exception:
+        # Of a plain class the third, after metaclass and name; of an enum the first.
+        bases = cast("tuple[object, ...]", arguments[2] if isinstance(arguments[0], type) else arguments[0])
+        ancestors = [owner for base in resolve_bases(bases) for owner in cast("type", base).__mro__]
+        hooks: dict[type, object] = {
+            owner: vars(owner)["__init_subclass__"]
+            for owner in ancestors
+            if "__init_subclass__" in vars(owner) and not importable(owner)
+        }
+        if not hooks:
+            raise
+        for owner in hooks:
+            type.__setattr__(owner, "__init_subclass__", classmethod(_do_nothing))
+        try:
+            return make(*arguments)
+        finally:
+            for owner, hook in hooks.items():
+                type.__setattr__(owner, "__init_subclass__", hook)
+
+
+def _do_nothing(cls: type, /, **keywords: object) -> None:
+    """Stand for an ``__init_subclass__``."""
 
 
 def _set_class_state(cls: type, state: tuple[Callable[[type, object], object], object]) -> None:

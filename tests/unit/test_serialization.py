@@ -814,6 +814,36 @@ for _ in range(3):
     )
 
 
+def test_a_class_of_main_travels_whatever_its_base_wants_of_subclasses(tmp_path: Path) -> None:
+    run_caller(
+        """
+class Base:
+    made = {}
+    def __init_subclass__(cls, *, key, **more):
+        super().__init_subclass__(**more)
+        cls.key = key
+        Base.made[cls.name] = cls
+
+class Sub(Base, key="k"):
+    name = "sub"
+
+def work(sub):
+    class Own(Base, key="own"):
+        name = "mine"
+    assert Base.made["sub"] is Sub is type(sub) and Base.made["mine"] is Own and Own.key == "own"
+    return sub, sub.key, Own()
+
+for _ in range(2):
+    sub, key, own = worker.call(work, Sub())
+    assert type(sub) is Sub and key == "k" and type(own).key == "own" and isinstance(own, Base)
+    assert Base.made == {"sub": Sub}
+    class Another(Base, key="another"): name = "another"
+    assert Base.made.pop("another") is Another
+""",
+        tmp_path,
+    )
+
+
 def test_typed_dicts_of_main_that_extend_others_travel(tmp_path: Path) -> None:
     run_caller(
         """
