@@ -22,6 +22,8 @@ from support.hostile import (
     CONTINUATION,
     DATA,
     END_STREAM,
+    ENHANCE_YOUR_CALM,
+    GOAWAY,
     HEADERS,
     MAX_CONCURRENT_STREAMS,
     MIB,
@@ -312,6 +314,22 @@ async def test_a_flood_is_bounded_in_memory_and_others_are_served_and_the_log_sa
                         await loop.sock_sendall(connection, rest)
             await until(lambda: bystander.served > served + 5, GONE_SECONDS, what="others to be served")
             await until(lambda: not attackers.open(), GONE_SECONDS, what="the flood to be cut off")
+
+
+async def test_who_says_farewell_without_end_keeps_nobody_from_being_served(
+    worker: wool.LocalWorker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """gRPC would write two lines for each, and come to nothing else: one stranger was enough."""
+    farewell = frame(GOAWAY, 0, (1).to_bytes(4, "big") + ENHANCE_YOUR_CALM.to_bytes(4, "big") + b"too_many_pings")
+    loop = asyncio.get_running_loop()
+    async with unharmed(worker, capfd, says=HOLDS, most_bytes=MOST_BYTES, most_lines=2) as bystander:
+        with Attackers(worker.metadata.address) as attackers:
+            connection = attackers.connect(OPENING)
+            served, noticed = bystander.served, loop.time() + LIMITS.handshake_seconds
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(GONE_SECONDS):
+                    while bystander.served < served + 50 or loop.time() < noticed:
+                        await loop.sock_sendall(connection, 1000 * farewell)
 
 
 async def test_the_log_says_who_was_refused_at_a_bounded_rate(

@@ -19,10 +19,12 @@ import pytest
 import wool
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
+DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 CANCEL = 8
 """Why a stream is reset by who opened it."""
+ENHANCE_YOUR_CALM = 11
+"""Why a connection is ended with somebody who asks too much."""
 MAX_CONCURRENT_STREAMS = b"\0\x03"
 """The setting, as it stands before its value."""
 SESSION = "/wool.protocol.Worker/Session"

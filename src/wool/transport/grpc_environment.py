@@ -31,8 +31,8 @@ def environment_for_import() -> Generator[None, None, None]:
         # with wool running no such child can use gRPC.
         "GRPC_ENABLE_FORK_SUPPORT": "0",
         # What it writes to stderr knows no bound: a stranger that a forged record leads to had it write 40 MB a second.
-        # A caller tells why it has refused whom, or was refused. Workers let it speak (`wool.worker.child`), since it
-        # alone knows whom it has refused there, and their owner bounds what is forwarded.
+        # A caller tells why it has refused whom, or was refused. Workers with mutual TLS let it speak
+        # (`wool.worker.launch`), since it alone knows whom it has refused there.
         "GRPC_VERBOSITY": "NONE",
     }
     version = installed_version()

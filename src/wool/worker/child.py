@@ -39,7 +39,7 @@ def _command(module: str) -> list[str]:
     return [sys.executable, "-P", *flags, "-c", program]
 
 
-def _environment() -> dict[str, str]:
+def _environment(*, grpc_speaks: bool) -> dict[str, str]:
     entries: list[str] = []
     for entry in sys.path:
         if type(entry) is not str or os.pathsep in entry:
@@ -49,8 +49,8 @@ def _environment() -> dict[str, str]:
         except FileNotFoundError:
             continue  # relative to a working directory that was removed: imports nothing here either
     return {
-        # As gRPC has it by itself. In callers wool has it silent; here it has something to say of who is refused.
-        "GRPC_VERBOSITY": "",
+        # As gRPC has it by itself; else it is silent, as `wool.transport.grpc_environment` says.
+        **({"GRPC_VERBOSITY": ""} if grpc_speaks else {}),
         **os.environ,
         "PYTHONPATH": os.pathsep.join(entries),
         # The worker never forks without executing a program, and the handlers cost gRPC time at each start.
@@ -103,9 +103,12 @@ Lifeline.install()
 
 
 class Child:
-    """A process that was just created, and the owner's ends of what joins it. Raises `OSError`."""
+    """A process that was just created, and the owner's ends of what joins it. Raises `OSError`.
 
-    def __init__(self, module: str) -> None:
+    With ``grpc_speaks`` its gRPC writes to the standard error what it will.
+    """
+
+    def __init__(self, module: str, *, grpc_speaks: bool) -> None:
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             self.lifeline: Lifeline = Lifeline()
             ours.callback(self.lifeline.close)
@@ -132,7 +135,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=writer,
                 stderr=writer,
-                env=_environment(),
+                env=_environment(grpc_speaks=grpc_speaks),
                 pass_fds=given,
                 start_new_session=True,
             )

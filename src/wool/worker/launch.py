@@ -165,7 +165,10 @@ class ProcessLauncher:
         """
         configuration = encode(_configure(spec))
         try:
-            child = Child(self._module)
+            # It alone knows whom it has refused in TLS. Where strangers get beyond that, one of them could have it
+            # write so much that nobody else is served.
+            mutual = spec.credentials is not None and spec.credentials.mutual
+            child = Child(self._module, grpc_speaks=mutual)
         except OSError as error:
             raise WorkerStartError(f"no worker process could be created: {error}") from error
         try:

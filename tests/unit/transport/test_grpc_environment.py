@@ -69,7 +69,7 @@ def test_a_grpc_that_does_not_say_its_version_has_none(tmp_path: Path) -> None:
     assert said.stdout.strip() == "None"
 
 
-@pytest.mark.parametrize("whose", ["a caller", "a worker"])
+@pytest.mark.parametrize("whose", ["a caller", "a worker with mutual TLS"])
 def test_grpc_does_not_complain_about_them(whose: str) -> None:
     open_a_server = (
         "import asyncio, wool.transport.grpc as transport, grpc.aio\n"
@@ -80,7 +80,7 @@ def test_grpc_does_not_complain_about_them(whose: str) -> None:
         "    await server.stop(None)\n"
         "asyncio.run(main())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)} if whose == "a caller" else _environment()
+    environment = _environment(grpc_speaks=whose == "a worker with mutual TLS")
     program = [sys.executable, "-c", open_a_server]
     said = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
     assert said.stderr == ""
@@ -88,12 +88,11 @@ def test_grpc_does_not_complain_about_them(whose: str) -> None:
 
 LED_TO_A_STRANGER = """
 import asyncio, socket, sys, threading
-from support.hostile import SETTINGS, frame
+from support.hostile import ENHANCE_YOUR_CALM, GOAWAY, SETTINGS, frame
 from wool.limits import Limits
 from wool.transport.base import ConnectFailed
 from wool.transport.grpc import GrpcTransport
 
-GOAWAY, ENHANCE_YOUR_CALM = 7, 11
 farewell = frame(GOAWAY, 0, (1).to_bytes(4, "big") + ENHANCE_YOUR_CALM.to_bytes(4, "big") + b"too_many_pings")
 
 def serve(listener):
