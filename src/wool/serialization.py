@@ -44,11 +44,13 @@ from wool.reducers import (
     NAMED,
     TypeAliasType,
     as_defined,
+    attributes_of_members,
     is_dispatching,
     reduce_alias,
     reduce_dispatching,
     reduce_exception,
     set_names,
+    without_members,
 )
 from wool.references import (
     MAIN_MODULES,
@@ -264,10 +266,15 @@ def _do_nothing(cls: type, /, **keywords: object) -> None:
     """Stand for an ``__init_subclass__``."""
 
 
-def _set_class_state(cls: type, state: tuple[Callable[[type, object], object], object]) -> None:
-    set_state, travelled = state
+_ClassState: TypeAlias = tuple[Callable[[type, object], object], object, Mapping[str, Mapping[str, object]]]
+
+
+def _set_class_state(cls: type, state: _ClassState) -> None:
+    set_state, travelled, members = state
     if cls in _from_elsewhere:
         set_state(cls, travelled)
+        for name, attributes in members.items():
+            cast("dict[str, object]", vars(cast("Any", cls)[name])).update(attributes)
 
 
 # --- The picklers --------------------------------------------------------------------------------------
@@ -326,7 +333,8 @@ class _ValuePickler(CloudPickler):
             if obj not in _from_elsewhere:
                 _born_here.add(obj)
             _by_identity[_identity(arguments)] = obj
-            return _make_class, (make, as_defined(obj, arguments)), (set_state, state), None, None, _set_class_state
+            state = (set_state, without_members(obj, state), attributes_of_members(obj))
+            return _make_class, (make, as_defined(obj, arguments)), state, None, None, _set_class_state
         return reduced
 
     def _reduce_function(self, function: FunctionType) -> Any:

@@ -844,6 +844,48 @@ for _ in range(2):
     )
 
 
+def test_enums_of_main_keep_their_aliases_and_what_their_members_were_given(tmp_path: Path) -> None:
+    run_caller(
+        """
+import enum
+
+class Planet(enum.Enum):
+    EARTH = (5.97e24, 6.37e6)
+    WORLD = EARTH
+    MARS = (6.42e23, 3.39e6)
+    def __init__(self, mass, radius): self.mass, self.radius = mass, radius
+    @property
+    def density(self): return self.mass / self.radius ** 3
+
+class Numbered(enum.Enum):
+    ONE = "first"
+    TWO = "second"
+    def __new__(cls, label):
+        member = object.__new__(cls)
+        member._value_, member.label = len(cls.__members__) + 1, label
+        return member
+
+class Right(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+    BOTH = READ | WRITE
+
+def facts(*members):
+    return [
+        [list(type(member).__members__), list(type(member)), member.name, member.value] for member in members
+    ], Planet.WORLD, Right.BOTH, Planet.MARS.density, Numbered.TWO.label, Numbered(2), Right(3).name
+
+members = Planet.EARTH, Planet.MARS, Numbered.TWO, Right.BOTH, Right.READ
+for _ in range(2):
+    assert worker.call(facts, *members) == facts(*members)
+assert worker.call(facts, *members)[1] is Planet.EARTH
+Planet.MARS.mass *= 2
+assert worker.call(facts, *members) == facts(*members)
+""",
+        tmp_path,
+    )
+
+
 def test_typed_dicts_of_main_that_extend_others_travel(tmp_path: Path) -> None:
     run_caller(
         """
