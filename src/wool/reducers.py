@@ -19,17 +19,14 @@ import pickle
 import typing
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping
-from enum import Enum
 from types import CodeType, FunctionType, ModuleType
 from typing import (
     TYPE_CHECKING,
     Any,
-    NamedTuple,
     NewType,
     ParamSpec,
     ParamSpecArgs,
     ParamSpecKwargs,
-    TypedDict,
     TypeVar,
     TypeVarTuple,
     cast,
@@ -50,14 +47,11 @@ else:
 __all__ = [
     "DISPATCH_TABLE",
     "NAMED",
-    "as_defined",
-    "attributes_of_members",
     "is_dispatching",
     "reduce_alias",
     "reduce_dispatching",
     "reduce_exception",
     "set_names",
-    "without_members",
 ]
 
 TypeAliasType: Any = getattr(typing, "TypeAliasType", None)
@@ -104,54 +98,6 @@ def _reduce_module(module: ModuleType) -> tuple[Any, ...]:
         name, attributes = arguments
         arguments = name, {key: value for key, value in attributes.items() if key not in _OF_THE_IMPORT_SYSTEM}
     return make, arguments, *rest
-
-
-def as_defined(cls: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return with what to make the skeleton of ``cls`` so that it has its full name, and its instances their members.
-
-    cloudpickle leaves out ``__qualname__``, which is the name only at a module's top level, and writes ``__slots__``
-    onto the finished class, where it says nothing any more.
-    """
-    if (members := _members(cls)) is not None:
-        # It knows its name, and has no instances to lay out; but of aliases cloudpickle knows nothing.
-        bases, name, qualname, _, *rest = arguments
-        return bases, name, qualname, {alias: member.value for alias, member in members.items()}, *rest
-    metaclass, name, bases, namespace, *rest = arguments
-    namespace = {**namespace, "__qualname__": cls.__qualname__}
-    if bases == (dict,) and typing.is_typeddict(cls):
-        # Before Python 3.12 one that extends another, or was made by a call, does not say that it is one.
-        bases = (TypedDict,)
-    slots = vars(cls).get("__slots__")
-    # A NamedTuple refuses to be told of its slots.
-    if slots is not None and not any(base is NamedTuple for base in bases):
-        namespace["__slots__"] = slots
-    return metaclass, name, bases, namespace, *rest
-
-
-def without_members(cls: type, state: tuple[dict[str, Any], Any]) -> tuple[dict[str, Any], Any]:
-    """Return what is to be set on the skeleton of ``cls``: where that is an enum, it has its members already."""
-    members = _members(cls)
-    if members is None:
-        return state
-    attributes, slots = state
-    return {name: value for name, value in attributes.items() if name not in members}, slots
-
-
-def _members(cls: type) -> Mapping[str, Enum] | None:
-    """Return the members of an enum, aliases too; None of any other class."""
-    return cls.__members__ if issubclass(cls, Enum) else None
-
-
-_OF_EVERY_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
-
-
-def attributes_of_members(cls: type) -> dict[str, dict[str, object]]:
-    """Return what the members of an enum have been given by its ``__init__`` or ``__new__``, which run once only."""
-    given: dict[str, dict[str, object]] = {
-        name: {key: value for key, value in vars(member).items() if key not in _OF_EVERY_MEMBER}
-        for name, member in (_members(cls) or {}).items()
-    }
-    return {name: attributes for name, attributes in given.items() if attributes}
 
 
 # --- Functions that are objects ------------------------------------------------------------------------

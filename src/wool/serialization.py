@@ -32,25 +32,22 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pickle import PickleBuffer
-from types import CellType, CodeType, FunctionType, ModuleType, resolve_bases
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+from wool.classes import reduce_class
 from wool.limits import MOST_BUFFERS
 from wool.reducers import (
     DISPATCH_TABLE,
     NAMED,
     TypeAliasType,
-    as_defined,
-    attributes_of_members,
     is_dispatching,
     reduce_alias,
     reduce_dispatching,
     reduce_exception,
     set_names,
-    without_members,
 )
 from wool.references import (
     MAIN_MODULES,
@@ -206,77 +203,6 @@ def _load_view(buffer: bytes | bytearray, format: str, shape: tuple[int, ...]) -
     return cast("memoryview", view.cast("B").cast(cast("Any", format), cast("Any", shape)))
 
 
-# --- Classes by value ----------------------------------------------------------------------------------
-
-# cloudpickle gives every class that it pickles an identity, so that the process which defined the class
-# gets its own one back. But it then writes the class's travelled state onto it: methods of the caller would
-# be replaced by copies that see copies of its globals. So a class that was born here is left alone, and one
-# that came from elsewhere takes the newest state.
-_born_here: weakref.WeakSet[type] = weakref.WeakSet()
-_from_elsewhere: weakref.WeakSet[type] = weakref.WeakSet()
-# And it makes a new class each time, only to find that it has one: whoever registers subclasses, by a metaclass or by
-# ``__init_subclass__``, would hear of an empty one of the same name.
-_by_identity: weakref.WeakValueDictionary[object, type] = weakref.WeakValueDictionary()
-
-
-def _identity(arguments: tuple[object, ...]) -> object:
-    """Return the identity of a class in what cloudpickle makes it of, plain class or enum."""
-    return arguments[-2]
-
-
-def _make_class(make: Callable[..., type], arguments: tuple[object, ...]) -> type:
-    known = _by_identity.get(_identity(arguments))
-    if known is not None:
-        return known
-    made = _make_skeleton(make, arguments)
-    if made not in _born_here:
-        _from_elsewhere.add(made)
-    return _by_identity.setdefault(_identity(arguments), made)
-
-
-def _make_skeleton(make: Callable[..., type], arguments: tuple[object, ...]) -> type:
-    """Make the empty class that is to be filled.
-
-    ``__init_subclass__`` sees it so, and without the keywords that the class was defined with. Where it cannot do with
-    that, it is left out, if it has travelled by value too: what it did to the class has come along.
-    """
-    try:
-        return make(*arguments)
-    except Exception:
-        # Of a plain class the third, after metaclass and name; of an enum the first.
-        bases = cast("tuple[object, ...]", arguments[2] if isinstance(arguments[0], type) else arguments[0])
-        ancestors = [owner for base in resolve_bases(bases) for owner in cast("type", base).__mro__]
-        hooks: dict[type, object] = {
-            owner: vars(owner)["__init_subclass__"]
-            for owner in ancestors
-            if "__init_subclass__" in vars(owner) and not importable(owner)
-        }
-        if not hooks:
-            raise
-        for owner in hooks:
-            type.__setattr__(owner, "__init_subclass__", classmethod(_do_nothing))
-        try:
-            return make(*arguments)
-        finally:
-            for owner, hook in hooks.items():
-                type.__setattr__(owner, "__init_subclass__", hook)
-
-
-def _do_nothing(cls: type, /, **keywords: object) -> None:
-    """Stand for an ``__init_subclass__``."""
-
-
-_ClassState: TypeAlias = tuple[Callable[[type, object], object], object, Mapping[str, Mapping[str, object]]]
-
-
-def _set_class_state(cls: type, state: _ClassState) -> None:
-    set_state, travelled, members = state
-    if cls in _from_elsewhere:
-        set_state(cls, travelled)
-        for name, attributes in members.items():
-            cast("dict[str, object]", vars(cast("Any", cls)[name])).update(attributes)
-
-
 # --- The picklers --------------------------------------------------------------------------------------
 
 
@@ -328,14 +254,7 @@ class _ValuePickler(CloudPickler):
         if not issubclass(kind, type):
             return _reduce_instance(obj) if kind.__module__ in MAIN_MODULES else NotImplemented
         reduced = super().reducer_override(obj)
-        if _is_class_by_value(reduced):
-            make, arguments, state, _, _, set_state = reduced
-            if obj not in _from_elsewhere:
-                _born_here.add(obj)
-            _by_identity[_identity(arguments)] = obj
-            state = (set_state, without_members(obj, state), attributes_of_members(obj))
-            return _make_class, (make, as_defined(obj, arguments)), state, None, None, _set_class_state
-        return reduced
+        return reduce_class(obj, reduced) if _is_class_by_value(reduced) else reduced
 
     def _reduce_function(self, function: FunctionType) -> Any:
         if importable(function):

@@ -44,6 +44,7 @@ LAYERS = (
             "discovery.table",
             "discovery.view",
             "authority",
+            "classes",
             "errors",
             "events",
             "failure",
