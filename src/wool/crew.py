@@ -23,8 +23,8 @@ from wool.discovery.base import DiscoveryEventType, DiscoveryPublisherLike, Work
 from wool.errors import RpcError, TransientRpcError
 from wool.runtime import Runtime
 from wool.supplied import PUBLISHER
-from wool.worker.launch import WorkerHandle, WorkerSpec
 from wool.worker.local import Fleet
+from wool.worker.spec import WorkerHandle, WorkerSpec
 from wool.worker.succession import Succession
 
 _log = logging.getLogger("wool.pool")

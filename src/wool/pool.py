@@ -31,11 +31,11 @@ from wool.supplied import (
 )
 from wool.tally import PoolStatistics, Tally
 from wool.worker.examiner import AdmissionHook, check_admission, dump_admission
-from wool.worker.launch import WorkerSpec
 from wool.worker.local import address_to_bind, check_mutual
 from wool.worker.loops import LoopKind, check_loop
 from wool.worker.places import check_max_concurrency
 from wool.worker.retirement import Retirement
+from wool.worker.spec import WorkerSpec
 
 SECRET_BYTES = 32
 

@@ -28,7 +28,7 @@ from wool.resident import resident_bytes
 from wool.tracing import PROCESS as TRACING
 from wool.tracing import Tracing
 from wool.transport.base import Transport
-from wool.worker.launch import Launcher
+from wool.worker.spec import Launcher
 
 
 class Home(Protocol):

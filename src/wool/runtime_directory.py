@@ -23,13 +23,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import importlib
 import logging
 import os
 import secrets
-import shutil
 import stat
 import sys
-import tempfile
 import time
 import warnings
 import weakref
@@ -243,6 +242,8 @@ def private_directory() -> PrivateDirectory:
 
     Its path leaves room for a Unix socket's name of ``SOCKET_NAME_BYTES``. Raises `RuntimeDirectoryError`.
     """
+    # It loads much, which only who has a directory needs. Not at the end: there may be no descriptor then to load it by.
+    importlib.import_module("shutil")
     for _ in range(LOCK_ATTEMPTS):
         path = _location() / f"pool-{secrets.token_hex(4)}"
         socket_path(path, "s" * SOCKET_NAME_BYTES)  # before anything is made
@@ -294,6 +295,8 @@ def _location() -> Path:
     name = f"wool-{os.geteuid()}"
     if sys.platform == "linux" and os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK | os.X_OK):
         return Path("/dev/shm") / name
+    import tempfile  # Late: most have the directory above.
+
     return Path(tempfile.gettempdir()) / name
 
 
@@ -363,10 +366,12 @@ def _sweep(base: Path) -> None:
 
 
 def _remove_tree(path: Path) -> None:
+    from shutil import rmtree
+
     failure: OSError | None = None
     for _ in range(REMOVE_ATTEMPTS):
         try:
-            shutil.rmtree(path)
+            rmtree(path)
         except OSError as error:  # also FileNotFoundError: somebody else is removing the same tree
             failure = error
         if not os.path.lexists(path):

@@ -28,7 +28,7 @@ from wool.context import credentials_in_force
 from wool.limits import Limits
 from wool.runtime import real_runtime, set_runtime
 from wool.worker.exposure import warn_if_insecure
-from wool.worker.launch import WorkerSpec
+from wool.worker.spec import WorkerSpec
 
 pytestmark = pytest.mark.timeout(120)
 hosts = pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not() or "never")

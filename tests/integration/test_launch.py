@@ -25,7 +25,8 @@ from wool.limits import Limits
 from wool.worker import child, launch
 from wool.worker.channel import ChannelError
 from wool.worker.child import WorkerStartError
-from wool.worker.launch import ProcessLauncher, WorkerHandle, WorkerSpec
+from wool.worker.launch import ProcessLauncher
+from wool.worker.spec import WorkerHandle, WorkerSpec
 
 SECRET = bytes(range(100, 132))
 SOURCE = Path(wool.worker.__file__).parents[2]
@@ -422,7 +423,8 @@ async def test_a_status_that_somebody_else_took_is_no_error(noticing: str) -> No
 
 OWNER = """
 import asyncio, os, subprocess, sys, time
-from wool.worker.launch import ProcessLauncher, WorkerSpec
+from wool.worker.launch import ProcessLauncher
+from wool.worker.spec import WorkerSpec
 
 async def main(mode, how, count):
     launcher = ProcessLauncher(module="support.fake_worker")

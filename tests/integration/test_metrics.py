@@ -18,7 +18,8 @@ from support.command import wool_command, worker_command
 from support.faults import PATIENCE_SECONDS, Journal, frozen
 from support.traced import block, die, run, run_until
 from wool.statistics import Statistics
-from wool.worker.launch import ProcessLauncher, WorkerSpec
+from wool.worker.launch import ProcessLauncher
+from wool.worker.spec import WorkerSpec
 
 pytestmark = pytest.mark.timeout(120)
 

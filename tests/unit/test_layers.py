@@ -138,6 +138,7 @@ LAYERS = (
             "worker.forks",
             "worker.lag",
             "worker.launch",
+            "worker.spec",
             "worker.lifeline",
             "worker.local",
             "worker.logs",

@@ -349,7 +349,7 @@ def test_a_directory_that_does_not_go_away_is_removed_again_so_often_and_then_to
         raise OSError(errno.ENOTEMPTY, "somebody still writes there")
 
     with monkeypatch.context() as patch:
-        patch.setattr("wool.runtime_directory.shutil.rmtree", fail)
+        patch.setattr(shutil, "rmtree", fail)
         module._remove_tree(tmp_path)
     assert tried == [tmp_path] * REMOVE_ATTEMPTS
     assert f"could not remove {tmp_path}: " in caplog.text

@@ -36,7 +36,7 @@ from wool.runtime import Home, Runtime, current_runtime
 from wool.runtime_directory import SOCKET_PATH_BYTES
 from wool.worker.child import WorkerStartError
 from wool.worker.examiner import NamedHook, dump_admission, named_admission
-from wool.worker.launch import ProcessLauncher, WorkerProcess, WorkerSpec
+from wool.worker.launch import ProcessLauncher, WorkerProcess
 from wool.worker.local import address_to_bind
 from wool.worker.logs import (
     LEVELS,
@@ -52,6 +52,7 @@ from wool.worker.logs import (
 )
 from wool.worker.loops import LoopKind, check_loop
 from wool.worker.retirement import ENDLESS, Retirement
+from wool.worker.spec import WorkerSpec
 
 _log = logging.getLogger("wool.cli")
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from wool.sim.kinds import Fault
     from wool.sim.multicast import Segment
     from wool.sim.network import SimNetwork
-    from wool.worker.launch import Launcher
+    from wool.worker.spec import Launcher
 
 EXIT_SECONDS = 0.001
 """Until the owner of a process knows that it has ended, and a worker that its owner has."""

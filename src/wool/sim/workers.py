@@ -16,8 +16,8 @@ from wool.limits import Limits
 from wool.sim.loop import SimFuture
 from wool.worker.channel import Configure
 from wool.worker.child import WorkerStartError
-from wool.worker.launch import WorkerSpec
 from wool.worker.serve import WorkerNode
+from wool.worker.spec import WorkerSpec
 
 if TYPE_CHECKING:
     from wool.sim.node import Incarnation, Surroundings

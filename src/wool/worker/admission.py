@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wool.definition import routine_name
 from wool.protocol.frames import RejectCode
-from wool.worker.job import Lobby, Served
+
+if TYPE_CHECKING:
+    from wool.worker.job import Lobby, Served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,12 +31,6 @@ _READ_BYTES = 64 * 1024
 """Asked of the socket at once; more than any usual message."""
 
 
-class Unfit(RuntimeError):
-    """What a worker was told to be, it cannot be. The message says what and why; where in wool that was found out is no
-    use to anybody.
-    """
-
-
 class ChannelError(ValueError):
     """A control message is not what it should be. The other side is broken, or was replaced."""
 

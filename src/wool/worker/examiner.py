@@ -15,7 +15,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from wool.bridge import MailboxLike
 from wool.harmless import harmless
@@ -23,9 +23,11 @@ from wool.limits import MOST_REASON_CHARACTERS
 from wool.remote_traceback import message_of
 from wool.serialization import dumps_inline, loads_inline
 from wool.worker.admission import Admission, TaskOffer
-from wool.worker.channel import Unfit
 from wool.worker.forks import leave_if_forked
-from wool.worker.job import Lobby, Served
+from wool.worker.spec import Unfit
+
+if TYPE_CHECKING:
+    from wool.worker.job import Lobby, Served
 
 AdmissionHook: TypeAlias = Callable[[TaskOffer], "bool | str | Awaitable[bool | str]"]
 """Says whether a worker takes a task: True; or False, or why not. A plain function, or an async one."""

@@ -24,9 +24,9 @@ from wool.discovery.base import WorkerMetadata, check_tags
 from wool.runtime import Home, Runtime, current_runtime
 from wool.worker.examiner import AdmissionHook, check_admission, dump_admission
 from wool.worker.exposure import is_beyond_loopback
-from wool.worker.launch import Launcher, WorkerHandle, WorkerSpec
 from wool.worker.loops import LoopKind, check_loop
 from wool.worker.places import check_max_concurrency
+from wool.worker.spec import Launcher, WorkerHandle, WorkerSpec
 
 _log = logging.getLogger("wool.worker")
 

@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from wool.worker import lifeline
-from wool.worker.channel import ChannelError, ChildChannel, Configure, Failed, Unfit
+from wool.worker.channel import ChannelError, ChildChannel, Configure, Failed
 from wool.worker.signals import ignore_interrupt
+from wool.worker.spec import Unfit
 
 Serve: TypeAlias = Callable[[Configure, ChildChannel], int]
 """Runs the worker until it has stopped, and returns the exit status. Says `Ready` when it listens."""

@@ -42,7 +42,6 @@ from wool.worker.channel import (
     Renew,
     Stop,
     Stopped,
-    Unfit,
     Worn,
 )
 from wool.worker.door import Door
@@ -57,6 +56,7 @@ from wool.worker.runner import Runner
 from wool.worker.seats import Desk
 from wool.worker.service import WorkerService
 from wool.worker.signals import ignore_interrupt
+from wool.worker.spec import Unfit
 
 _log = logging.getLogger("wool.worker")
 
