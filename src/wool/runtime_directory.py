@@ -242,7 +242,7 @@ def private_directory() -> PrivateDirectory:
 
     Its path leaves room for a Unix socket's name of ``SOCKET_NAME_BYTES``. Raises `RuntimeDirectoryError`.
     """
-    # It loads much, which only who has a directory needs. Not at the end: there may be no descriptor then to load it by.
+    # It loads much, which only who has a directory needs. Not at the end, when no descriptor may be left to load it by.
     importlib.import_module("shutil")
     for _ in range(LOCK_ATTEMPTS):
         path = _location() / f"pool-{secrets.token_hex(4)}"
